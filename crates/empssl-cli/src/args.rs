@@ -1,0 +1,201 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use empssl_data::OnBadImage;
+use empssl_torch::DeviceChoice;
+use serde::{Deserialize, Serialize};
+
+use crate::error::EXIT_CODES;
+
+/// Learn image representations without labels, in one epoch (EMP-SSL, arXiv 2304.03977).
+#[derive(Debug, Parser)]
+#[command(name = "empssl", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a network by a recipe and save it in a run folder.
+    Train(TrainArgs),
+    /// Score a run: kNN and a linear probe on frozen features, beside an untrained network and raw pixels.
+    Eval(EvalArgs),
+    /// Write the weights of a run under PyTorch's names, for the official code or torchvision.
+    Export(ExportArgs),
+    /// Look at a data set.
+    Data(DataArgs),
+    /// Report libtorch, CUDA, precision, memory and threads; fails when a GPU is there and cannot be used.
+    Doctor(DeviceArgs),
+    /// Print completions for a shell, to be sourced from its start-up file.
+    Completions(CompletionsArgs),
+}
+
+/// Where to compute.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DeviceArgs {
+    /// auto (CUDA where there is a GPU), cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: DeviceChoice,
+    /// CPU threads of the tensor library [default: one per core].
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Kernels that repeat their bits on CUDA, at a price in speed.
+    #[arg(long)]
+    pub(crate) deterministic: bool,
+}
+
+/// Which images.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ImageArgs {
+    /// The folder that holds the data set; the synthetic set needs none.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Accept a data set with fewer records than the official count; the report's title will say so.
+    #[arg(long)]
+    pub(crate) partial: bool,
+    /// What an unreadable image does.
+    #[arg(long, value_enum, default_value_t = BadImage::Fail, value_name = "WHAT")]
+    pub(crate) on_bad_image: BadImage,
+}
+
+/// `--on-bad-image`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BadImage {
+    /// End with an error that names the file.
+    Fail,
+    /// Leave it out, count it and list it in the report.
+    Skip,
+}
+
+impl From<BadImage> for OnBadImage {
+    fn from(choice: BadImage) -> Self {
+        match choice {
+            BadImage::Fail => Self::Fail,
+            BadImage::Skip => Self::Skip,
+        }
+    }
+}
+
+/// `empssl train`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TrainArgs {
+    /// The recipe, a TOML file of configs/.
+    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// The data set, when it is not the recipe's: synthetic, cifar10, cifar100, folder.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dataset: Option<String>,
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
+    #[command(flatten)]
+    pub(crate) compute: DeviceArgs,
+    /// The seed of weights, order and patches.
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    pub(crate) seed: u64,
+    /// Change a key of the recipe, as in `--set training.n_patches=4`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Threads that cut patches [default: one per core, at most 16].
+    #[arg(long, value_name = "W")]
+    pub(crate) workers: Option<usize>,
+    /// Stop after so many steps, for a trial; the schedule stays that of the whole run.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_steps: Option<u64>,
+    /// Read and log the metrics every so many steps.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub(crate) log_every: u64,
+    /// Save a checkpoint every so many steps, besides at the end.
+    #[arg(long, value_name = "N")]
+    pub(crate) checkpoint_every: Option<u64>,
+    /// The run folder to write [default: runs/DATASET-RECIPE-sSEED].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Replace a run that is already in the folder.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Go on with an interrupted run, in its folder and by its own recipe, data set and seed.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "dataset", "seed", "set", "out", "force", "data", "partial"])]
+    pub(crate) resume: Option<PathBuf>,
+}
+
+/// `empssl eval`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EvalArgs {
+    /// The folder of the run.
+    pub(crate) run: PathBuf,
+    /// Where the data set is now, when it has moved since training.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) compute: DeviceArgs,
+    /// Threads that cut patches [default: one per core, at most 16].
+    #[arg(long, value_name = "W")]
+    pub(crate) workers: Option<usize>,
+}
+
+/// `empssl export`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ExportArgs {
+    /// The folder of the run.
+    pub(crate) run: PathBuf,
+    /// Which part of the network.
+    #[arg(long, value_enum, default_value_t = Part::Network)]
+    pub(crate) part: Part,
+    /// The safetensors file to write.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+/// `--part`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Everything, under the names of the official encoder class; loads with strict=True.
+    Network,
+    /// The ResNet alone, under torchvision's names; loads into a torchvision ResNet with `fc = Identity()`.
+    Backbone,
+}
+
+/// `empssl data`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DataArgs {
+    #[command(subcommand)]
+    pub(crate) command: DataCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Classes, counts, sizes, and mean and deviation of each channel.
+    Info {
+        /// synthetic, cifar10, cifar100 or folder.
+        name: String,
+        #[command(flatten)]
+        images: ImageArgs,
+    },
+    /// Draw a grid of images, each with its patches as the network sees them.
+    Show {
+        /// synthetic, cifar10, cifar100 or folder.
+        name: String,
+        #[command(flatten)]
+        images: ImageArgs,
+        /// The PNG file to write.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Whose augmentation to draw.
+        #[arg(long, value_name = "FILE", default_value = "configs/synthetic/quick.toml")]
+        recipe: PathBuf,
+        /// Which images and patches are drawn.
+        #[arg(long, default_value_t = 0, value_name = "S")]
+        seed: u64,
+    },
+}
+
+/// `empssl completions`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CompletionsArgs {
+    /// bash, elvish, fish, powershell or zsh.
+    pub(crate) shell: clap_complete::Shell,
+}

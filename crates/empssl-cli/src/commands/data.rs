@@ -1,0 +1,84 @@
+//! `empssl data`: what a data set holds, and what the network sees of it.
+
+use empssl_data::{Dataset, PatchSampler, Split, picture};
+
+use crate::args::{DataArgs, DataCommand};
+use crate::commands::ImageSource;
+use crate::config::RunConfig;
+use crate::error::CliError;
+
+/// Images and patches of a picture.
+const ROWS: usize = 8;
+const PATCHES: u32 = 8;
+
+pub(crate) fn run(args: &DataArgs) -> Result<(), CliError> {
+    match &args.command {
+        DataCommand::Info { name, images } => info(&ImageSource::new(name, images)),
+        DataCommand::Show { name, images, out, recipe, seed } => {
+            let sampler = PatchSampler::new(&RunConfig::read(recipe, &[])?.patches)?;
+            let set = ImageSource::new(name, images).open(Split::Train)?;
+            draw(&set, &sampler, *seed, out)?;
+            println!("{}", out.display());
+            Ok(())
+        }
+    }
+}
+
+/// Draws images spread over the set, each followed by its patches as the network sees them.
+pub(crate) fn draw(set: &Dataset, sampler: &PatchSampler, seed: u64, out: &std::path::Path) -> Result<(), CliError> {
+    let rows = ROWS.min(set.len());
+    let indices: Vec<usize> = (0..rows).map(|row| (row * set.len() + set.len() / 2) / rows).collect();
+    let grid = picture::patch_grid(set, sampler, &indices, PATCHES, seed)?;
+    grid.save(out).map_err(|e| CliError::file("cannot write", out, e))
+}
+
+fn info(source: &ImageSource) -> Result<(), CliError> {
+    for (split, name) in [(Split::Train, "train"), (Split::Test, "test")] {
+        let set = source.open(split)?;
+        println!("{name}: {}", set.description());
+        print_counts(&set);
+        print_pixels(&set)?;
+        for bad in set.skipped() {
+            println!("  left out {}: {}", bad.path.display(), bad.reason);
+        }
+    }
+    Ok(())
+}
+
+fn print_counts(set: &Dataset) {
+    let expected = set.expected_len().map_or(String::new(), |expected| format!(" of {expected}"));
+    println!("  images   {}{expected}", set.len());
+    let Some(labels) = set.labels() else {
+        println!("  labels   none");
+        return;
+    };
+    let mut counts = vec![0usize; set.class_names().len()];
+    labels.iter().for_each(|&label| counts[label as usize] += 1);
+    println!("  classes  {}", set.class_names().len());
+    for (name, count) in set.class_names().iter().zip(counts) {
+        println!("    {name:<24} {count}");
+    }
+}
+
+/// Sizes, and mean and deviation of each channel as fractions of full brightness.
+fn print_pixels(set: &Dataset) -> Result<(), CliError> {
+    let (mut sums, mut squares, mut pixels) = ([0u64; 3], [0u64; 3], 0u64);
+    let (mut smallest, mut largest) = ((usize::MAX, usize::MAX), (0, 0));
+    for index in 0..set.len() {
+        let image = set.image(index)?;
+        let (height, width, _) = image.dim();
+        smallest = (smallest.0.min(height), smallest.1.min(width));
+        largest = (largest.0.max(height), largest.1.max(width));
+        pixels += (height * width) as u64;
+        for (position, &value) in image.iter().enumerate() {
+            sums[position % 3] += u64::from(value);
+            squares[position % 3] += u64::from(value) * u64::from(value);
+        }
+    }
+    let mean = sums.map(|sum| sum as f64 / pixels as f64 / 255.0);
+    let deviation = [0, 1, 2].map(|c| (squares[c] as f64 / pixels as f64 / 65025.0 - mean[c] * mean[c]).max(0.0).sqrt());
+    println!("  sides    {}x{} to {}x{} (height x width)", smallest.0, smallest.1, largest.0, largest.1);
+    println!("  mean     {:.4} {:.4} {:.4}", mean[0], mean[1], mean[2]);
+    println!("  std      {:.4} {:.4} {:.4}", deviation[0], deviation[1], deviation[2]);
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! `empssl doctor`: what this program would run on, and what stands in its way.
+
+use empssl_torch::device::{self, CudaProblem, DeviceChoice, DeviceError};
+use empssl_torch::failure::Bytes;
+use empssl_torch::{memory, precision, version};
+use tch::Device;
+
+use crate::args::DeviceArgs;
+use crate::config::Precision;
+use crate::error::CliError;
+use crate::{commands, host};
+
+pub(crate) fn run(args: &DeviceArgs) -> Result<(), CliError> {
+    println!("empssl        {}", env!("CARGO_PKG_VERSION"));
+    println!("libtorch      {}", libtorch_text());
+    println!("loaded from   {}", version::library_path().map_or("unknown".to_owned(), |path| path.display().to_string()));
+    let cuda = device::open();
+    println!("CUDA          {}", cuda_text(&cuda));
+    let device = commands::prepare(args, Precision::Fp32)?;
+    println!("device        {}", device_text(device));
+    if let Some(memory) = memory::device_memory(device)? {
+        println!("device memory {} free of {}", Bytes(memory.free), Bytes(memory.total));
+    }
+    let tf32 = precision::tf32()?;
+    println!("TF32          convolutions {}, products {} (precision fp32)", on_off(tf32.convolutions), on_off(tf32.products));
+    println!("threads       {} of {} processors", tch::get_num_threads(), host::n_processors());
+    match cuda {
+        // A machine with a GPU that cannot be used is sick even when the CPU was asked for.
+        Err(problem) if problem != CudaProblem::NoDriver && args.device == DeviceChoice::Auto => {
+            Err(DeviceError::Unusable(problem).into())
+        }
+        _ if version::matches() == Some(false) => {
+            let (running, built_for) = (version::running().unwrap_or_default(), version::built_for());
+            Err(CliError::Run(format!("this program was built for libtorch {built_for} and runs on {running}; set LIBTORCH to a {built_for}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn libtorch_text() -> String {
+    let running = version::running().unwrap_or_else(|| "of unknown version".to_owned());
+    format!("{running} (built for {})", version::built_for())
+}
+
+fn cuda_text(cuda: &Result<usize, CudaProblem>) -> String {
+    match cuda {
+        Ok(1) => "usable, 1 device".to_owned(),
+        Ok(count) => format!("usable, {count} devices"),
+        Err(problem) => format!("not usable: {problem}"),
+    }
+}
+
+fn device_text(device: Device) -> String {
+    format!("{} ({})", commands::machine(device).device, device::name(device))
+}
+
+fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}

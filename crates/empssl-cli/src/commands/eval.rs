@@ -1,0 +1,248 @@
+//! `empssl eval`: the scores of a run, beside an untrained network and raw pixels, in `report.json`.
+
+use std::time::Instant;
+
+use empssl_data::rng::shuffled;
+use empssl_data::{Dataset, LoaderConfig, Order, PatchLoader, Split, View};
+use empssl_eval::{
+    Accuracy, BankOptions, FeatureBank, FeatureExtractor, LinearProbe, LinearProbeConfig, WeightedKnn, PIXEL_RATES, best_of_rates, pixels,
+};
+use empssl_model::{Mode, Network};
+use empssl_torch::catch;
+use empssl_train::Checkpoint;
+use tch::{Device, Kind, Tensor};
+
+use crate::args::EvalArgs;
+use crate::commands::{self, train};
+use crate::config::{Run, RunConfig};
+use crate::error::CliError;
+use crate::host;
+use crate::progress::Bar;
+use crate::report::{
+    self, CurvePoint, Encoder, Labelled, PartialCounts, PeakBytes, Probe, Row, RunIdentity, RunReport, Seconds, SkippedImage,
+};
+use crate::run_folder::{RunFolder, read_json, write_json};
+
+/// Most patches in one forward pass of an evaluation.
+const PATCHES_PER_CALL: i64 = 2000;
+/// The epoch of random draws that belong to no epoch: patches to score are never those that were trained on.
+const NO_EPOCH: u64 = u64::MAX;
+/// Batches cut ahead.
+const PREFETCH: usize = 4;
+
+pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
+    let folder = RunFolder::open(&args.run)?;
+    let mut identity: RunIdentity = read_json(&folder.identity())?;
+    if let Some(data) = &args.data {
+        identity.data.source.root = Some(data.clone());
+    }
+    let run = Run::new(RunConfig::read(&folder.recipe(), &[])?, identity.recipe.clone())?;
+    let device = commands::prepare(&args.compute, run.config.training.precision)?;
+    let sets = LabelledSets::open(&identity, run.config.evaluation.labelled_images)?;
+    let mut network = train::initial_network(&run, identity.seed, device)?;
+    let checkpoint = Checkpoint::load(&folder.checkpoint())?;
+    let workers = args.workers.unwrap_or_else(host::default_workers).max(1);
+    let mut scorer = Scorer { run: &run, sets: &sets, seed: identity.seed, device, workers, rows: Vec::new(), curve: Vec::new() };
+    let began = Instant::now();
+    commands::reset_peaks(device)?;
+    scorer.score_network(Encoder::Untrained, &network)?;
+    network.load_state_dict(&checkpoint.network)?;
+    scorer.score_network(Encoder::Trained, &network)?;
+    scorer.score_pixels()?;
+    let Scorer { mut rows, curve, .. } = scorer;
+    rows.sort_by_key(|row| (row.encoder as usize, row.probe as usize));
+    let seconds = Seconds { train: identity.training.seconds, evaluate: began.elapsed().as_secs_f64() };
+    let report = assemble(&run, &identity, &sets, rows, curve, seconds, device);
+    write_json(&folder.report(), &report)?;
+    print_table(&report);
+    println!("{}", folder.report().display());
+    Ok(())
+}
+
+/// The labelled images that every row of the table is computed from.
+struct LabelledSets {
+    train: Dataset,
+    test: Dataset,
+    n_train_available: usize,
+    counts: Option<PartialCounts>,
+    skipped: Vec<SkippedImage>,
+    n_classes: i64,
+}
+
+impl LabelledSets {
+    fn open(identity: &RunIdentity, at_most: usize) -> Result<Self, CliError> {
+        let train = identity.data.source.open(Split::Train)?;
+        train::demand_same_data(&identity.data, &train)?;
+        let test = identity.data.source.open(Split::Test)?;
+        let skipped = SkippedImage::of(&train).into_iter().chain(SkippedImage::of(&test)).collect();
+        let counts = PartialCounts::of(&train, &test);
+        let n_train_available = train.len();
+        let n_classes = train.class_names().len() as i64;
+        let train = train.subset(&share(n_train_available, at_most, identity.seed))?;
+        Ok(Self { train, test, n_train_available, counts, skipped, n_classes })
+    }
+}
+
+/// A random share of `0..n`, in order: the same for every row, and for every run of the same seed.
+fn share(n: usize, at_most: usize, seed: u64) -> Vec<usize> {
+    if at_most >= n {
+        return (0..n).collect();
+    }
+    let mut indices = shuffled(n, seed, NO_EPOCH);
+    indices.truncate(at_most);
+    indices.sort_unstable();
+    indices
+}
+
+/// Features of one encoder, and what they cost.
+struct Banks {
+    train: FeatureBank,
+    test: FeatureBank,
+    seconds: f64,
+    peaks: PeakBytes,
+}
+
+/// Fills the table.
+struct Scorer<'a> {
+    run: &'a Run,
+    sets: &'a LabelledSets,
+    seed: u64,
+    device: Device,
+    workers: usize,
+    rows: Vec<Row>,
+    curve: Vec<CurvePoint>,
+}
+
+impl Scorer<'_> {
+    fn score_network(&mut self, encoder: Encoder, network: &Network) -> Result<(), CliError> {
+        let extractor = |patches: &Tensor| network.encode(patches, Mode::Eval);
+        let banks = self.banks(encoder, &extractor, self.run.view(), self.run.config.evaluation.n_patches)?;
+        self.score_knn(encoder, &banks)?;
+        let probe = self.run.probe.clone();
+        let started = Instant::now();
+        let (fitted, curve) = LinearProbe::new(&probe, self.seed)?.fit_with_curve(&banks.train, &banks.test)?;
+        let accuracy = fitted.score(&banks.test)?;
+        let points = curve.iter().enumerate();
+        self.curve.extend(points.map(|(index, point)| CurvePoint { encoder, epoch: index + 1, test_top1: point.top1 }));
+        self.push(encoder, Probe::Linear, accuracy, &banks, started, setting(&probe, &probe.lr.to_string()))
+    }
+
+    /// Raw pixels: the whole image as the network's numbers; the linear probe at the best of three rates, chosen on the
+    /// test images, which favours the pixels.
+    fn score_pixels(&mut self) -> Result<(), CliError> {
+        let encoder = Encoder::Pixels;
+        let banks = self.banks(encoder, &pixels, View::Whole, 1)?;
+        self.score_knn(encoder, &banks)?;
+        let started = Instant::now();
+        let best = best_of_rates(&self.run.probe, &PIXEL_RATES, self.seed, &banks.train, &banks.test)?;
+        let rates = format!("{}, the best of {PIXEL_RATES:?} on the test images", best.lr);
+        self.push(encoder, Probe::Linear, best.accuracy, &banks, started, setting(&self.run.probe, &rates))
+    }
+
+    fn score_knn(&mut self, encoder: Encoder, banks: &Banks) -> Result<(), CliError> {
+        let config = &self.run.knn;
+        let started = Instant::now();
+        let accuracy = WeightedKnn::new(config)?.score(&banks.train, &banks.test)?;
+        let setting = format!("cosine, k {}, T {}", config.k, config.temperature);
+        self.push(encoder, Probe::Knn, accuracy, banks, started, setting)
+    }
+
+    fn push(&mut self, encoder: Encoder, probe: Probe, accuracy: Accuracy, banks: &Banks, started: Instant, setting: String) -> Result<(), CliError> {
+        let (n_train, n_test) = (self.sets.train.len(), self.sets.test.len());
+        let seconds = banks.seconds + started.elapsed().as_secs_f64();
+        let peak_bytes = banks.peaks.max(commands::peaks(self.device)?);
+        self.rows.push(Row { encoder, probe, top1: accuracy.top1, top5: accuracy.top5, n_train, n_test, seconds, peak_bytes, setting });
+        Ok(())
+    }
+
+    fn banks(&self, encoder: Encoder, extractor: &dyn FeatureExtractor, view: View, n_patches: usize) -> Result<Banks, CliError> {
+        commands::reset_peaks(self.device)?;
+        let started = Instant::now();
+        let train = self.bank("training", &self.sets.train, extractor, view, n_patches)?;
+        let test = self.bank("test", &self.sets.test, extractor, view, n_patches)?;
+        let _ = encoder;
+        Ok(Banks { train, test, seconds: started.elapsed().as_secs_f64(), peaks: commands::peaks(self.device)? })
+    }
+
+    fn bank(&self, name: &'static str, set: &Dataset, extractor: &dyn FeatureExtractor, view: View, n_patches: usize) -> Result<FeatureBank, CliError> {
+        let loader = LoaderConfig {
+            n_patches,
+            batch_size: self.run.config.evaluation.batch_size,
+            view,
+            order: Order::Sequential,
+            drop_last: false,
+            seed: self.seed,
+            epoch: NO_EPOCH,
+            first_batch: 0,
+            n_workers: self.workers,
+            prefetch: PREFETCH,
+        };
+        let loader = PatchLoader::new(set, &self.run.sampler, &loader)?;
+        let options = BankOptions { n_classes: self.sets.n_classes, device: self.device, kind: Kind::Float, patches_per_call: PATCHES_PER_CALL };
+        let mut bar = Bar::new("features", set.len() as u64, "images");
+        let bank = catch(|| FeatureBank::build(name, extractor, loader, &options, &mut |done| bar.advance(done as u64)));
+        bar.finish();
+        Ok(bank??)
+    }
+}
+
+fn setting(probe: &LinearProbeConfig, lr: &str) -> String {
+    format!(
+        "SGD lr {lr}, momentum {}, weight decay {}, batch {}, {} epochs, last epoch",
+        probe.momentum, probe.weight_decay, probe.batch_size, probe.epochs
+    )
+}
+
+fn assemble(
+    run: &Run,
+    identity: &RunIdentity,
+    sets: &LabelledSets,
+    rows: Vec<Row>,
+    curve: Vec<CurvePoint>,
+    seconds: Seconds,
+    device: Device,
+) -> RunReport {
+    let machine = commands::machine(device);
+    let synthetic = sets.train.is_synthetic();
+    let peak_bytes = rows.iter().fold(identity.training.peak_bytes, |peak, row| peak.max(row.peak_bytes));
+    let bars = run.config.checks.as_ref().map_or_else(Vec::new, |checks| report::bars(checks, &rows, &seconds));
+    RunReport {
+        schema_version: report::SCHEMA_VERSION,
+        title: report::title(identity, synthetic, sets.counts.as_ref()),
+        dataset: identity.data.name.clone(),
+        dataset_description: sets.train.description(),
+        synthetic,
+        partial: sets.counts.is_some(),
+        partial_counts: sets.counts.clone(),
+        recipe: run.recipe.clone(),
+        recipe_toml: run.config.to_toml(),
+        seed: identity.seed,
+        device: identity.machine.device.clone(),
+        device_name: identity.machine.device_name.clone(),
+        threads: machine.threads,
+        versions: machine.versions,
+        commit: machine.commit,
+        command: format!("{}; {}", identity.command, commands::command_line()),
+        skipped_images: sets.skipped.clone(),
+        model: identity.model.clone(),
+        training_finished: identity.training.finished,
+        seconds,
+        patches_per_s: identity.training.patches_per_s,
+        peak_bytes,
+        labelled: Labelled { n_train: sets.train.len(), n_train_available: sets.n_train_available, n_test: sets.test.len() },
+        rows,
+        // A number for a real set says nothing about generated images.
+        published: if synthetic { Vec::new() } else { run.config.published.clone() },
+        probe_curve: curve,
+        bars,
+    }
+}
+
+fn print_table(report: &RunReport) {
+    println!("{}", report.title);
+    for row in &report.rows {
+        let encoder = format!("{:?}", row.encoder).to_lowercase();
+        let probe = format!("{:?}", row.probe).to_lowercase();
+        println!("  {encoder:<10} {probe:<7} top-1 {:6.2} %  top-5 {:6.2} %  {:7.1} s", row.top1, row.top5, row.seconds);
+    }
+}

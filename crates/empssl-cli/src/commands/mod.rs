@@ -1,0 +1,99 @@
+//! One file per subcommand, and what they share: opening images, choosing the device.
+
+pub(crate) mod completions;
+pub(crate) mod data;
+pub(crate) mod doctor;
+pub(crate) mod eval;
+pub(crate) mod export;
+pub(crate) mod train;
+
+use std::path::PathBuf;
+
+use empssl_data::{Dataset, OpenOptions, Split};
+use empssl_torch::{determinism, device, memory, precision, version};
+use serde::{Deserialize, Serialize};
+use tch::Device;
+
+use crate::args::{BadImage, DeviceArgs, ImageArgs};
+use crate::config::Precision;
+use crate::error::CliError;
+use crate::host;
+use crate::report::{Machine, PeakBytes, Versions};
+
+/// Sets up the device, its arithmetic and the threads, before the first tensor.
+pub(crate) fn prepare(compute: &DeviceArgs, precision: Precision) -> Result<Device, CliError> {
+    determinism::set_deterministic(compute.deterministic)?;
+    let device = device::select(compute.device)?;
+    precision::set_tf32(precision == Precision::Tf32)?;
+    let threads = compute.threads.unwrap_or_else(host::n_processors).max(1);
+    tch::set_num_threads(threads as i32);
+    Ok(device)
+}
+
+/// What the present process runs on.
+pub(crate) fn machine(device: Device) -> Machine {
+    Machine {
+        device: device_text(device),
+        device_name: device::name(device),
+        threads: tch::get_num_threads() as usize,
+        versions: Versions {
+            empssl: env!("CARGO_PKG_VERSION").to_owned(),
+            libtorch: version::running().unwrap_or_else(version::built_for),
+        },
+        commit: std::env::var("EMPSSL_COMMIT").ok().filter(|commit| !commit.is_empty()),
+    }
+}
+
+fn device_text(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        _ => "cpu".to_owned(),
+    }
+}
+
+/// Starts new peaks of host and device memory.
+pub(crate) fn reset_peaks(device: Device) -> Result<(), CliError> {
+    host::reset_peak();
+    Ok(memory::reset_peak(device)?)
+}
+
+/// The peaks since [`reset_peaks`].
+pub(crate) fn peaks(device: Device) -> Result<PeakBytes, CliError> {
+    let device = memory::device_memory(device)?.map(|memory| memory.peak);
+    Ok(PeakBytes { host: host::peak_bytes(), device })
+}
+
+/// Which images to open, from flags or from a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageSource {
+    pub(crate) name: String,
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) partial: bool,
+    pub(crate) on_bad_image: BadImage,
+}
+
+impl ImageSource {
+    pub(crate) fn new(name: &str, args: &ImageArgs) -> Self {
+        Self { name: name.to_owned(), root: args.data.clone(), partial: args.partial, on_bad_image: args.on_bad_image }
+    }
+
+    pub(crate) fn open(&self, split: Split) -> Result<Dataset, CliError> {
+        let options = OpenOptions {
+            name: self.name.clone(),
+            root: self.root.clone(),
+            partial: self.partial,
+            on_bad_image: self.on_bad_image.into(),
+        };
+        Ok(empssl_data::open(&options, split)?)
+    }
+}
+
+/// The command as it was typed.
+pub(crate) fn command_line() -> String {
+    let words = std::env::args().enumerate().map(|(index, word)| match index {
+        0 => "empssl".to_owned(),
+        _ if word.contains(char::is_whitespace) => format!("'{word}'"),
+        _ => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,269 @@
+//! `empssl train`: from a recipe and images to a run folder with a checkpoint.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use empssl_data::{Dataset, Split};
+use empssl_model::Network;
+use empssl_train::memory::{StepMemory, demand_room};
+use empssl_train::{BatchSource, Checkpoint, CheckpointPlan, Outcome, StepRecord, Trainer};
+use tch::{Device, Kind};
+
+use crate::args::TrainArgs;
+use crate::commands::{self, ImageSource, data};
+use crate::config::{Logging, Run, RunConfig};
+use crate::error::CliError;
+use crate::host;
+use crate::progress::TrainProgress;
+use crate::report::{DataIdentity, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
+use crate::run_folder::{self, RunFolder, read_json, write_json};
+
+/// Batches cut ahead of the network: enough to hide a slow one, few enough to stay in the cache's neighbourhood.
+const PREFETCH: usize = 4;
+
+pub(crate) fn run(args: &TrainArgs) -> Result<(), CliError> {
+    let stop = stop_on_ctrl_c()?;
+    let job = match &args.resume {
+        Some(folder) => Job::resumed(args, folder)?,
+        None => Job::fresh(args)?,
+    };
+    job.train(args, &stop)
+}
+
+/// A training run that is ready to begin or to go on.
+struct Job {
+    folder: RunFolder,
+    run: Run,
+    identity: RunIdentity,
+    source: BatchSource,
+    trainer: Trainer,
+    device: Device,
+}
+
+impl Job {
+    /// A new run. The folder is touched only once everything else is known to be possible.
+    fn fresh(args: &TrainArgs) -> Result<Self, CliError> {
+        let path = args.recipe.as_deref().ok_or_else(|| CliError::Recipe("--recipe is needed".to_owned()))?;
+        let mut config = RunConfig::read(path, &args.set)?;
+        if let Some(dataset) = &args.dataset {
+            config.dataset.clone_from(dataset);
+        }
+        let run = Run::new(config, Run::name_of(path))?;
+        let device = commands::prepare(&args.compute, run.config.training.precision)?;
+        let images = ImageSource::new(&run.config.dataset, &args.images);
+        let dataset = images.open(Split::Train)?;
+        let trainer = new_trainer(&run, args, args.seed, &dataset, device)?;
+        let identity = identity(&run, args.seed, &dataset, images, &trainer, device);
+        let folder = RunFolder::create(&args.out.clone().unwrap_or_else(|| default_folder(&identity)), args.force)?;
+        run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
+        write_json(&folder.identity(), &identity)?;
+        data::draw(&dataset, &run.sampler, args.seed, &folder.patches())?;
+        let source = batch_source(&run, dataset, args);
+        Ok(Self { folder, run, identity, source, trainer, device })
+    }
+
+    /// A run that was stopped, at its last checkpoint.
+    fn resumed(args: &TrainArgs, path: &Path) -> Result<Self, CliError> {
+        let folder = RunFolder::open(path)?;
+        let identity: RunIdentity = read_json(&folder.identity())?;
+        let run = Run::new(RunConfig::read(&folder.recipe(), &[])?, identity.recipe.clone())?;
+        let checkpoint = Checkpoint::load(&folder.checkpoint())?;
+        if checkpoint.recipe != run.config.to_toml() {
+            let reason = "it was written under another recipe than the recipe.toml beside it; restore that file".to_owned();
+            return Err(CliError::File { what: "cannot resume from", path: folder.checkpoint(), reason });
+        }
+        let device = commands::prepare(&args.compute, run.config.training.precision)?;
+        let dataset = identity.data.source.open(Split::Train)?;
+        demand_same_data(&identity.data, &dataset)?;
+        let mut trainer = new_trainer(&run, args, identity.seed, &dataset, device)?;
+        trainer.restore(&checkpoint)?;
+        warn_of_threads(&checkpoint);
+        let source = batch_source(&run, dataset, args);
+        Ok(Self { folder, run, identity, source, trainer, device })
+    }
+
+    fn train(mut self, args: &TrainArgs, stop: &AtomicBool) -> Result<(), CliError> {
+        self.announce(args);
+        commands::reset_peaks(self.device)?;
+        let plan = CheckpointPlan { path: Some(self.folder.checkpoint()), recipe: self.run.config.to_toml() };
+        let first_step = self.trainer.steps_done();
+        let mut progress = Progress::new(&self.folder, first_step, self.trainer.n_steps())?;
+        let outcome = self.trainer.run(&self.source, &plan, stop, &mut progress);
+        let (last, peaks) = (progress.last, commands::peaks(self.device)?);
+        drop(progress);
+        let outcome = outcome?;
+        self.note(outcome, first_step, last, peaks)?;
+        match outcome {
+            Outcome::Finished => {
+                self.conclude(last);
+                Ok(())
+            }
+            Outcome::Interrupted => {
+                let (step, path) = (self.trainer.steps_done(), self.folder.checkpoint());
+                Err(CliError::Interrupted { step, path, run: self.folder.path().display().to_string() })
+            }
+        }
+    }
+
+    /// Writes into `run.json` how far training has come.
+    fn note(&mut self, outcome: Outcome, first: u64, last: Option<StepRecord>, peaks: PeakBytes) -> Result<(), CliError> {
+        let training = &mut self.identity.training;
+        training.finished = outcome == Outcome::Finished;
+        training.peak_bytes = training.peak_bytes.max(peaks);
+        if let Some(last) = last {
+            training.steps = self.trainer.steps_done();
+            training.seconds += last.seconds;
+            // The rate of this process, from its first step to its last.
+            let patches = (training.steps - first) * self.identity.model.patches_a_step();
+            training.patches_per_s = patches as f64 / last.seconds.max(1e-9);
+        }
+        write_json(&self.folder.identity(), &self.identity)
+    }
+
+    fn announce(&self, args: &TrainArgs) {
+        let model = &self.identity.model;
+        eprintln!(
+            "{}: {} images, recipe {}, {} parameters, {} steps of {} x {} patches on {}",
+            self.source.dataset.name(),
+            self.source.dataset.len(),
+            self.identity.recipe,
+            model.parameters,
+            self.trainer.n_steps(),
+            model.batch_size,
+            model.n_patches,
+            self.identity.machine.device_name
+        );
+        if let Some(max_steps) = args.max_steps {
+            eprintln!("trial: {max_steps} steps at most");
+        }
+        for bad in self.source.dataset.skipped() {
+            eprintln!("left out {}: {}", bad.path.display(), bad.reason);
+        }
+    }
+
+    fn conclude(&self, last: Option<StepRecord>) {
+        let training = &self.identity.training;
+        let loss = last.map_or(String::new(), |last| format!(", loss {:.2}", last.loss));
+        eprintln!(
+            "trained {} steps in {:.1} s ({:.0} patches/s){loss}; saved in {}",
+            training.steps,
+            training.seconds,
+            training.patches_per_s,
+            self.folder.path().display()
+        );
+    }
+}
+
+/// The progress bar, with the last record kept for the summary.
+struct Progress {
+    shown: TrainProgress,
+    last: Option<StepRecord>,
+}
+
+impl Progress {
+    fn new(folder: &RunFolder, first_step: u64, n_steps: u64) -> Result<Self, CliError> {
+        Ok(Self { shown: TrainProgress::new(&folder.metrics(), first_step, n_steps)?, last: None })
+    }
+}
+
+impl empssl_train::Observer for Progress {
+    fn on_step(&mut self, step: u64, n_steps: u64) {
+        self.shown.on_step(step, n_steps);
+    }
+
+    fn on_record(&mut self, record: &StepRecord) -> Result<(), empssl_train::TrainError> {
+        self.last = Some(*record);
+        self.shown.on_record(record)
+    }
+}
+
+/// The first Ctrl-C asks the run to save and leave; the second leaves at once.
+fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>, CliError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&stop);
+    let handler = move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping after this step; press Ctrl-C again to leave without saving");
+    };
+    ctrlc::set_handler(handler).map_err(|e| CliError::Run(format!("cannot watch for Ctrl-C: {e}")))?;
+    Ok(stop)
+}
+
+fn new_trainer(run: &Run, args: &TrainArgs, seed: u64, dataset: &Dataset, device: Device) -> Result<Trainer, CliError> {
+    let logging = Logging {
+        max_steps: args.max_steps,
+        log_every: args.log_every,
+        checkpoint_every: args.checkpoint_every,
+    };
+    let config = run.train_config(seed, &logging);
+    demand_room(StepMemory::estimate(&run.network, run.sampler.side(), Kind::Float), &config, device)?;
+    let network = initial_network(run, seed, device)?;
+    Ok(Trainer::new(network, run.loss.clone(), &run.config.optimizer, config, dataset.len(), device)?)
+}
+
+/// The network before training: the same for the same seed, on every device.
+pub(crate) fn initial_network(run: &Run, seed: u64, device: Device) -> Result<Network, CliError> {
+    tch::manual_seed(seed as i64);
+    Ok(Network::new(&run.network, Kind::Float, device)?)
+}
+
+fn batch_source(run: &Run, dataset: Dataset, args: &TrainArgs) -> BatchSource {
+    let n_workers = args.workers.unwrap_or_else(host::default_workers).max(1);
+    BatchSource { dataset, sampler: run.sampler.clone(), n_workers, prefetch: PREFETCH }
+}
+
+fn identity(run: &Run, seed: u64, dataset: &Dataset, source: ImageSource, trainer: &Trainer, device: Device) -> RunIdentity {
+    let training = &run.config.training;
+    let steps = trainer.n_steps();
+    let mut model = ModelSummary {
+        parameters: run.network.n_parameters(),
+        patch_side: run.sampler.side(),
+        n_patches: training.n_patches,
+        test_patches: run.config.evaluation.n_patches,
+        batch_size: training.batch_size,
+        steps,
+        epochs: training.epochs,
+        patches_seen: 0,
+    };
+    model.patches_seen = steps * model.patches_a_step();
+    let peak_bytes = PeakBytes { host: None, device: None };
+    RunIdentity {
+        schema_version: SCHEMA_VERSION,
+        recipe: run.recipe.clone(),
+        seed,
+        data: DataIdentity::new(dataset, source),
+        machine: commands::machine(device),
+        command: commands::command_line(),
+        model,
+        training: TrainingSummary { finished: false, steps: 0, seconds: 0.0, patches_per_s: 0.0, peak_bytes },
+    }
+}
+
+/// `runs/DATASET-RECIPE-sSEED`
+fn default_folder(identity: &RunIdentity) -> PathBuf {
+    Path::new("runs").join(format!("{}-{}-s{}", identity.data.name, identity.recipe, identity.seed))
+}
+
+/// Refuses images that are not those the run began with.
+pub(crate) fn demand_same_data(expected: &DataIdentity, dataset: &Dataset) -> Result<(), CliError> {
+    let found = DataIdentity::new(dataset, expected.source.clone());
+    if found.fingerprint == expected.fingerprint {
+        return Ok(());
+    }
+    Err(CliError::Run(format!(
+        "the images of {} are not those this run was trained on ({} now, {} then; fingerprints {} and {}); point --data \
+         at the original set",
+        expected.name, found.n_images, expected.n_images, found.fingerprint, expected.fingerprint
+    )))
+}
+
+fn warn_of_threads(checkpoint: &Checkpoint) {
+    let now = tch::get_num_threads() as u64;
+    if now != checkpoint.threads {
+        let then = checkpoint.threads;
+        eprintln!("note: {now} threads now, {then} before: sums are split by thread, so the last bits may differ");
+    }
+}

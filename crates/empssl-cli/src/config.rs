@@ -1,0 +1,384 @@
+//! A recipe, in two stages: [`RunConfig`] is what was typed, [`Run`] is what the program needs, checked once.
+//!
+//! A recipe names every key, so that nothing that shapes a result hides in the program; an unknown key is refused with
+//! the nearest valid one.
+
+use std::path::Path;
+
+use empssl_data::{PatchConfig, PatchSampler, View};
+use empssl_eval::{KnnConfig, LinearProbeConfig, Metric};
+use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
+use empssl_model::{NetworkConfig, ResNetConfig, Stem};
+use empssl_train::{LarsConfig, TrainConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::error::CliError;
+
+/// A recipe as it stands in a TOML file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RunConfig {
+    /// The data set: synthetic, cifar10, cifar100 or folder.
+    pub(crate) dataset: String,
+    pub(crate) patches: PatchConfig,
+    pub(crate) network: NetworkSection,
+    pub(crate) loss: LossSection,
+    pub(crate) optimizer: LarsConfig,
+    pub(crate) schedule: ScheduleSection,
+    pub(crate) training: TrainingSection,
+    pub(crate) evaluation: EvaluationSection,
+    /// What the report must show for the run to count as good; a recipe without claims has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checks: Option<Checks>,
+    /// Numbers others published for this recipe.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) published: Vec<Published>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NetworkSection {
+    pub(crate) backbone: Backbone,
+    pub(crate) stem: Stem,
+    /// Channels of the first stage; 64 is the published width.
+    pub(crate) base_width: i64,
+    /// h
+    pub(crate) hidden: i64,
+    /// d
+    pub(crate) projection: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Backbone {
+    Resnet18,
+    Resnet34,
+    Resnet50,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LossSection {
+    pub(crate) invariance_weight: f64,
+    pub(crate) coding_rate_weight: f64,
+    pub(crate) eps_sq: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ScheduleSection {
+    /// The learning rate of the first step.
+    pub(crate) lr: f64,
+    pub(crate) horizon: Horizon,
+}
+
+/// Over which steps the cosine falls to 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Horizon {
+    /// The steps of the run.
+    Run,
+    /// 50,000 / batch_size steps an epoch whatever the data set has, as the official code counts (`main.py:131-136`);
+    /// the same as `run` for CIFAR, far too short for ImageNet-100.
+    Official,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TrainingSection {
+    /// n
+    pub(crate) n_patches: usize,
+    /// b
+    pub(crate) batch_size: usize,
+    pub(crate) epochs: u64,
+    pub(crate) precision: Precision,
+}
+
+/// The arithmetic of convolutions and products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Precision {
+    /// float32 throughout.
+    Fp32,
+    /// Tensor cores with a 10-bit mantissa where the device has them; float32 elsewhere.
+    Tf32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EvaluationSection {
+    pub(crate) view: EvalView,
+    /// Patches whose features are averaged for each image; 1 for the whole image.
+    pub(crate) n_patches: usize,
+    /// Images a batch when features are extracted.
+    pub(crate) batch_size: usize,
+    /// At most so many labelled training images; a larger number means all.
+    pub(crate) labelled_images: usize,
+    pub(crate) probe: ProbeSection,
+    pub(crate) knn: KnnSection,
+}
+
+/// What the encoder sees of an image when its features are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum EvalView {
+    /// Random patches under the full training augmentation, as published; seeded.
+    Published,
+    /// The whole image.
+    Whole,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProbeSection {
+    pub(crate) lr: f64,
+    pub(crate) momentum: f64,
+    pub(crate) weight_decay: f64,
+    pub(crate) batch_size: i64,
+    pub(crate) epochs: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KnnSection {
+    pub(crate) k: i64,
+    pub(crate) temperature: f64,
+}
+
+/// Bars, in points of top-1 accuracy unless said.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Checks {
+    pub(crate) linear_above_untrained: f64,
+    pub(crate) linear_above_pixels: f64,
+    pub(crate) knn_above_untrained: f64,
+    pub(crate) knn_above_pixels: f64,
+    /// Minutes of training and evaluation on a 2-core CPU.
+    pub(crate) max_minutes: f64,
+}
+
+/// A number someone published.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Published {
+    /// `linear` or `knn`.
+    pub(crate) probe: String,
+    pub(crate) top1: f64,
+    pub(crate) epochs: f64,
+    pub(crate) source: String,
+    pub(crate) note: String,
+}
+
+impl RunConfig {
+    /// Reads a recipe file, with `KEY=VALUE` changes on top.
+    pub(crate) fn read(path: &Path, changes: &[String]) -> Result<Self, CliError> {
+        let text = std::fs::read_to_string(path).map_err(|e| CliError::file("cannot read the recipe", path, e))?;
+        Self::parse(&text, changes).map_err(|reason| CliError::Recipe(format!("{}: {reason}", path.display())))
+    }
+
+    /// Parses a recipe; the error is a sentence that names line and key.
+    pub(crate) fn parse(text: &str, changes: &[String]) -> Result<Self, String> {
+        if changes.is_empty() {
+            return toml::from_str(text).map_err(|error| explain(text, &error));
+        }
+        // First as it stands, so that its own mistakes are reported with their lines.
+        let mut table: toml::Table = text.parse().map_err(|error| explain(text, &error))?;
+        let _: Self = toml::from_str(text).map_err(|error| explain(text, &error))?;
+        for change in changes {
+            apply(&mut table, change)?;
+        }
+        let changed = toml::to_string(&table).map_err(|error| error.to_string())?;
+        toml::from_str(&changed).map_err(|error| format!("after --set: {}", explain_message(error.message())))
+    }
+
+    /// The recipe with every key, as it is stored with the run.
+    pub(crate) fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe has only tables, text and numbers")
+    }
+}
+
+/// Sets one dotted key, which must be there already.
+fn apply(table: &mut toml::Table, change: &str) -> Result<(), String> {
+    let (key, value) = change.split_once('=').ok_or_else(|| format!("--set {change}: write KEY=VALUE"))?;
+    let value = parse_value(value.trim());
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    let last = parts.pop().expect("split yields one part at least");
+    let mut here = table;
+    for part in parts {
+        let known: Vec<String> = here.keys().cloned().collect();
+        here = match here.get_mut(part) {
+            Some(toml::Value::Table(inner)) => inner,
+            _ => return Err(format!("--set {change}: there is no section `{part}`{}", hint(part, &known))),
+        };
+    }
+    if !here.contains_key(last) {
+        let known: Vec<String> = here.keys().cloned().collect();
+        return Err(format!("--set {change}: there is no key `{last}`{}", hint(last, &known)));
+    }
+    here.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// A TOML value; what is none is taken as text, so that quotes need not survive the shell.
+fn parse_value(text: &str) -> toml::Value {
+    let parsed: Result<toml::Table, _> = format!("value = {text}").parse();
+    parsed.ok().and_then(|mut table| table.remove("value")).unwrap_or_else(|| toml::Value::String(text.to_owned()))
+}
+
+fn explain(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    let place = line.map_or(String::new(), |line| format!("line {line}: "));
+    format!("{place}{}", explain_message(error.message()))
+}
+
+/// Adds the nearest valid key to serde's message about an unknown one.
+fn explain_message(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let message = message.trim_end();
+    match (message.starts_with("unknown field"), quoted.next()) {
+        (true, Some(unknown)) => {
+            let known: Vec<String> = quoted.map(str::to_owned).collect();
+            format!("unknown key `{unknown}`{}", hint(unknown, &known))
+        }
+        _ => message.replace("missing field", "missing key").replace('\n', " "),
+    }
+}
+
+fn hint(unknown: &str, known: &[String]) -> String {
+    let distance = |key: &String| strsim::damerau_levenshtein(unknown, key);
+    match known.iter().min_by_key(|key| distance(key)) {
+        Some(nearest) if distance(nearest) <= 2.max(unknown.len() / 2) => format!("; did you mean `{nearest}`?"),
+        _ => format!("; the keys here are {}", known.join(", ")),
+    }
+}
+
+/// A recipe that was checked: everything a run is built from.
+pub(crate) struct Run {
+    pub(crate) config: RunConfig,
+    /// The recipe's name, its file's without the ending.
+    pub(crate) recipe: String,
+    pub(crate) sampler: PatchSampler,
+    pub(crate) network: NetworkConfig,
+    pub(crate) loss: EmpSslLoss,
+    pub(crate) probe: LinearProbeConfig,
+    pub(crate) knn: KnnConfig,
+}
+
+impl Run {
+    /// Checks a recipe.
+    pub(crate) fn new(config: RunConfig, recipe: String) -> Result<Self, CliError> {
+        let loss = EmpSslLossConfig {
+            invariance_weight: config.loss.invariance_weight,
+            coding_rate_weight: config.loss.coding_rate_weight,
+            eps_sq: config.loss.eps_sq,
+        };
+        demand_possible(&config)?;
+        Ok(Self {
+            recipe,
+            sampler: PatchSampler::new(&config.patches)?,
+            network: config.network.resolve(),
+            loss: EmpSslLoss::new(&loss)?,
+            probe: config.evaluation.probe.resolve(),
+            knn: KnnConfig {
+                k: config.evaluation.knn.k,
+                temperature: config.evaluation.knn.temperature,
+                metric: Metric::Cosine,
+            },
+            config,
+        })
+    }
+
+    /// The recipe's name, from its path: `configs/cifar10/quick.toml` is `quick`.
+    pub(crate) fn name_of(path: &Path) -> String {
+        path.file_stem().map_or_else(|| "recipe".to_owned(), |stem| stem.to_string_lossy().into_owned())
+    }
+
+    /// The loop's settings.
+    pub(crate) fn train_config(&self, seed: u64, logging: &Logging) -> TrainConfig {
+        let training = &self.config.training;
+        let t_max = match self.config.schedule.horizon {
+            Horizon::Run => None,
+            Horizon::Official => Some((50_000 / training.batch_size.max(1) as u64) * training.epochs),
+        };
+        TrainConfig {
+            n_patches: training.n_patches,
+            batch_size: training.batch_size,
+            epochs: training.epochs,
+            lr: self.config.schedule.lr,
+            t_max,
+            seed,
+            max_steps: logging.max_steps,
+            log_every: logging.log_every,
+            checkpoint_every: logging.checkpoint_every,
+        }
+    }
+
+    /// What features are taken from.
+    pub(crate) fn view(&self) -> View {
+        match self.config.evaluation.view {
+            EvalView::Published => View::Augmented,
+            EvalView::Whole => View::Whole,
+        }
+    }
+}
+
+/// Settings of one invocation, which no result depends on.
+pub(crate) struct Logging {
+    pub(crate) max_steps: Option<u64>,
+    pub(crate) log_every: u64,
+    pub(crate) checkpoint_every: Option<u64>,
+}
+
+impl NetworkSection {
+    fn resolve(&self) -> NetworkConfig {
+        let resnet = match self.backbone {
+            Backbone::Resnet18 => ResNetConfig::resnet18(self.stem),
+            Backbone::Resnet34 => ResNetConfig::resnet34(self.stem),
+            Backbone::Resnet50 => ResNetConfig::resnet50(self.stem),
+        };
+        let resnet = ResNetConfig { base_width: self.base_width, ..resnet };
+        NetworkConfig { resnet, hidden: self.hidden, projection: self.projection }
+    }
+}
+
+impl ProbeSection {
+    fn resolve(&self) -> LinearProbeConfig {
+        LinearProbeConfig {
+            lr: self.lr,
+            momentum: self.momentum,
+            weight_decay: self.weight_decay,
+            batch_size: self.batch_size,
+            epochs: self.epochs,
+        }
+    }
+}
+
+/// What no crate below checks: settings that only this file knows.
+fn demand_possible(config: &RunConfig) -> Result<(), CliError> {
+    let refuse = |key: &str, value: usize, rule: &str| Err(CliError::Recipe(format!("{key} = {value} is not possible: {rule}")));
+    let evaluation = &config.evaluation;
+    if evaluation.n_patches == 0 {
+        return refuse("evaluation.n_patches", 0, "at least one patch an image is needed");
+    }
+    if evaluation.view == EvalView::Whole && evaluation.n_patches != 1 {
+        return refuse("evaluation.n_patches", evaluation.n_patches, "the whole image is one view, so it must be 1");
+    }
+    if evaluation.batch_size == 0 {
+        return refuse("evaluation.batch_size", 0, "at least one image a batch is needed");
+    }
+    if evaluation.labelled_images == 0 {
+        return refuse("evaluation.labelled_images", 0, "a probe needs labelled images");
+    }
+    Ok(())
+}
+
+/// `configs/DATASET/NAME.toml` files of the repository, for tests.
+#[cfg(test)]
+pub(crate) fn shipped_recipes() -> Vec<std::path::PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let folders = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let files = folders.flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+    let mut recipes: Vec<std::path::PathBuf> = files.filter(|path| path.extension().is_some_and(|ext| ext == "toml")).collect();
+    recipes.sort();
+    recipes
+}

@@ -1,0 +1,75 @@
+//! Every way the program can fail, and the exit code of each.
+
+use std::path::PathBuf;
+
+use empssl_data::DataError;
+use empssl_eval::EvalError;
+use empssl_loss::LossError;
+use empssl_model::ModelError;
+use empssl_torch::{DeviceError, ShimError, TorchFailure};
+use empssl_train::TrainError;
+
+/// The exit codes, as `empssl --help` lists them.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    training or evaluation failed
+  2    the command line was not understood
+  3    the data could not be read
+  4    the recipe is wrong
+  5    the device cannot be used
+  6    a file or folder could not be read or written
+  130  stopped by Ctrl-C; what was learnt is saved";
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error("{0}")]
+    Recipe(String),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Loss(#[from] LossError),
+    #[error(transparent)]
+    Shim(#[from] ShimError),
+    #[error(transparent)]
+    Torch(#[from] TorchFailure),
+    #[error("{what} {path}: {reason}")]
+    File { what: &'static str, path: PathBuf, reason: String },
+    #[error("{0} already holds a run; choose another folder with --out, or add --force to replace it")]
+    RunExists(PathBuf),
+    #[error("{0}")]
+    Run(String),
+    #[error("stopped by Ctrl-C at step {step}; what was learnt is in {path}. `empssl train --resume {run}` goes on")]
+    Interrupted { step: u64, path: PathBuf, run: String },
+}
+
+impl CliError {
+    /// A file or folder that could not be used.
+    pub(crate) fn file(what: &'static str, path: &std::path::Path, reason: impl std::fmt::Display) -> Self {
+        Self::File { what, path: path.to_path_buf(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Train(TrainError::Data(_)) | Self::Data(_) => 3,
+            Self::Recipe(_) | Self::Train(TrainError::Setting { .. }) | Self::Loss(_) => 4,
+            Self::Device(_) => 5,
+            Self::File { .. } | Self::RunExists(_) | Self::Run(_) => 6,
+            Self::Interrupted { .. } => 130,
+            Self::Train(_)
+            | Self::Eval(_)
+            | Self::Model(_)
+            | Self::Shim(_)
+            | Self::Torch(_) => 1,
+        }
+    }
+}

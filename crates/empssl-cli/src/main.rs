@@ -1,0 +1,45 @@
+//! The `empssl` program: what users type, and what they read back.
+//!
+//! - [`args`]: the command line; [`config`]: a recipe as typed, and the checked run it becomes;
+//! - [`commands`]: one file per subcommand; [`run_folder`]: what lies where in the folder of a run;
+//! - [`progress`]: the bar, the plain lines and `metrics.jsonl`; [`report`]: `run.json` and `report.json`;
+//! - [`host`]: clock and memory of this process; [`error`]: every failure and its exit code.
+//!
+//! **Invariant:** no tensor algebra here: if it multiplies matrices it is in the wrong room.
+
+mod args;
+mod commands;
+mod config;
+mod error;
+mod host;
+mod progress;
+mod report;
+mod run_folder;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+use crate::error::CliError;
+
+fn main() -> ExitCode {
+    match dispatch(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(args: Args) -> Result<(), CliError> {
+    match args.command {
+        Command::Train(args) => commands::train::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Export(args) => commands::export::run(&args),
+        Command::Data(args) => commands::data::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
+        Command::Completions(args) => commands::completions::run(&args),
+    }
+}

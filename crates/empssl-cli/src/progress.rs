@@ -1,0 +1,173 @@
+//! What a user sees while a run goes on, and the metrics file that stays.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use empssl_train::{Observer, StepRecord, TrainError};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::error::CliError;
+
+/// Steps before a time to the end is worth showing.
+const STEPS_BEFORE_ETA: u64 = 20;
+/// How often a plain line is printed when nobody watches a terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Shows training and appends to `metrics.jsonl`.
+pub(crate) struct TrainProgress {
+    bar: Bar,
+    metrics: File,
+    path: String,
+    began: Instant,
+    first_step: Option<u64>,
+}
+
+impl TrainProgress {
+    /// Continues the file after `first_step` steps: lines of later steps, left by a run that was killed after its last
+    /// checkpoint, are dropped, so that each step is there once.
+    pub(crate) fn new(metrics: &Path, first_step: u64, n_steps: u64) -> Result<Self, CliError> {
+        keep_up_to(metrics, first_step)?;
+        let file = OpenOptions::new().create(true).append(true).open(metrics);
+        let file = file.map_err(|e| CliError::file("cannot write", metrics, e))?;
+        let bar = Bar::new("training", n_steps, "steps");
+        bar.bar.set_position(first_step);
+        Ok(Self { bar, metrics: file, path: metrics.display().to_string(), began: Instant::now(), first_step: None })
+    }
+}
+
+impl Observer for TrainProgress {
+    fn on_step(&mut self, step: u64, n_steps: u64) {
+        // The clock starts after the first step, which pays for what is set up once.
+        let first = *self.first_step.get_or_insert_with(|| {
+            self.began = Instant::now();
+            step
+        });
+        let done = step - first;
+        if done >= STEPS_BEFORE_ETA {
+            let left = self.began.elapsed().mul_f64((n_steps - step) as f64 / done as f64);
+            self.bar.left(left);
+        }
+        self.bar.advance(step);
+    }
+
+    fn on_record(&mut self, record: &StepRecord) -> Result<(), TrainError> {
+        let failed = |reason: String| TrainError::Observer(format!("cannot write {}: {reason}", self.path));
+        let line = serde_json::to_string(record).map_err(|e| failed(e.to_string()))?;
+        writeln!(self.metrics, "{line}").map_err(|e| failed(e.to_string()))?;
+        self.bar.say(format!(
+            "loss {:.2}  invariance {:.3}  coding rate {:.1}  {:.0} patches/s",
+            record.loss, record.invariance, record.coding_rate, record.patches_per_s
+        ));
+        Ok(())
+    }
+}
+
+/// Drops the lines of a metrics file that lie after `last_step`, and a line cut short by a kill.
+fn keep_up_to(path: &Path, last_step: u64) -> Result<(), CliError> {
+    let Ok(file) = File::open(path) else { return Ok(()) };
+    let records = BufReader::new(file).lines().map_while(Result::ok);
+    let kept = records.filter(|line| serde_json::from_str(line).is_ok_and(|record: StepRecord| record.step <= last_step));
+    let text: String = kept.map(|line| line + "\n").collect();
+    crate::run_folder::write_file(path, text.as_bytes())
+}
+
+/// A bar on a terminal; elsewhere a plain line now and then.
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    what: &'static str,
+    unit: &'static str,
+    last_line: Instant,
+    message: String,
+    left: Option<Duration>,
+}
+
+impl Bar {
+    pub(crate) fn new(what: &'static str, length: u64, unit: &'static str) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
+        let template = format!("{what} {{bar:30}} {{pos}}/{{len}} {unit}  {{prefix}}{{wide_msg}}");
+        bar.set_style(ProgressStyle::with_template(&template).expect("a valid template"));
+        Self { bar, what, unit, last_line: Instant::now(), message: String::new(), left: None }
+    }
+
+    /// Moves on to `position`.
+    pub(crate) fn advance(&mut self, position: u64) {
+        self.bar.set_position(position);
+        let due = self.last_line.elapsed() >= LINE_EVERY || Some(position) == self.bar.length();
+        if self.bar.is_hidden() && due {
+            self.last_line = Instant::now();
+            let length = self.bar.length().unwrap_or_default();
+            let left = self.left.filter(|left| !left.is_zero()).map_or(String::new(), |left| format!("  {} left", text_of(left)));
+            let message = if self.message.is_empty() { String::new() } else { format!("  {}", self.message) };
+            eprintln!("{} {position}/{length} {}{left}{message}", self.what, self.unit);
+        }
+    }
+
+    fn left(&mut self, left: Duration) {
+        self.left = Some(left);
+        self.bar.set_prefix(format!("{} left  ", text_of(left)));
+    }
+
+    fn say(&mut self, message: String) {
+        self.bar.set_message(message.clone());
+        self.message = message;
+    }
+
+    /// Removes the bar.
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Drop for TrainProgress {
+    fn drop(&mut self) {
+        self.bar.finish();
+    }
+}
+
+fn text_of(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes:02} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(step: u64) -> String {
+        let record = StepRecord {
+            step,
+            epoch: 0,
+            lr: 0.3,
+            loss: -1.0,
+            invariance: -0.5,
+            coding_rate: 9.0,
+            patches_per_s: 1.0,
+            seconds: 2.0,
+        };
+        serde_json::to_string(&record).unwrap() + "\n"
+    }
+
+    #[test]
+    fn a_continued_metrics_file_holds_each_step_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        std::fs::write(&path, format!("{}{}{}{}", line(1), line(10), line(20), &line(30)[..7])).unwrap();
+        let mut progress = TrainProgress::new(&path, 10, 40).unwrap();
+        let record: StepRecord = serde_json::from_str(&line(20)).unwrap();
+        progress.on_record(&record).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}{}{}", line(1), line(10), line(20)));
+    }
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!(text_of(Duration::from_secs(59)), "59 s");
+        assert_eq!(text_of(Duration::from_secs(61)), "1 min 01 s");
+        assert_eq!(text_of(Duration::from_secs(3 * 3600 + 120)), "3 h 02 min");
+    }
+}

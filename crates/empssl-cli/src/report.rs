@@ -1,0 +1,316 @@
+//! What a run leaves to be read: `run.json`, written by training, and `report.json`, written by evaluation.
+//!
+//! `report.json` follows `docs/report.schema.json`; programs that render it know only that file.
+
+use empssl_data::{BadImage, Dataset};
+use serde::{Deserialize, Serialize};
+
+use crate::commands::ImageSource;
+use crate::config::{Checks, Published};
+
+/// Raised whenever a reader of the older form could misread the newer one.
+pub(crate) const SCHEMA_VERSION: u32 = 1;
+
+/// Records found and expected of one split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    pub(crate) found: usize,
+    pub(crate) expected: usize,
+}
+
+/// Counts of both splits of a set that is not whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartialCounts {
+    pub(crate) train: Counts,
+    pub(crate) test: Counts,
+}
+
+impl PartialCounts {
+    /// The counts, when one of the splits is not whole.
+    pub(crate) fn of(train: &Dataset, test: &Dataset) -> Option<Self> {
+        let counts = |set: &Dataset| Counts { found: set.len(), expected: set.expected_len().unwrap_or(set.len()) };
+        (train.is_partial() || test.is_partial()).then(|| Self { train: counts(train), test: counts(test) })
+    }
+}
+
+/// An image that was left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SkippedImage {
+    pub(crate) path: String,
+    pub(crate) reason: String,
+}
+
+impl SkippedImage {
+    /// The images that opening a split left out.
+    pub(crate) fn of(set: &Dataset) -> Vec<Self> {
+        let text = |bad: &BadImage| Self { path: bad.path.display().to_string(), reason: bad.reason.clone() };
+        set.skipped().iter().map(text).collect()
+    }
+}
+
+/// Which images a run learnt from, and how to open them again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DataIdentity {
+    pub(crate) name: String,
+    pub(crate) source: ImageSource,
+    pub(crate) n_images: usize,
+    /// Of names, labels and sizes of the training images, so that another set is noticed.
+    pub(crate) fingerprint: String,
+}
+
+impl DataIdentity {
+    pub(crate) fn new(train: &Dataset, source: ImageSource) -> Self {
+        let fingerprint = format!("{:016x}", train.fingerprint());
+        Self { name: train.name().to_owned(), source, n_images: train.len(), fingerprint }
+    }
+}
+
+/// Where a run was computed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    pub(crate) device: String,
+    pub(crate) device_name: String,
+    pub(crate) threads: usize,
+    pub(crate) versions: Versions,
+    /// The source's commit, where `EMPSSL_COMMIT` tells.
+    pub(crate) commit: Option<String>,
+}
+
+/// Versions that a result may depend on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Versions {
+    pub(crate) empssl: String,
+    pub(crate) libtorch: String,
+}
+
+/// Bytes at the peak.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PeakBytes {
+    pub(crate) host: Option<u64>,
+    pub(crate) device: Option<u64>,
+}
+
+impl PeakBytes {
+    /// The larger of two phases.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self { host: self.host.max(other.host), device: self.device.max(other.device) }
+    }
+}
+
+/// How large the job was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ModelSummary {
+    pub(crate) parameters: i64,
+    pub(crate) patch_side: usize,
+    pub(crate) n_patches: usize,
+    pub(crate) test_patches: usize,
+    pub(crate) batch_size: usize,
+    pub(crate) steps: u64,
+    pub(crate) epochs: u64,
+    pub(crate) patches_seen: u64,
+}
+
+impl ModelSummary {
+    pub(crate) fn patches_a_step(&self) -> u64 {
+        (self.n_patches * self.batch_size) as u64
+    }
+}
+
+/// How training went, over all processes that took part in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TrainingSummary {
+    pub(crate) finished: bool,
+    pub(crate) steps: u64,
+    pub(crate) seconds: f64,
+    pub(crate) patches_per_s: f64,
+    pub(crate) peak_bytes: PeakBytes,
+}
+
+/// `run.json`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RunIdentity {
+    pub(crate) schema_version: u32,
+    pub(crate) recipe: String,
+    pub(crate) seed: u64,
+    pub(crate) data: DataIdentity,
+    pub(crate) machine: Machine,
+    pub(crate) command: String,
+    pub(crate) model: ModelSummary,
+    pub(crate) training: TrainingSummary,
+}
+
+/// `seconds` of the report.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Seconds {
+    pub(crate) train: f64,
+    pub(crate) evaluate: f64,
+}
+
+/// `labelled` of the report.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Labelled {
+    pub(crate) n_train: usize,
+    pub(crate) n_train_available: usize,
+    pub(crate) n_test: usize,
+}
+
+/// Which features were scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Encoder {
+    /// The run's network.
+    Trained,
+    /// The same network with its initial weights.
+    Untrained,
+    /// No network: the numbers of the whole image.
+    Pixels,
+}
+
+/// How features were scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Probe {
+    Linear,
+    Knn,
+}
+
+/// One score.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Row {
+    pub(crate) encoder: Encoder,
+    pub(crate) probe: Probe,
+    pub(crate) top1: f64,
+    pub(crate) top5: f64,
+    pub(crate) n_train: usize,
+    pub(crate) n_test: usize,
+    /// Features and score together.
+    pub(crate) seconds: f64,
+    pub(crate) peak_bytes: PeakBytes,
+    pub(crate) setting: String,
+}
+
+/// Test accuracy after an epoch of a linear probe.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct CurvePoint {
+    pub(crate) encoder: Encoder,
+    pub(crate) epoch: usize,
+    pub(crate) test_top1: f64,
+}
+
+/// A claim of the recipe, and whether this run bears it out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Bar {
+    pub(crate) what: String,
+    pub(crate) measured: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) at_least: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) at_most: Option<f64>,
+    pub(crate) holds: bool,
+}
+
+impl Bar {
+    fn at_least(what: &str, measured: f64, bar: f64) -> Self {
+        Self { what: what.to_owned(), measured, at_least: Some(bar), at_most: None, holds: measured >= bar }
+    }
+
+    fn at_most(what: &str, measured: f64, bar: f64) -> Self {
+        Self { what: what.to_owned(), measured, at_least: None, at_most: Some(bar), holds: measured <= bar }
+    }
+}
+
+/// `report.json`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct RunReport {
+    pub(crate) schema_version: u32,
+    pub(crate) title: String,
+    pub(crate) dataset: String,
+    pub(crate) dataset_description: String,
+    pub(crate) synthetic: bool,
+    pub(crate) partial: bool,
+    pub(crate) partial_counts: Option<PartialCounts>,
+    pub(crate) recipe: String,
+    pub(crate) recipe_toml: String,
+    pub(crate) seed: u64,
+    pub(crate) device: String,
+    pub(crate) device_name: String,
+    pub(crate) threads: usize,
+    pub(crate) versions: Versions,
+    pub(crate) commit: Option<String>,
+    pub(crate) command: String,
+    pub(crate) skipped_images: Vec<SkippedImage>,
+    pub(crate) model: ModelSummary,
+    pub(crate) training_finished: bool,
+    pub(crate) seconds: Seconds,
+    pub(crate) patches_per_s: f64,
+    pub(crate) peak_bytes: PeakBytes,
+    pub(crate) labelled: Labelled,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) published: Vec<Published>,
+    pub(crate) probe_curve: Vec<CurvePoint>,
+    pub(crate) bars: Vec<Bar>,
+}
+
+/// The report's title: which set, how much of it, by which recipe.
+pub(crate) fn title(run: &RunIdentity, synthetic: bool, counts: Option<&PartialCounts>) -> String {
+    let amount = match counts {
+        _ if synthetic => " (generated images)".to_owned(),
+        Some(PartialCounts { train, test }) => format!(
+            " ({} of {} training and {} of {} test images)",
+            train.found, train.expected, test.found, test.expected
+        ),
+        None => String::new(),
+    };
+    let state = if run.training.finished { "" } else { ", training not finished" };
+    format!("EMP-SSL on {}{amount}: recipe {}, seed {}{state}", run.data.name, run.recipe, run.seed)
+}
+
+/// The recipe's claims against what was measured.
+pub(crate) fn bars(checks: &Checks, rows: &[Row], seconds: &Seconds) -> Vec<Bar> {
+    let top1 = |encoder, probe| rows.iter().find(|row| row.encoder == encoder && row.probe == probe).map(|row| row.top1);
+    let above = |what: &str, probe, other, bar| {
+        // Without one of the rows nothing was shown, and NaN never reaches a bar.
+        let measured = top1(Encoder::Trained, probe).zip(top1(other, probe)).map_or(f64::NAN, |(ours, theirs)| ours - theirs);
+        Bar::at_least(what, measured, bar)
+    };
+    vec![
+        above("linear probe, points above the untrained encoder", Probe::Linear, Encoder::Untrained, checks.linear_above_untrained),
+        above("linear probe, points above raw pixels", Probe::Linear, Encoder::Pixels, checks.linear_above_pixels),
+        above("kNN, points above the untrained encoder", Probe::Knn, Encoder::Untrained, checks.knn_above_untrained),
+        above("kNN, points above raw pixels", Probe::Knn, Encoder::Pixels, checks.knn_above_pixels),
+        Bar::at_most("minutes of training and evaluation", (seconds.train + seconds.evaluate) / 60.0, checks.max_minutes),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(encoder: Encoder, probe: Probe, top1: f64) -> Row {
+        let peak_bytes = PeakBytes { host: None, device: None };
+        Row { encoder, probe, top1, top5: 99.0, n_train: 1, n_test: 1, seconds: 0.0, peak_bytes, setting: String::new() }
+    }
+
+    #[test]
+    fn bars_compare_like_with_like_and_a_missing_row_never_holds() {
+        let checks = Checks {
+            linear_above_untrained: 15.0,
+            linear_above_pixels: 10.0,
+            knn_above_untrained: 5.0,
+            knn_above_pixels: 7.0,
+            max_minutes: 1.0,
+        };
+        let rows = [
+            row(Encoder::Trained, Probe::Linear, 50.0),
+            row(Encoder::Trained, Probe::Knn, 45.0),
+            row(Encoder::Untrained, Probe::Linear, 36.0),
+            row(Encoder::Untrained, Probe::Knn, 20.0),
+            row(Encoder::Pixels, Probe::Linear, 40.0),
+        ];
+        let bars = bars(&checks, &rows, &Seconds { train: 40.0, evaluate: 21.0 });
+        let held: Vec<bool> = bars.iter().map(|bar| bar.holds).collect();
+        assert_eq!(held, [false, true, true, false, false]);
+        assert_eq!(bars[0].measured, 14.0);
+        assert!(bars[3].measured.is_nan());
+    }
+}

@@ -1,0 +1,142 @@
+//! What lies where in the folder of a run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::CliError;
+
+/// The folder of one run.
+#[derive(Debug, Clone)]
+pub(crate) struct RunFolder(PathBuf);
+
+impl RunFolder {
+    /// A folder for a new run: made when it is missing, refused when it holds one, emptied of it under `force`.
+    pub(crate) fn create(path: &Path, force: bool) -> Result<Self, CliError> {
+        let folder = Self(path.to_path_buf());
+        fs::create_dir_all(path).map_err(|e| CliError::file("cannot make the run folder", path, e))?;
+        let present: Vec<PathBuf> = folder.files().into_iter().filter(|file| file.exists()).collect();
+        if !present.is_empty() && !force {
+            return Err(CliError::RunExists(path.to_path_buf()));
+        }
+        for file in present {
+            fs::remove_file(&file).map_err(|e| CliError::file("cannot remove", &file, e))?;
+        }
+        Ok(folder)
+    }
+
+    /// The folder of a run that was made before.
+    pub(crate) fn open(path: &Path) -> Result<Self, CliError> {
+        let folder = Self(path.to_path_buf());
+        if folder.identity().is_file() {
+            return Ok(folder);
+        }
+        let (path, file) = (path.display(), folder.identity());
+        Err(CliError::Run(format!("{path} holds no run (there is no {}); name the folder of a run", file.display())))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The resolved recipe.
+    pub(crate) fn recipe(&self) -> PathBuf {
+        self.0.join("recipe.toml")
+    }
+
+    /// What was run on what, and how training went.
+    pub(crate) fn identity(&self) -> PathBuf {
+        self.0.join("run.json")
+    }
+
+    /// One line for each logged step.
+    pub(crate) fn metrics(&self) -> PathBuf {
+        self.0.join("metrics.jsonl")
+    }
+
+    /// Weights, momentum and position.
+    pub(crate) fn checkpoint(&self) -> PathBuf {
+        self.0.join("checkpoint.safetensors")
+    }
+
+    /// Images with the patches that the network saw of them.
+    pub(crate) fn patches(&self) -> PathBuf {
+        self.0.join("patches.png")
+    }
+
+    /// The scores.
+    pub(crate) fn report(&self) -> PathBuf {
+        self.0.join("report.json")
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let reports = ["report.md", "report.html"].map(|name| self.0.join(name));
+        let own = [self.recipe(), self.identity(), self.metrics(), self.checkpoint(), self.patches(), self.report()];
+        own.into_iter().chain(reports).collect()
+    }
+}
+
+/// Writes a file that is there whole or not at all.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let temporary = path.with_extension("tmp");
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        CliError::file("cannot write", path, error)
+    })
+}
+
+/// Writes a value as JSON for people and programs to read.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| CliError::file("cannot write", path, e))?;
+    write_file(path, format!("{text}\n").as_bytes())
+}
+
+/// Reads a value that [`write_json`] wrote.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CliError> {
+    let text = fs::read_to_string(path).map_err(|e| CliError::file("cannot read", path, e))?;
+    serde_json::from_str(&text).map_err(|e| CliError::file("cannot understand", path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_a_run_is_not_overwritten_unless_forced() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b");
+        let folder = RunFolder::create(&path, false).unwrap();
+        fs::write(path.join("notes.txt"), "mine").unwrap();
+        RunFolder::create(&path, false).expect("a folder without a run is free");
+        for file in folder.files() {
+            fs::write(&file, "{}").unwrap();
+            let refusal = RunFolder::create(&path, false).unwrap_err().to_string();
+            assert!(refusal.contains("already holds a run") && refusal.contains("--force"), "{refusal}");
+            RunFolder::create(&path, true).unwrap();
+            assert!(!file.exists());
+        }
+        assert!(path.join("notes.txt").exists(), "only the run's own files are replaced");
+    }
+
+    #[test]
+    fn a_folder_without_a_run_cannot_be_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let refusal = RunFolder::open(root.path()).unwrap_err().to_string();
+        assert!(refusal.contains("holds no run") && refusal.contains("run.json"), "{refusal}");
+        assert!(RunFolder::open(&root.path().join("missing")).is_err());
+    }
+
+    #[test]
+    fn json_comes_back_and_damage_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("x.json");
+        write_json(&path, &vec![1, 2]).unwrap();
+        assert_eq!(read_json::<Vec<i32>>(&path).unwrap(), [1, 2]);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "no temporary file is left");
+        fs::write(&path, "[1,").unwrap();
+        assert!(read_json::<Vec<i32>>(&path).unwrap_err().to_string().contains("x.json"));
+    }
+}

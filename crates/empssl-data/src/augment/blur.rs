@@ -1,0 +1,110 @@
+//! Pillow's approximation of a Gaussian blur: three box blurs a side, the box's radius a fraction.
+//!
+//! The box of radius r = l + a (l whole, 0 <= a < 1) weighs 2l + 1 pixels fully and the next one on either side by a
+//! (Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", SSVM 2011).
+//! Weights are 24-bit fixed point and every pass rounds to 8 bits; beyond the edge the edge pixel is repeated.
+
+/// Passes along each axis.
+const PASSES: usize = 3;
+
+/// Memory for a blur, kept from one to the next.
+#[derive(Debug, Default)]
+pub struct BlurScratch {
+    line: Vec<u8>,
+    sums: Vec<u32>,
+}
+
+/// A box with fractional ends in fixed point.
+#[derive(Clone, Copy)]
+struct BoxFilter {
+    /// Pixels on either side that weigh fully.
+    radius: usize,
+    /// Weight of a full pixel, in 2^-24.
+    full: u32,
+    /// Weight of the pixel beyond, in 2^-24.
+    far: u32,
+}
+
+impl BoxFilter {
+    /// The box whose third power comes closest to a Gaussian of deviation `sigma`.
+    ///
+    /// Pillow mixes float32 and float64 here; both matter, since many sums are exact halves.
+    fn for_sigma(sigma: f32) -> Self {
+        let variance = sigma * sigma / PASSES as f32;
+        let length = (12.0 * f64::from(variance) + 1.0).sqrt() as f32;
+        let whole = ((f64::from(length) - 1.0) / 2.0).floor() as f32;
+        let excess = (2.0 * whole + 1.0) * (whole * (whole + 1.0) - 3.0 * variance);
+        let fraction = excess / (6.0 * (variance - (whole + 1.0) * (whole + 1.0)));
+        Self::new(whole + fraction)
+    }
+
+    fn new(radius: f32) -> Self {
+        const ONE: u32 = 1 << 24;
+        let full = (ONE as f32 / (radius * 2.0 + 1.0)) as u32;
+        let radius = radius as u32;
+        Self { radius: radius as usize, full, far: (ONE - (radius * 2 + 1) * full) / 2 }
+    }
+
+    /// The blurred value of a pixel from the sum over the full pixels and the two pixels beyond.
+    fn weigh(self, sum: u32, left: u8, right: u8) -> u8 {
+        const HALF: u32 = 1 << 23;
+        ((sum * self.full + (u32::from(left) + u32::from(right)) * self.far + HALF) >> 24) as u8
+    }
+}
+
+/// Blurs planar pixels of three planes, each `width` wide, by a Gaussian of `sigma` pixels.
+///
+/// # Panics
+/// When the pixels are not three planes of whole rows.
+pub fn blur(pixels: &mut [u8], width: usize, sigma: f32, scratch: &mut BlurScratch) {
+    assert!(width > 0 && pixels.len().is_multiple_of(3 * width), "{} bytes are not 3 planes of {width} columns", pixels.len());
+    let filter = BoxFilter::for_sigma(sigma);
+    for row in pixels.chunks_exact_mut(width) {
+        (0..PASSES).for_each(|_| blur_row(row, filter, &mut scratch.line));
+    }
+    let plane = pixels.len() / 3;
+    for plane in pixels.chunks_exact_mut(plane) {
+        (0..PASSES).for_each(|_| blur_columns(plane, width, filter, scratch));
+    }
+}
+
+/// One pass along a row: the sum over the box moves by one pixel a step.
+fn blur_row(row: &mut [u8], filter: BoxFilter, padded: &mut Vec<u8>) {
+    let reach = filter.radius + 1;
+    padded.clear();
+    padded.resize(reach, row[0]);
+    padded.extend_from_slice(row);
+    padded.resize(row.len() + 2 * reach, row[row.len() - 1]);
+    let mut sum: u32 = padded[..2 * filter.radius + 1].iter().map(|&value| u32::from(value)).sum();
+    let window = 2 * reach + 1;
+    for (value, window) in row.iter_mut().zip(padded.windows(window)) {
+        let (left, right) = (window[0], window[window.len() - 1]);
+        sum = sum + u32::from(window[window.len() - 2]) - u32::from(left);
+        *value = filter.weigh(sum, left, right);
+    }
+}
+
+/// One pass along all columns of a plane at once: the sums of a whole row move down by one row a step.
+fn blur_columns(plane: &mut [u8], width: usize, filter: BoxFilter, scratch: &mut BlurScratch) {
+    let height = plane.len() / width;
+    let BlurScratch { line: source, sums } = scratch;
+    source.clear();
+    source.extend_from_slice(plane);
+    let row = |y: usize| {
+        let y = y.saturating_sub(filter.radius + 1).min(height - 1);
+        &source[y * width..][..width]
+    };
+    // Row numbers below are counted from radius + 1 rows above the plane.
+    sums.clear();
+    sums.resize(width, 0);
+    for y in 0..=2 * filter.radius {
+        sums.iter_mut().zip(row(y)).for_each(|(sum, &value)| *sum += u32::from(value));
+    }
+    for (y, out) in plane.chunks_exact_mut(width).enumerate() {
+        let (above, last, below) = (row(y), row(y + 2 * filter.radius + 1), row(y + 2 * filter.radius + 2));
+        for ((((out, sum), &above), &last), &below) in out.iter_mut().zip(sums.iter_mut()).zip(above).zip(last).zip(below) {
+            *sum = *sum + u32::from(last) - u32::from(above);
+            *out = filter.weigh(*sum, above, below);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Rotation of the hue of planar pixels, through Pillow's 8-bit HSV.
+//!
+//! Pillow converts to hue, saturation and value of 8 bits each, in a mixture of float32 and float64. Which way that
+//! arithmetic falls where a result is almost whole is kept in two small tables, filled with it once; the way back has
+//! no such cases and is done in integers.
+
+use std::sync::LazyLock;
+
+use super::planes;
+
+/// Rotates the hue by `factor` turns, from -0.5 to 0.5. A factor of 0 is not the identity: the colours still pass through
+/// 8-bit HSV.
+pub fn rotate_hue(pixels: &mut [u8], factor: f32) {
+    // torchvision cuts off the fraction of a level, towards zero, and adds modulo 256.
+    let shift = (f64::from(factor) * 255.0) as i32 as u8;
+    let tables = &*TABLES;
+    let wheel: [Slice; 256] = std::array::from_fn(|hue| Slice::of((hue as u8).wrapping_add(shift)));
+    let (red, green, blue) = planes(pixels);
+    for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
+        let (hue, saturation, value) = tables.hsv(*r, *g, *b);
+        [*r, *g, *b] = wheel[usize::from(hue)].rgb(saturation, value);
+    }
+}
+
+/// Pillow's conversion from RGB, looked up.
+struct Tables {
+    /// Hue by sector, by what the middle channel lacks to the largest, and by what the smallest lacks to it.
+    hue: Vec<u8>,
+    /// Saturation by what the smallest channel lacks to the largest, and by the largest.
+    saturation: Vec<u8>,
+}
+
+static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
+    hue: (0..3 << 17).map(|index| hue(index >> 16, (index >> 8) as u8, index as u8)).collect(),
+    saturation: (0..1 << 16_u32).map(|index| saturation((index >> 8) as u8, index as u8)).collect(),
+});
+
+/// The sectors: which channel is the largest and which the smallest. Sector 2k has the hue 2k sixths minus the share, sector
+/// 2k + 1 the same plus it, counted from the largest channel k.
+const MINUS: usize = 0;
+const PLUS: usize = 1;
+
+impl Tables {
+    fn hsv(&self, red: u8, green: u8, blue: u8) -> (u8, u8, u8) {
+        let value = red.max(green).max(blue);
+        let range = value - red.min(green).min(blue);
+        // The channels after and before the largest one, going round red, green, blue.
+        let (largest, after, before) = if red == value {
+            (0, green, blue)
+        } else if green == value {
+            (1, blue, red)
+        } else {
+            (2, red, green)
+        };
+        let (side, lacks) = if value - before == range { (PLUS, value - after) } else { (MINUS, value - before) };
+        let hue = (largest * 2 + side) << 16 | usize::from(lacks) << 8 | usize::from(range);
+        let saturation = usize::from(range) << 8 | usize::from(value);
+        (self.hue[hue], self.saturation[saturation], value)
+    }
+}
+
+/// Pillow's hue of a colour, in its own order of operations and of roundings to float32.
+fn hue(sector: u32, lacks: u8, range: u8) -> u8 {
+    if range == 0 || lacks > range {
+        return 0;
+    }
+    let share = f32::from(lacks) / f32::from(range);
+    let (base, side) = (f64::from(sector / 2 * 2), sector as usize % 2);
+    let (before, after) = if side == PLUS { (1.0, share) } else { (share, 1.0) };
+    let sixths = if base == 0.0 { before - after } else { (base + f64::from(before) - f64::from(after)) as f32 };
+    let turns = ((f64::from(sixths) / 6.0 + 1.0) % 1.0) as f32;
+    (f64::from(turns) * 255.0) as u8
+}
+
+/// Pillow's saturation of a colour.
+fn saturation(range: u8, value: u8) -> u8 {
+    if range == 0 || range > value { 0 } else { (f64::from(f32::from(range) / f32::from(value)) * 255.0) as u8 }
+}
+
+/// The sixth of the colour wheel that a hue lies in.
+#[derive(Clone, Copy)]
+struct Slice {
+    /// How far into the sixth, in 255ths.
+    depth: u32,
+    /// Where red, green and blue are found among (full, rising, falling, empty).
+    channels: [u8; 3],
+}
+
+impl Slice {
+    fn of(hue: u8) -> Self {
+        const CHANNELS: [[u8; 3]; 6] = [[0, 1, 3], [2, 0, 3], [3, 0, 1], [3, 2, 0], [1, 3, 0], [0, 3, 2]];
+        let sixths = u32::from(hue) * 6;
+        Self { depth: sixths % 255, channels: CHANNELS[(sixths / 255 % 6) as usize] }
+    }
+
+    /// The colour of this hue. The products are never half-way between two levels, so plain rounding is exact.
+    fn rgb(self, saturation: u8, value: u8) -> [u8; 3] {
+        const ONE: u32 = 255 * 255;
+        let level = |lost: u32| ((u32::from(value) * (ONE - u32::from(saturation) * lost) + ONE / 2) / ONE) as u8;
+        let levels = [value, level(255 - self.depth), level(self.depth), level(255)];
+        self.channels.map(|channel| levels[usize::from(channel & 3)])
+    }
+}

@@ -1,0 +1,200 @@
+//! Cropping and antialiased resizing, as Pillow does it.
+//!
+//! The filter widens when the image shrinks. The horizontal pass comes first, its result is rounded and clipped to
+//! 8 bits, then the vertical pass. Weights are 22-bit fixed point.
+
+use std::collections::HashMap;
+
+use ndarray::ArrayView3;
+use serde::{Deserialize, Serialize};
+
+/// How pixels are interpolated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    /// The triangle filter: what the 32-pixel recipe uses.
+    Bilinear,
+    /// The cubic filter with a = -0.5: what the 224-pixel recipe uses.
+    Bicubic,
+}
+
+impl Interpolation {
+    /// Half the width of the filter, in pixels of an image that is not shrunk.
+    fn support(self) -> f64 {
+        match self {
+            Self::Bilinear => 1.0,
+            Self::Bicubic => 2.0,
+        }
+    }
+
+    fn weight(self, x: f64) -> f64 {
+        let x = x.abs();
+        match self {
+            Self::Bilinear if x < 1.0 => 1.0 - x,
+            Self::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+            Self::Bicubic if x < 2.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
+            _ => 0.0,
+        }
+    }
+}
+
+/// A rectangle of an image, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CropBox {
+    /// Rows above the rectangle.
+    pub top: usize,
+    /// Columns left of the rectangle.
+    pub left: usize,
+    /// Its rows.
+    pub height: usize,
+    /// Its columns.
+    pub width: usize,
+}
+
+impl CropBox {
+    /// The whole of an image.
+    pub fn whole(height: usize, width: usize) -> Self {
+        Self { top: 0, left: 0, height, width }
+    }
+}
+
+/// Memory for resizing, and the weights of the sizes met so far.
+#[derive(Debug, Default)]
+pub struct ResizeScratch {
+    weights: HashMap<(usize, usize, Interpolation), Weights>,
+    /// The crop after the horizontal pass, planar.
+    narrow: Vec<u8>,
+    /// One row of sums.
+    sums: Vec<i32>,
+}
+
+impl ResizeScratch {
+    /// Sizes whose weights are kept; many images of different sizes must not fill the memory.
+    const MAX_KEPT: usize = 64;
+
+    fn prepare(&mut self, from: usize, to: usize, interpolation: Interpolation) {
+        if self.weights.len() > Self::MAX_KEPT {
+            self.weights.clear();
+        }
+        self.weights.entry((from, to, interpolation)).or_insert_with(|| Weights::new(from, to, interpolation));
+    }
+}
+
+/// Crops `image` (`[height, width, 3]`), resizes the crop to `side` x `side`, mirrors it if `flip`, and writes it planar
+/// (`[3, side, side]`) to `out`.
+///
+/// # Panics
+/// When the crop is empty or leaves the image, or `out` has another length.
+pub fn resized_crop(
+    image: ArrayView3<'_, u8>,
+    crop: CropBox,
+    side: usize,
+    interpolation: Interpolation,
+    flip: bool,
+    scratch: &mut ResizeScratch,
+    out: &mut [u8],
+) {
+    assert_eq!(out.len(), 3 * side * side, "a patch of side {side} has another length");
+    assert!(crop.height > 0 && crop.width > 0, "an empty crop");
+    scratch.prepare(crop.width, side, interpolation);
+    scratch.prepare(crop.height, side, interpolation);
+    let ResizeScratch { weights, narrow, sums } = scratch;
+    let across = &weights[&(crop.width, side, interpolation)];
+    let down = &weights[&(crop.height, side, interpolation)];
+
+    let image = image.as_standard_layout();
+    let row_bytes = image.dim().1 * 3;
+    let pixels = image.as_slice().unwrap_or_default();
+    narrow.resize(3 * crop.height * side, 0);
+    let plane = crop.height * side;
+    for y in 0..crop.height {
+        let row = &pixels[(crop.top + y) * row_bytes..][crop.left * 3..][..crop.width * 3];
+        across.resize_row(row, flip, &mut narrow[y * side..], plane, side);
+    }
+    for (narrow, out) in narrow.chunks_exact(plane).zip(out.chunks_exact_mut(side * side)) {
+        down.resize_columns(narrow, out, side, sums);
+    }
+}
+
+/// The weights of a resize along one axis.
+#[derive(Debug)]
+struct Weights {
+    /// For every output pixel, the first input pixel and where its weights lie.
+    spans: Vec<Span>,
+    weights: Vec<i32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    first: usize,
+    start: usize,
+    count: usize,
+}
+
+/// Fraction bits of the weights: 32 less 8 for the values and 2 for the overshoot of the filter and the sign.
+const BITS: u32 = 22;
+const HALF: i32 = 1 << (BITS - 1);
+
+fn round_and_clip(sum: i32) -> u8 {
+    (sum >> BITS).clamp(0, 255) as u8
+}
+
+impl Weights {
+    fn new(from: usize, to: usize, interpolation: Interpolation) -> Self {
+        let scale = from as f64 / to as f64;
+        let stretch = scale.max(1.0);
+        let support = interpolation.support() * stretch;
+        let mut all = Self { spans: Vec::with_capacity(to), weights: Vec::new() };
+        for pixel in 0..to {
+            let centre = (pixel as f64 + 0.5) * scale;
+            // Casts cut off at zero, as wanted here.
+            let first = (centre - support + 0.5) as usize;
+            let end = ((centre + support + 0.5) as usize).min(from);
+            let position = |input: usize| (input as f64 - centre + 0.5) * (1.0 / stretch);
+            all.push(first, (first..end).map(|input| interpolation.weight(position(input))).collect());
+        }
+        all
+    }
+
+    /// Appends the weights of one output pixel, scaled to a sum of one.
+    fn push(&mut self, first: usize, weights: Vec<f64>) {
+        let sum: f64 = weights.iter().sum();
+        self.spans.push(Span { first, start: self.weights.len(), count: weights.len() });
+        let fixed = weights.iter().map(|weight| (weight / sum * f64::from(1 << BITS)).round() as i32);
+        self.weights.extend(fixed);
+    }
+
+    fn of(&self, span: Span) -> &[i32] {
+        &self.weights[span.start..span.start + span.count]
+    }
+
+    /// Resizes one interleaved row and writes it to the three planes of `out`, mirrored if `flip`.
+    fn resize_row(&self, row: &[u8], flip: bool, out: &mut [u8], plane: usize, side: usize) {
+        for (pixel, &span) in self.spans.iter().enumerate() {
+            let inputs = row[3 * span.first..].chunks_exact(3);
+            let (mut red, mut green, mut blue) = (HALF, HALF, HALF);
+            for (input, weight) in inputs.zip(self.of(span)) {
+                red += i32::from(input[0]) * weight;
+                green += i32::from(input[1]) * weight;
+                blue += i32::from(input[2]) * weight;
+            }
+            let x = if flip { side - 1 - pixel } else { pixel };
+            out[x] = round_and_clip(red);
+            out[plane + x] = round_and_clip(green);
+            out[2 * plane + x] = round_and_clip(blue);
+        }
+    }
+
+    /// Resizes all columns of one plane, a whole row at a time.
+    fn resize_columns(&self, plane: &[u8], out: &mut [u8], width: usize, sums: &mut Vec<i32>) {
+        for (&span, out) in self.spans.iter().zip(out.chunks_exact_mut(width)) {
+            sums.clear();
+            sums.resize(width, HALF);
+            let rows = plane[span.first * width..].chunks_exact(width);
+            for (row, weight) in rows.zip(self.of(span)) {
+                sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += i32::from(value) * weight);
+            }
+            out.iter_mut().zip(sums.iter()).for_each(|(out, &sum)| *out = round_and_clip(sum));
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Sets of images: opening them by name, and what is known about an opened one.
+//!
+//! Each form of data set is a module that fills a [`Dataset`]; a new one is a module here, an arm in [`open`] and an
+//! entry in the repository's `data` folder.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use ndarray::{CowArray, Ix3};
+
+use crate::error::DataError;
+
+mod cifar;
+mod fingerprint;
+mod image_folder;
+mod store;
+mod synthetic;
+
+use fingerprint::Hasher;
+use store::Store;
+
+/// Where a data set is looked for when no folder is given, relative to the working folder.
+pub const DEFAULT_ROOT: &str = "data";
+
+/// The names that [`open`] understands.
+pub const NAMES: [&str; 4] = ["synthetic", "cifar10", "cifar100", "folder"];
+
+/// The half of a data set to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// What is learned from.
+    Train,
+    /// What is scored.
+    Test,
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        })
+    }
+}
+
+/// What to do with a file that has the name of an image but does not decode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBadImage {
+    /// Refuse the set, or the batch, naming the file.
+    Fail,
+    /// Leave the file out and list it in [`Dataset::skipped`].
+    Skip,
+}
+
+/// How to open a data set.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// One of [`NAMES`].
+    pub name: String,
+    /// The folder of the set or, for sets that unpack to a folder of a known name, its parent; [`DEFAULT_ROOT`] when
+    /// `None`. Ignored by the synthetic set.
+    pub root: Option<PathBuf>,
+    /// Accept fewer images than the official count.
+    pub partial: bool,
+    /// What to do with files that do not decode.
+    pub on_bad_image: OnBadImage,
+}
+
+impl OpenOptions {
+    fn root(&self) -> &Path {
+        self.root.as_deref().unwrap_or(Path::new(DEFAULT_ROOT))
+    }
+}
+
+/// A file that was left out of the set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadImage {
+    /// The file.
+    pub path: PathBuf,
+    /// Why it did not decode.
+    pub reason: String,
+}
+
+/// Opens the `split` of the data set that the options name.
+///
+/// # Errors
+/// When the name is unknown, a folder or file is missing, damaged or inconsistent, or the number of images is not the
+/// official one (fewer are accepted with [`OpenOptions::partial`]).
+pub fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
+    match options.name.as_str() {
+        "synthetic" => Ok(synthetic::open(split)),
+        "cifar10" => cifar::open_cifar10(options, split),
+        "cifar100" => cifar::open_cifar100(options, split),
+        "folder" => image_folder::open(options, split),
+        name => Err(DataError::UnknownDataset { name: name.to_owned(), known: NAMES.join(", ") }),
+    }
+}
+
+/// What a reader found out about a set besides its images and labels.
+#[derive(Debug, Default)]
+struct About {
+    name: String,
+    split: String,
+    /// The form of the files and where they are, in words.
+    form: String,
+    expected: Option<usize>,
+    synthetic: bool,
+    class_names: Vec<String>,
+    skipped: Vec<BadImage>,
+}
+
+/// An opened set of RGB images, with or without labels.
+///
+/// Cloning is cheap: clones and subsets share the images.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// The split as it was opened.
+    whole: Arc<Whole>,
+    labels: Option<Arc<[u32]>>,
+    /// The images of the store that belong to this subset; `None` means all.
+    rows: Option<Arc<[usize]>>,
+}
+
+#[derive(Debug)]
+struct Whole {
+    about: About,
+    store: Store,
+    labels: Option<Arc<[u32]>>,
+    /// The hash of the split, computed when first asked for.
+    fingerprint: OnceLock<u64>,
+}
+
+impl Dataset {
+    fn new(about: About, store: Store, labels: Option<Vec<u32>>) -> Self {
+        let labels: Option<Arc<[u32]>> = labels.map(Arc::from);
+        let whole = Whole { about, store, labels: labels.clone(), fingerprint: OnceLock::new() };
+        Self { whole: Arc::new(whole), labels, rows: None }
+    }
+
+    /// The name the set was opened by.
+    pub fn name(&self) -> &str {
+        &self.whole.about.name
+    }
+
+    /// One line for reports: the split, its form, where it came from, and how much of it there is.
+    pub fn description(&self) -> String {
+        let About { name, split, form, expected, skipped, .. } = &self.whole.about;
+        let found = self.whole.store.len();
+        let count = match expected {
+            Some(expected) if found != *expected => format!("{} of {} records", grouped(found), grouped(*expected)),
+            _ => format!("{} images", grouped(found)),
+        };
+        let mut line = format!("{name} {split}: {form}, {count}");
+        if !skipped.is_empty() {
+            line += &format!(", {} bad images skipped", grouped(skipped.len()));
+        }
+        if let Some(rows) = &self.rows {
+            line += &format!(", subset of {}", grouped(rows.len()));
+        }
+        line
+    }
+
+    /// The number of images.
+    pub fn len(&self) -> usize {
+        self.rows.as_ref().map_or(self.whole.store.len(), |rows| rows.len())
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The class of every image, an index into [`Dataset::class_names`]; `None` for images without labels.
+    pub fn labels(&self) -> Option<&[u32]> {
+        self.labels.as_deref()
+    }
+
+    /// The names of the classes, in the order of the labels; empty for images without labels.
+    pub fn class_names(&self) -> &[String] {
+        &self.whole.about.class_names
+    }
+
+    /// The official number of images of the split, where there is one.
+    pub fn expected_len(&self) -> Option<usize> {
+        self.whole.about.expected
+    }
+
+    /// Whether the opened split had fewer images than the official one; taking a subset does not change the answer.
+    pub fn is_partial(&self) -> bool {
+        self.expected_len().is_some_and(|expected| self.whole.store.len() < expected)
+    }
+
+    /// Whether the images were generated by code.
+    pub fn is_synthetic(&self) -> bool {
+        self.whole.about.synthetic
+    }
+
+    /// The files that were left out because they do not decode ([`OnBadImage::Skip`]).
+    pub fn skipped(&self) -> &[BadImage] {
+        &self.whole.about.skipped
+    }
+
+    /// The pixels of one image, `[height, width, 3]` in RGB: borrowed when the set is held in memory, else decoded.
+    ///
+    /// # Errors
+    /// When the index is out of range, or the file cannot be read or decoded.
+    pub fn image(&self, index: usize) -> Result<CowArray<'_, u8, Ix3>, DataError> {
+        self.whole.store.image(self.row(index)?)
+    }
+
+    /// The images of the given indices, in that order; an index may be repeated.
+    ///
+    /// # Errors
+    /// When an index is out of range.
+    pub fn subset(&self, indices: &[usize]) -> Result<Self, DataError> {
+        let rows: Vec<usize> = indices.iter().map(|&index| self.row(index)).collect::<Result<_, _>>()?;
+        let labels = self.labels().map(|labels| indices.iter().map(|&index| labels[index]).collect());
+        Ok(Self { labels, rows: Some(rows.into()), ..self.clone() })
+    }
+
+    /// A hash of the split's name, its class names, labels and images (bytes where they are held as records, relative
+    /// paths and sizes where they are files), and of the subset taken. The same on every machine.
+    pub fn fingerprint(&self) -> u64 {
+        let whole = *self.whole.fingerprint.get_or_init(|| self.whole.hash());
+        let Some(rows) = &self.rows else { return whole };
+        let mut hasher = Hasher::default();
+        hasher.number(whole);
+        rows.iter().for_each(|&row| hasher.number(row as u64));
+        hasher.finish()
+    }
+
+    fn row(&self, index: usize) -> Result<usize, DataError> {
+        let len = self.len();
+        let out_of_range = DataError::IndexOutOfRange { index, len };
+        match &self.rows {
+            Some(rows) => rows.get(index).copied().ok_or(out_of_range),
+            None if index < len => Ok(index),
+            None => Err(out_of_range),
+        }
+    }
+}
+
+impl Whole {
+    fn hash(&self) -> u64 {
+        let mut hasher = Hasher::default();
+        hasher.text(&self.about.name);
+        hasher.text(&self.about.split);
+        self.about.class_names.iter().for_each(|name| hasher.text(name));
+        self.labels.iter().flat_map(|labels| labels.iter()).for_each(|&label| hasher.number(u64::from(label)));
+        self.store.hash_into(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Refuses a split whose number of images is not the official one, unless fewer are allowed.
+fn check_count(options: &OpenOptions, split: Split, path: &Path, found: usize, expected: usize) -> Result<(), DataError> {
+    let (name, path) = (options.name.clone(), path.to_owned());
+    if found > expected {
+        return Err(DataError::TooManyRecords { name, split, path, found, expected });
+    }
+    if found == 0 || (found < expected && !options.partial) {
+        return Err(DataError::TooFewRecords { name, split, path, found, expected });
+    }
+    Ok(())
+}
+
+/// A number with commas between the thousands.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let comma = |(place, digit): (usize, char)| {
+        let wants_comma = place > 0 && (digits.len() - place).is_multiple_of(3);
+        if wants_comma { format!(",{digit}") } else { String::from(digit) }
+    };
+    digits.chars().enumerate().map(comma).collect()
+}

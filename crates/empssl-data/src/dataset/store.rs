@@ -1,0 +1,134 @@
+//! Where the pixels are: decoded in memory, or in files that are decoded when asked for.
+
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array3, ArrayView3, CowArray, Ix3};
+
+use super::fingerprint::Hasher;
+use crate::error::DataError;
+
+/// The images of a split.
+#[derive(Debug)]
+pub(crate) enum Store {
+    /// Records of one size, as generated or as read from record files.
+    Records {
+        /// All pixels, image after image, each `[side, side, 3]`.
+        pixels: Vec<u8>,
+        /// Height and width of every image.
+        side: usize,
+    },
+    /// Image files.
+    Files {
+        /// The folder that the hash takes the paths relative to.
+        root: PathBuf,
+        /// The files.
+        files: Vec<ImageFile>,
+        /// All images decoded, if they are small.
+        decoded: Option<Decoded>,
+    },
+}
+
+/// One image file.
+#[derive(Clone, Debug)]
+pub(crate) struct ImageFile {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// Its size in bytes.
+    pub(crate) bytes: u64,
+}
+
+/// Decoded images of any sizes in one piece of memory.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    pixels: Vec<u8>,
+    frames: Vec<Frame>,
+}
+
+#[derive(Debug)]
+struct Frame {
+    start: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Decoded {
+    /// Room for `bytes` of pixels.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self { pixels: Vec::with_capacity(bytes), frames: Vec::new() }
+    }
+
+    /// Appends an image.
+    pub(crate) fn push(&mut self, image: &Array3<u8>) {
+        let (height, width, _) = image.dim();
+        self.frames.push(Frame { start: self.pixels.len(), height, width });
+        self.pixels.extend(image.iter());
+    }
+}
+
+impl Store {
+    /// The number of images.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Records { pixels, side } => pixels.len() / (side * side * 3),
+            Self::Files { files, .. } => files.len(),
+        }
+    }
+
+    /// The pixels of image `row`, which must exist.
+    pub(crate) fn image(&self, row: usize) -> Result<CowArray<'_, u8, Ix3>, DataError> {
+        match self {
+            Self::Records { pixels, side } => Ok(view(pixels, row * side * side * 3, *side, *side)),
+            Self::Files { decoded: Some(Decoded { pixels, frames }), .. } => {
+                let Frame { start, height, width } = frames[row];
+                Ok(view(pixels, start, height, width))
+            }
+            Self::Files { files, .. } => decode(&files[row].path).map(CowArray::from),
+        }
+    }
+
+    /// Adds the records' bytes, or the files' relative paths and sizes.
+    pub(crate) fn hash_into(&self, hasher: &mut Hasher) {
+        match self {
+            Self::Records { pixels, side } => {
+                hasher.number(*side as u64);
+                hasher.bytes(pixels);
+            }
+            Self::Files { root, files, .. } => {
+                for ImageFile { path, bytes } in files {
+                    let relative = path.strip_prefix(root).unwrap_or(path);
+                    relative.iter().for_each(|part| hasher.bytes(part.as_encoded_bytes()));
+                    hasher.number(*bytes);
+                }
+            }
+        }
+    }
+}
+
+fn view(pixels: &[u8], start: usize, height: usize, width: usize) -> CowArray<'_, u8, Ix3> {
+    let pixels = &pixels[start..start + height * width * 3];
+    ArrayView3::from_shape((height, width, 3), pixels).expect("the slice has the length of its shape").into()
+}
+
+/// Decodes a JPEG or PNG file to `[height, width, 3]`; grey images are repeated over the channels, an alpha channel is
+/// dropped, as Pillow's conversion to RGB does.
+pub(crate) fn decode(path: &Path) -> Result<Array3<u8>, DataError> {
+    let image = reader(path)?.decode().map_err(|error| bad(path, error))?.into_rgb8();
+    let (width, height) = image.dimensions();
+    let shape = (height as usize, width as usize, 3);
+    Array3::from_shape_vec(shape, image.into_raw()).map_err(|error| bad(path, error))
+}
+
+/// The (width, height) in the header of an image file.
+pub(crate) fn dimensions(path: &Path) -> Result<(u32, u32), DataError> {
+    reader(path)?.into_dimensions().map_err(|error| bad(path, error))
+}
+
+/// A reader that goes by the content of the file: some PNG files are named `.JPEG`.
+fn reader(path: &Path) -> Result<image::ImageReader<std::io::BufReader<std::fs::File>>, DataError> {
+    let reader = image::ImageReader::open(path).map_err(|error| DataError::io(path, error))?;
+    reader.with_guessed_format().map_err(|error| DataError::io(path, error))
+}
+
+fn bad(path: &Path, reason: impl ToString) -> DataError {
+    DataError::BadImage { path: path.to_owned(), reason: reason.to_string() }
+}

@@ -1,0 +1,223 @@
+//! Everything that can go wrong between a folder of images and a batch of patches.
+
+use std::path::{Path, PathBuf};
+
+use crate::dataset::Split;
+
+/// Why a set could not be opened, an image not be read, or a batch not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// No data set has this name.
+    #[error("unknown data set `{name}`: the known ones are {known}")]
+    UnknownDataset {
+        /// The name as given.
+        name: String,
+        /// The names that would have been understood.
+        known: String,
+    },
+    /// The folder of a data set is not there.
+    #[error("no folder with {what} at {}: {hint}", path.display())]
+    MissingFolder {
+        /// What was looked for.
+        what: String,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What to do about it.
+        hint: String,
+    },
+    /// A file that belongs to the set is not there.
+    #[error("missing file {}: {hint}", path.display())]
+    MissingFile {
+        /// The file.
+        path: PathBuf,
+        /// What to do about it.
+        hint: String,
+    },
+    /// The operating system refused to read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A record file ends inside a record.
+    #[error(
+        "truncated record file {}: found {bytes} bytes, expected a multiple of {record_bytes}; fetch or unpack it again",
+        path.display()
+    )]
+    TruncatedRecords {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        bytes: usize,
+        /// The size of one record in bytes.
+        record_bytes: usize,
+    },
+    /// A record carries a label that no class has.
+    #[error(
+        "label out of range in {}: record {record} has {kind} label {found}, expected less than {expected}",
+        path.display()
+    )]
+    LabelOutOfRange {
+        /// The file.
+        path: PathBuf,
+        /// The record within the file, counted from 0.
+        record: usize,
+        /// Which label of the record: `class`, `coarse` or `fine`.
+        kind: &'static str,
+        /// The label found.
+        found: u8,
+        /// The number of classes.
+        expected: usize,
+    },
+    /// A list of class names has the wrong length.
+    #[error("wrong number of classes in {}: found {found}, expected {expected}", path.display())]
+    ClassCount {
+        /// The file or folder with the classes.
+        path: PathBuf,
+        /// Classes found.
+        found: usize,
+        /// Classes expected.
+        expected: usize,
+    },
+    /// The split has fewer images than the official set.
+    #[error(
+        "incomplete {name} {split} split in {}: found {found} images, expected {expected}; \
+         allow a partial set to use it as it is",
+        path.display()
+    )]
+    TooFewRecords {
+        /// The data set.
+        name: String,
+        /// The split.
+        split: Split,
+        /// Where it was opened.
+        path: PathBuf,
+        /// Images found.
+        found: usize,
+        /// Official number of images.
+        expected: usize,
+    },
+    /// The split has more images than the official set.
+    #[error(
+        "not the official {name} {split} split in {}: found {found} images, expected {expected}; \
+         open it as `folder`, or remove what does not belong there",
+        path.display()
+    )]
+    TooManyRecords {
+        /// The data set.
+        name: String,
+        /// The split.
+        split: Split,
+        /// Where it was opened.
+        path: PathBuf,
+        /// Images found.
+        found: usize,
+        /// Official number of images.
+        expected: usize,
+    },
+    /// A folder holds no image, at any depth.
+    #[error("no images in {}: expected files ending in .jpg, .jpeg or .png", path.display())]
+    NoImages {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A class folder holds no image.
+    #[error("empty class folder {}: put images into it or remove it", path.display())]
+    EmptyClass {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// An image lies beside the class folders, so it has no class.
+    #[error("image without a class: {} lies beside class folders; move it into one or remove it", path.display())]
+    StrayImage {
+        /// The image.
+        path: PathBuf,
+    },
+    /// The two splits of a tree disagree about the classes.
+    #[error("class folder `{class}` is in {} but not in {}: both splits need the same classes", present.display(), absent.display())]
+    SplitsDiffer {
+        /// The class.
+        class: String,
+        /// The split folder that has it.
+        present: PathBuf,
+        /// The split folder that lacks it.
+        absent: PathBuf,
+    },
+    /// Folders are nested so deeply that a link probably leads back to its parent.
+    #[error("folders nest too deeply at {}: look for a link that leads back to a parent", path.display())]
+    NestedTooDeeply {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file has the name of an image, but does not decode.
+    #[error("bad image {}: {reason}", path.display())]
+    BadImage {
+        /// The file.
+        path: PathBuf,
+        /// The decoder's reason.
+        reason: String,
+    },
+    /// Every image of the split was skipped as bad.
+    #[error("all {skipped} images in {} are bad; the first: {first}", path.display())]
+    OnlyBadImages {
+        /// The folder.
+        path: PathBuf,
+        /// How many were skipped.
+        skipped: usize,
+        /// The first of them with its reason.
+        first: String,
+    },
+    /// There is no image of this index.
+    #[error("image index {index} is out of range: the set has {len} images")]
+    IndexOutOfRange {
+        /// The index asked for.
+        index: usize,
+        /// The number of images.
+        len: usize,
+    },
+    /// A setting has a value that cannot work.
+    #[error("`{key}` is {found}, expected {expected}")]
+    BadSetting {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What would have worked.
+        expected: String,
+    },
+    /// Incomplete batches are dropped and the set does not fill a single one.
+    #[error("{images} images do not fill one batch of {batch_size}: lower the batch size or keep incomplete batches")]
+    TooFewImages {
+        /// Images in the set.
+        images: usize,
+        /// Images per batch.
+        batch_size: usize,
+    },
+    /// The operating system gave no thread.
+    #[error("cannot start the loader's threads: {reason}")]
+    NoThreads {
+        /// The system's reason.
+        reason: String,
+    },
+    /// A thread of the loader died without leaving an error.
+    #[error("the loader stopped before batch {batch}: one of its threads panicked, see the message above")]
+    LoaderStopped {
+        /// The first batch that was not delivered.
+        batch: usize,
+    },
+}
+
+impl DataError {
+    /// Wraps a failed read of `path`.
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+
+    /// Says that `key` has a value that cannot work.
+    pub(crate) fn setting(key: &'static str, found: impl ToString, expected: impl Into<String>) -> Self {
+        Self::BadSetting { key, found: found.to_string(), expected: expected.into() }
+    }
+}

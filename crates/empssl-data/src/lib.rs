@@ -1,0 +1,52 @@
+//! Images to augmented patches to batches, without libtorch.
+//!
+//! The data flows through four rooms, in this order:
+//!
+//! 1. [`dataset`] opens a set of images by name: [`open`] gives a [`Dataset`].
+//! 2. [`augment`] holds the image operations of the published recipe, each with the integer arithmetic of Pillow.
+//! 3. [`patch`] draws the parameters of a patch and applies them: [`PatchSampler`].
+//! 4. [`loader`] walks a set in batches with worker threads: [`PatchLoader`] yields [`PatchBatch`].
+//!
+//! [`rng`] is the counter-based generator behind every random draw, [`picture`] paints what the network sees.
+//!
+//! Letters in shapes: `n` patches per image, `b` images per batch, `s` the side of a patch in pixels.
+//!
+//! ```
+//! use empssl_data::{LoaderConfig, OnBadImage, OpenOptions, Order, PatchConfig, PatchLoader, PatchSampler, Split, View};
+//!
+//! # fn main() -> Result<(), empssl_data::DataError> {
+//! let options = OpenOptions { name: "synthetic".into(), root: None, partial: false, on_bad_image: OnBadImage::Fail };
+//! let images = empssl_data::open(&options, Split::Test)?.subset(&[0, 1, 2, 3, 4, 5])?;
+//! let sampler = PatchSampler::new(&PatchConfig::cifar32())?;
+//! let config = LoaderConfig {
+//!     n_patches: 2,
+//!     batch_size: 3,
+//!     view: View::Augmented,
+//!     order: Order::Shuffled,
+//!     drop_last: true,
+//!     seed: 0,
+//!     epoch: 0,
+//!     first_batch: 0,
+//!     n_workers: 1,
+//!     prefetch: 1,
+//! };
+//! for batch in PatchLoader::new(&images, &sampler, &config)? {
+//!     assert_eq!(batch?.patches.shape(), [2, 3, 3, 32, 32]);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod augment;
+pub mod dataset;
+pub mod error;
+pub mod loader;
+mod maths;
+pub mod patch;
+pub mod picture;
+pub mod rng;
+
+pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, open};
+pub use error::DataError;
+pub use loader::{LoaderConfig, Order, PatchBatch, PatchLoader, View};
+pub use patch::{PatchConfig, PatchKey, PatchSampler};

@@ -1,0 +1,85 @@
+//! The objective, forward and backward, in closed form and as published.
+//!
+//! `empssl/*` is [`EmpSslLoss::backward`]; `reference/*` is the published formula (tsb0601/EMP-SSL `loss.py:76-90`,
+//! `main.py:76-102`): a loop over the patches, a `d x d` log-determinant each, gradients by autograd. Both run on the
+//! same libtorch with the same threads, on unit rows, and end with the gradient in `z.grad()`.
+//!
+//! The reference at n = 200 takes over ten seconds an iteration and runs only when it is asked for by name:
+//! `cargo bench -p empssl-loss -- reference/n200_b100_d1024`.
+
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
+use tch::{Device, Kind, Tensor};
+
+/// n, b and d.
+const SIZES: [[i64; 3]; 4] = [[20, 100, 1024], [200, 100, 1024], [20, 100, 512], [5, 512, 128]];
+
+fn closed_form(c: &mut Criterion) {
+    let loss = EmpSslLoss::new(&EmpSslLossConfig::paper()).expect("the published settings are valid");
+    let mut group = c.benchmark_group("empssl");
+    group.sample_size(50).measurement_time(Duration::from_secs(4)).warm_up_time(Duration::from_secs(1));
+    for size in SIZES {
+        let z = unit_rows(size);
+        group.bench_function(id(size), |bencher| {
+            bencher.iter(|| {
+                let leaf = z.detach().set_requires_grad(true);
+                loss.backward(&leaf).expect("the projections are valid");
+                leaf.grad()
+            });
+        });
+    }
+}
+
+fn reference(c: &mut Criterion) {
+    let config = EmpSslLossConfig::paper();
+    let mut group = c.benchmark_group("reference");
+    group.sample_size(10).measurement_time(Duration::from_secs(4)).warm_up_time(Duration::from_secs(1));
+    for size in SIZES.into_iter().filter(is_wanted) {
+        let z = unit_rows(size);
+        group.bench_function(id(size), |bencher| {
+            bencher.iter(|| {
+                let leaf = z.detach().set_requires_grad(true);
+                published(&leaf, &config).backward();
+                leaf.grad()
+            });
+        });
+    }
+}
+
+/// The official functions, statement by statement.
+fn published(z: &Tensor, config: &EmpSslLossConfig) -> Tensor {
+    let patches = z.unbind(0);
+    let mean = z.mean_dim([0i64].as_slice(), false, None::<Kind>);
+    let mut similarity = Tensor::zeros([], (Kind::Float, Device::Cpu));
+    let mut rate = Tensor::zeros([], (Kind::Float, Device::Cpu));
+    for patch in &patches {
+        similarity += Tensor::cosine_similarity(patch, &mean, 1, 1e-8).mean(None::<Kind>);
+        rate += log_det(patch, config.eps_sq) * 0.5;
+    }
+    (similarity * config.invariance_weight + rate * config.coding_rate_weight) * (-1.0 / patches.len() as f64)
+}
+
+fn log_det(patch: &Tensor, eps_sq: f64) -> Tensor {
+    let (b, d) = (patch.size()[0], patch.size()[1]);
+    let identity = Tensor::eye(d, (Kind::Float, Device::Cpu));
+    (identity + patch.transpose(0, 1).matmul(patch) * (d as f64 / (b as f64 * eps_sq))).logdet()
+}
+
+fn unit_rows(size: [i64; 3]) -> Tensor {
+    tch::manual_seed(1);
+    let z = Tensor::randn(size, (Kind::Float, Device::Cpu));
+    &z / z.norm_scalaropt_dim(2, [2i64].as_slice(), true)
+}
+
+fn id([n, b, d]: [i64; 3]) -> String {
+    format!("n{n}_b{b}_d{d}")
+}
+
+fn is_wanted([n, ..]: &[i64; 3]) -> bool {
+    *n < 200 || std::env::args().any(|argument| argument.contains("reference/n200"))
+}
+
+criterion_group!(benches, closed_form, reference);
+criterion_main!(benches);

@@ -1,0 +1,56 @@
+//! The EMP-SSL objective: how far each image's patches agree, and how much room the images take up.
+//!
+//! For the projections of `n` patches of each of `b` images, `z` of shape `[n, b, d]`, the training loss is
+//! (arXiv 2304.03977, sections 2 and 3; tsb0601/EMP-SSL `main.py:76-102`, `loss.py:76-90`)
+//!
+//! ```text
+//! loss = - invariance_weight  * mean over patches and images of cos(z_ij, m_j)        m_j = mean of image j's patches
+//!        - coding_rate_weight * mean over patches of R(Z_i)        R(Z) = 1/2 log det(I + d / (b eps_sq) Z^T Z)
+//! ```
+//!
+//! [`EmpSslLoss`] computes the value *and* the gradient in closed form, batched over the patches: one Cholesky
+//! factorisation of a `b x b` (or `d x d`, whichever is smaller) matrix per patch serves both, and no graph is built.
+//! The parts stand alone as [`TotalCodingRate`] and [`PatchInvariance`].
+//!
+//! # Use with an encoder of your own
+//!
+//! The crate knows tensors only: no network, data set, file or optimizer. Rows need not be normalised, though the
+//! method normalises them. A batch that was gathered from several processes is simply a larger `b`: compute the
+//! gradient on the whole and keep your slice of it.
+//!
+//! ```
+//! use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
+//! use tch::{Device, Kind, Tensor};
+//!
+//! # let (n, b, d) = (4, 8, 16);
+//! # let weight = Tensor::randn([12, d], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+//! # let encoder = |patches: &Tensor| patches.matmul(&weight);
+//! # let patches = Tensor::randn([n * b, 12], (Kind::Float, Device::Cpu));
+//! let loss = EmpSslLoss::new(&EmpSslLossConfig::paper())?;
+//! let z = encoder(&patches); // [n * b, d], patch-major: row i * b + j is patch i of image j
+//! let z = z.view([n, b, d]);
+//! let terms = loss.backward(&z)?; // the gradient now sits in the encoder's parameters
+//! println!("{:.3} = total, {:.3} nats of coding rate", terms.total.double_value(&[]), terms.coding_rate.double_value(&[]));
+//! # assert!(weight.grad().abs().sum(Kind::Float).double_value(&[]) > 0.0);
+//! # assert!(terms.total.double_value(&[]).is_finite());
+//! # Ok::<(), empssl_loss::LossError>(())
+//! ```
+//!
+//! # Precision and devices
+//!
+//! Float64 input is computed in float64; float32, half and bfloat16 input in float32. A gradient has the type of its
+//! input. Everything stays on the input's device and nothing is read back to the host, so shapes and types are checked
+//! but values are not: projections that are not finite give terms and gradients that are not finite (see
+//! [`LossTerms`]), never an error or a panic. On CUDA, leave TF32 off for matrix products while the loss runs: its ten
+//! bits are too few for the Gram matrices.
+
+mod coding_rate;
+mod error;
+mod input;
+mod invariance;
+mod objective;
+
+pub use coding_rate::TotalCodingRate;
+pub use error::LossError;
+pub use invariance::PatchInvariance;
+pub use objective::{EmpSslLoss, EmpSslLossConfig, LossTerms};

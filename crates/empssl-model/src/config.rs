@@ -1,0 +1,135 @@
+//! How large a network is, checked before it is built.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ModelError;
+
+/// What comes before the residual stages (tsb0601/EMP-SSL `model/model.py:9-31`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stem {
+    /// A 3x3 convolution of stride 1 and no pooling: 32-pixel patches keep their size (`resnet18-cifar`).
+    Cifar,
+    /// The ImageNet stem; the reference's `resnet18-tinyimagenet` replaces only the average pool, by an equal one.
+    TinyImagenet,
+    /// A 7x7 convolution of stride 2, then 3x3 max-pooling of stride 2 (`resnet18-imagenet`).
+    Imagenet,
+}
+
+/// The residual block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Block {
+    /// Two 3x3 convolutions: ResNet-18 and -34.
+    Basic,
+    /// 1x1, 3x3 and 1x1 convolutions, the last with four times the channels, the stride on the 3x3: ResNet-50.
+    Bottleneck,
+}
+
+impl Block {
+    /// Channels that a block of `planes` inner channels puts out, as a multiple of `planes`.
+    pub(crate) fn expansion(self) -> i64 {
+        match self {
+            Block::Basic => 1,
+            Block::Bottleneck => 4,
+        }
+    }
+}
+
+/// A residual network without its classifier.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResNetConfig {
+    /// The block that the stages are made of.
+    pub block: Block,
+    /// Blocks in each of the four stages.
+    pub layers: [i64; 4],
+    /// Channels of the stem and of the first stage; each later stage doubles them. 64 in the published networks.
+    pub base_width: i64,
+    /// What comes before the stages.
+    pub stem: Stem,
+}
+
+impl ResNetConfig {
+    /// ResNet-18: 512 channels out.
+    pub fn resnet18(stem: Stem) -> Self {
+        Self { block: Block::Basic, layers: [2, 2, 2, 2], base_width: 64, stem }
+    }
+
+    /// ResNet-34: 512 channels out.
+    pub fn resnet34(stem: Stem) -> Self {
+        Self { layers: [3, 4, 6, 3], ..Self::resnet18(stem) }
+    }
+
+    /// ResNet-50: 2048 channels out.
+    pub fn resnet50(stem: Stem) -> Self {
+        Self { block: Block::Bottleneck, ..Self::resnet34(stem) }
+    }
+
+    /// The width of the pooled output.
+    pub fn width(&self) -> i64 {
+        self.base_width * 8 * self.block.expansion()
+    }
+
+    fn check(&self) -> Result<(), ModelError> {
+        check_positive("resnet.base_width", self.base_width)?;
+        self.layers.iter().try_for_each(|&blocks| check_positive("resnet.layers", blocks))
+    }
+}
+
+/// The whole network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// The backbone.
+    pub resnet: ResNetConfig,
+    /// h: the width of the pre-feature layer, which is evaluated, and of the projector's hidden layer. Published: 4096.
+    pub hidden: i64,
+    /// d: the width of the projections. Published: 1024.
+    pub projection: i64,
+}
+
+impl NetworkConfig {
+    /// The published heads on a backbone of choice.
+    pub fn paper(resnet: ResNetConfig) -> Self {
+        Self { resnet, hidden: 4096, projection: 1024 }
+    }
+
+    /// Refuses sizes that are not positive.
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
+        self.resnet.check()?;
+        check_positive("hidden", self.hidden)?;
+        check_positive("projection", self.projection)
+    }
+}
+
+fn check_positive(key: &'static str, found: i64) -> Result<(), ModelError> {
+    if found > 0 { Ok(()) } else { Err(ModelError::Config { key, found }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_are_those_of_the_published_networks() {
+        assert_eq!(ResNetConfig::resnet18(Stem::Cifar).width(), 512);
+        assert_eq!(ResNetConfig::resnet34(Stem::Imagenet).width(), 512);
+        assert_eq!(ResNetConfig::resnet50(Stem::Imagenet).width(), 2048);
+    }
+
+    #[test]
+    fn sizes_must_be_positive() {
+        let good = NetworkConfig::paper(ResNetConfig::resnet18(Stem::Cifar));
+        assert_eq!(good.check().map_err(|e| e.to_string()), Ok(()));
+        let mut bad = [good.clone(), good.clone(), good.clone(), good];
+        bad[0].resnet.base_width = 0;
+        bad[1].resnet.layers[2] = 0;
+        bad[2].hidden = -1;
+        bad[3].projection = 0;
+        let messages = bad.map(|config| config.check().unwrap_err().to_string());
+        for (message, key) in messages.iter().zip(["resnet.base_width", "resnet.layers", "hidden", "projection"]) {
+            assert!(message.contains(key) && message.contains("at least 1"), "{message}");
+        }
+    }
+}

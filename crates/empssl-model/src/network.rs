@@ -1,0 +1,211 @@
+//! Encoder and projector as one network.
+
+use std::fmt;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::config::NetworkConfig;
+use crate::layers::{BatchNorm, Linear, Mode};
+use crate::resnet::ResNet;
+use crate::scope::{Registry, Scope};
+use crate::{ModelError, state};
+
+/// What one forward pass gives for `N` patches.
+#[derive(Debug)]
+pub struct Embedding {
+    /// The pooled output of the backbone, `[N, width]`.
+    pub backbone: Tensor,
+    /// The output of the pre-feature layer, `[N, h]`, which is evaluated; the reference's `z_pre`.
+    pub features: Tensor,
+    /// The output of the projector with rows of length 1, `[N, d]`, which is trained on; the reference's `z`.
+    pub projections: Tensor,
+}
+
+/// Backbone, pre-feature layer and projector; the reference's `encoder` (tsb0601/EMP-SSL `model/model.py:33-53`).
+pub struct Network {
+    config: NetworkConfig,
+    registry: Registry,
+    resnet: ResNet,
+    pre_feature: Hidden,
+    projector: Projector,
+}
+
+impl Network {
+    /// Builds a network with fresh weights from libtorch's global generator: call `tch::manual_seed` before.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] when a size is not positive, [`ModelError::Kind`] unless `kind` is float32 or float64.
+    pub fn new(config: &NetworkConfig, kind: Kind, device: Device) -> Result<Self, ModelError> {
+        config.check()?;
+        if !matches!(kind, Kind::Float | Kind::Double) {
+            return Err(ModelError::Kind { found: kind });
+        }
+        let mut registry = Registry::new(kind, device);
+        let mut root = registry.root();
+        let resnet = ResNet::new(root.sub("backbone"), &config.resnet);
+        let pre_feature = Hidden::new(&mut root.sub("pre_feature"), config.resnet.width(), config.hidden);
+        let projector = Projector::new(root.sub("projection"), config);
+        Ok(Self { config: config.clone(), registry, resnet, pre_feature, projector })
+    }
+
+    /// All three outputs for patches `[N, 3, s, s]`, patch-major, of the network's type and on its device.
+    ///
+    /// # Panics
+    /// When [`Self::check_input`] refuses the patches.
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Embedding {
+        let (backbone, features) = self.backbone_and_features(x, mode);
+        let projections = self.projector.forward(&features, mode);
+        Embedding { backbone, features, projections }
+    }
+
+    /// The features alone, `[N, h]`, without the cost of the projector.
+    ///
+    /// # Panics
+    /// When [`Self::check_input`] refuses the patches.
+    pub fn encode(&self, x: &Tensor, mode: Mode) -> Tensor {
+        self.backbone_and_features(x, mode).1
+    }
+
+    fn backbone_and_features(&self, x: &Tensor, mode: Mode) -> (Tensor, Tensor) {
+        if let Err(refusal) = self.check_input(x, mode) {
+            panic!("{refusal}");
+        }
+        let backbone = self.resnet.forward(x, mode);
+        let features = self.pre_feature.forward(&backbone, mode);
+        (backbone, features)
+    }
+
+    /// Checks what [`Self::forward`] asks of its input.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] unless `x` is `[N, 3, s, s]`, not empty, of the network's type and on its device, and in
+    /// [`Mode::Train`] has at least two patches: the heads' BatchNorm knows no variance of one.
+    pub fn check_input(&self, x: &Tensor, mode: Mode) -> Result<(), ModelError> {
+        let least = if mode == Mode::Train { 2 } else { 1 };
+        let size = x.size();
+        let fits = matches!(size[..], [n, 3, height, width] if n >= least && height > 0 && width > 0);
+        let (kind, device) = (self.registry.kind(), self.registry.device());
+        if fits && x.kind() == kind && x.device() == device {
+            return Ok(());
+        }
+        Err(ModelError::Input {
+            expected: format!("{kind:?} patches [N, 3, s, s] on {device:?} with N of {least} or more"),
+            found: format!("{:?} {size:?} on {:?}", x.kind(), x.device()),
+        })
+    }
+
+    /// The configuration this network was built from.
+    pub fn config(&self) -> &NetworkConfig {
+        &self.config
+    }
+
+    /// The type of its weights.
+    pub fn kind(&self) -> Kind {
+        self.registry.kind()
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        self.registry.device()
+    }
+
+    /// The backbone, whose parts can be run one by one.
+    pub fn resnet(&self) -> &ResNet {
+        &self.resnet
+    }
+
+    /// From the backbone's pooled output `[N, width]` to the whole embedding.
+    pub fn heads(&self, backbone: Tensor, mode: Mode) -> Embedding {
+        let features = self.pre_feature.forward(&backbone, mode);
+        let projections = self.projector.forward(&features, mode);
+        Embedding { backbone, features, projections }
+    }
+
+    /// The trainable tensors by their official names (`backbone.conv1.weight`, `pre_feature.0.weight`,
+    /// `projection.3.bias`, ...), in the order in which PyTorch's optimizers see them.
+    pub fn parameters(&self) -> &[(String, Tensor)] {
+        self.registry.parameters()
+    }
+
+    /// Parameters and buffers by their official names, in PyTorch's `state_dict` order.
+    ///
+    /// The tensors carry no graph but share their memory with the network: they change as it trains.
+    pub fn state_dict(&self) -> Vec<(String, Tensor)> {
+        state::detached(self.registry.state())
+    }
+
+    /// The part of [`Self::state_dict`] that belongs to the backbone, under torchvision's names (`conv1.weight`, ...).
+    pub fn backbone_state_dict(&self) -> Vec<(String, Tensor)> {
+        state::detached(&state::backbone_part(self.registry.state()))
+    }
+
+    /// Copies weights into the network, where it lives and in the type it has.
+    ///
+    /// Strict, and all or nothing: when one key is missing, unexpected, repeated or of another form, none is copied.
+    /// Floating-point numbers of any width are converted to the network's own. A `module.` in front of every key, which
+    /// PyTorch's `DataParallel` puts there, is dropped.
+    ///
+    /// # Errors
+    /// [`ModelError::State`], which names every key at fault.
+    pub fn load_state_dict(&mut self, given: &[(String, Tensor)]) -> Result<(), ModelError> {
+        state::load(self.registry.state(), &state::without_module_prefix(given))
+    }
+
+    /// Copies a torchvision ResNet's weights into the backbone, as strictly as [`Self::load_state_dict`] does.
+    ///
+    /// The classifier that such a file may hold (`fc.weight` and `fc.bias`) has no place here and is left out.
+    ///
+    /// # Errors
+    /// [`ModelError::State`], which names every key at fault.
+    pub fn load_backbone_state_dict(&mut self, given: &[(String, Tensor)]) -> Result<(), ModelError> {
+        let given = state::without_classifier(state::without_module_prefix(given));
+        state::load(&state::backbone_part(self.registry.state()), &given)
+    }
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, device) = (self.kind(), self.device());
+        f.debug_struct("Network").field("config", &self.config).field("kind", &kind).field("device", &device).finish()
+    }
+}
+
+/// A linear layer, its norm and a ReLU: layers 0, 1 and 2 of a `Sequential`.
+struct Hidden {
+    linear: Linear,
+    norm: BatchNorm,
+}
+
+impl Hidden {
+    fn new(scope: &mut Scope<'_>, from: i64, to: i64) -> Self {
+        Self { linear: Linear::new(scope.sub(0), from, to), norm: BatchNorm::new(scope.sub(1), to) }
+    }
+
+    fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
+        self.norm.forward_relu(&self.linear.forward(x), mode)
+    }
+}
+
+/// From features to projections of length 1.
+struct Projector {
+    hidden: Hidden,
+    last: Linear,
+}
+
+impl Projector {
+    /// The smallest length that a projection is divided by, as in `F.normalize`.
+    const MIN_NORM: f64 = 1e-12;
+
+    fn new(mut scope: Scope<'_>, config: &NetworkConfig) -> Self {
+        Self {
+            hidden: Hidden::new(&mut scope, config.hidden, config.hidden),
+            last: Linear::new(scope.sub(3), config.hidden, config.projection),
+        }
+    }
+
+    fn forward(&self, features: &Tensor, mode: Mode) -> Tensor {
+        let z = self.last.forward(&self.hidden.forward(features, mode));
+        let length = z.norm_scalaropt_dim(2, [1i64].as_slice(), true).clamp_min(Self::MIN_NORM);
+        z / length
+    }
+}

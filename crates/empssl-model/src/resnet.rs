@@ -1,0 +1,136 @@
+//! The residual backbone, in parts that can be run one by one.
+//!
+//! torchvision's ResNet "v1.5" (the stride of a bottleneck sits on its 3x3 convolution) without classifier; names and
+//! order of names are torchvision's.
+
+use tch::{Kind, Tensor};
+
+use crate::config::{Block, ResNetConfig, Stem};
+use crate::layers::{BatchNorm, Conv, ConvShape, Mode};
+use crate::scope::Scope;
+
+/// A residual network: [`Self::stem`], then each of [`Self::stages`], then [`Self::pool`].
+#[derive(Debug)]
+pub struct ResNet {
+    conv: Conv,
+    norm: BatchNorm,
+    max_pool: bool,
+    stages: [Stage; 4],
+}
+
+/// One of the four residual stages, torchvision's `layer1` to `layer4`.
+#[derive(Debug)]
+pub struct Stage {
+    blocks: Vec<Residual>,
+}
+
+impl ResNet {
+    pub(crate) fn new(mut scope: Scope<'_>, config: &ResNetConfig) -> Self {
+        let width = config.base_width;
+        let conv = stem_conv(&mut scope, config);
+        let norm = BatchNorm::new(scope.sub("bn1"), width);
+        let mut from = width;
+        let stages = std::array::from_fn(|i| {
+            let planes = width << i;
+            let stride = if i == 0 { 1 } else { 2 };
+            let stage = Stage::new(scope.sub(format!("layer{}", i + 1)), config, i, from, stride);
+            from = planes * config.block.expansion();
+            stage
+        });
+        Self { conv, norm, max_pool: config.stem != Stem::Cifar, stages }
+    }
+
+    /// `[N, 3, s, s]` to `[N, w, s, s]` (CIFAR stem) or `[N, w, s/4, s/4]`, with w the base width.
+    pub fn stem(&self, x: &Tensor, mode: Mode) -> Tensor {
+        let x = self.norm.forward_relu(&self.conv.forward(x), mode);
+        if self.max_pool { x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false) } else { x }
+    }
+
+    /// The residual stages in order; each takes what the one before it gave.
+    pub fn stages(&self) -> &[Stage; 4] {
+        &self.stages
+    }
+
+    /// The mean over all positions: `[N, channels, y, x]` to `[N, channels]`.
+    pub fn pool(x: &Tensor) -> Tensor {
+        x.mean_dim([2i64, 3].as_slice(), false, None::<Kind>)
+    }
+
+    /// All parts in order: `[N, 3, s, s]` to `[N, width]`.
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
+        let x = self.stem(x, mode);
+        Self::pool(&self.stages.iter().fold(x, |x, stage| stage.forward(&x, mode)))
+    }
+}
+
+fn stem_conv(scope: &mut Scope<'_>, config: &ResNetConfig) -> Conv {
+    let shape = |kernel, stride| ConvShape { from: 3, to: config.base_width, kernel, stride };
+    match config.stem {
+        // The reference replaces torchvision's convolution by a new one, after torchvision's initialisation.
+        Stem::Cifar => Conv::new_plain(scope, "conv1", shape(3, 1)),
+        Stem::TinyImagenet | Stem::Imagenet => Conv::new(scope, "conv1", shape(7, 2)),
+    }
+}
+
+impl Stage {
+    fn new(mut scope: Scope<'_>, config: &ResNetConfig, index: usize, from: i64, stride: i64) -> Self {
+        let planes = config.base_width << index;
+        let out = planes * config.block.expansion();
+        let block = |i| {
+            let (from, stride) = if i == 0 { (from, stride) } else { (out, 1) };
+            Residual::new(scope.sub(i), config.block, from, planes, stride)
+        };
+        Self { blocks: (0..config.layers[index]).map(block).collect() }
+    }
+
+    /// `[N, channels, y, x]` to the stage's channels; every stage but the first halves y and x.
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
+        self.blocks.iter().fold(x.shallow_clone(), |x, block| block.forward(&x, mode))
+    }
+}
+
+/// A residual block: convolutions, each with its norm, beside a shortcut.
+#[derive(Debug)]
+struct Residual {
+    layers: Vec<(Conv, BatchNorm)>,
+    /// Where the shape changes: a strided 1x1 convolution and its norm.
+    downsample: Option<(Conv, BatchNorm)>,
+}
+
+impl Residual {
+    fn new(mut scope: Scope<'_>, block: Block, from: i64, planes: i64, stride: i64) -> Self {
+        let out = planes * block.expansion();
+        let conv = |from, to, kernel, stride| ConvShape { from, to, kernel, stride };
+        let shapes = match block {
+            Block::Basic => vec![conv(from, planes, 3, stride), conv(planes, planes, 3, 1)],
+            Block::Bottleneck => {
+                vec![conv(from, planes, 1, 1), conv(planes, planes, 3, stride), conv(planes, out, 1, 1)]
+            }
+        };
+        let layers = (1..).zip(shapes).map(|(i, shape)| {
+            let conv = Conv::new(&mut scope, &format!("conv{i}"), shape);
+            (conv, BatchNorm::new(scope.sub(format!("bn{i}")), shape.to))
+        });
+        let layers = layers.collect();
+        let downsample = (stride != 1 || from != out).then(|| {
+            let mut scope = scope.sub("downsample");
+            (Conv::new(&mut scope, "0", conv(from, out, 1, stride)), BatchNorm::new(scope.sub(1), out))
+        });
+        Self { layers, downsample }
+    }
+
+    fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
+        let last = self.layers.len() - 1;
+        let mut out = x.shallow_clone();
+        for (i, (conv, norm)) in self.layers.iter().enumerate() {
+            out = norm.forward(&conv.forward(&out), mode);
+            if i < last {
+                out = out.relu_();
+            }
+        }
+        match &self.downsample {
+            Some((conv, norm)) => out.g_add_(&norm.forward(&conv.forward(x), mode)).relu_(),
+            None => out.g_add_(x).relu_(),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+// See shim.h. Only headers that libtorch_cpu and libc10 satisfy are included, so one binary serves CPU and GPU.
+#include "shim.h"
+
+#include <ATen/Context.h>
+#include <ATen/DeviceAccelerator.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/GradMode.h>
+#include <torch/headeronly/version.h>
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+
+namespace {
+
+char *copy_text(const char *text) { return strdup(text); }
+
+// Runs `body` and turns whatever it throws into an error text.
+template <typename Body> char *guarded(Body body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const c10::Error &error) {
+    return copy_text(error.what_without_backtrace());
+  } catch (const std::exception &error) {
+    return copy_text(error.what());
+  } catch (...) {
+    return copy_text("unknown C++ exception");
+  }
+}
+
+c10::DeviceAllocator *cuda_allocator(int64_t index) {
+  // Makes sure that the device's context and allocator exist before they are asked for statistics.
+  at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
+  TORCH_CHECK(index >= 0 && index < at::detail::getCUDAHooks().deviceCount(), "there is no CUDA device ", index);
+  return c10::getDeviceAllocator(c10::DeviceType::CUDA);
+}
+
+constexpr size_t kAggregate = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+
+} // namespace
+
+void empssl_free(char *text) { std::free(text); }
+
+#define EMPSSL_TEXT(x) #x
+#define EMPSSL_VERSION(major, minor, patch) EMPSSL_TEXT(major) "." EMPSSL_TEXT(minor) "." EMPSSL_TEXT(patch)
+const char *empssl_libtorch_version(void) {
+  return EMPSSL_VERSION(TORCH_VERSION_MAJOR, TORCH_VERSION_MINOR, TORCH_VERSION_PATCH);
+}
+
+char *empssl_libtorch_path(void) {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<void *>(&at::globalContext), &info) == 0 || info.dli_fname == nullptr) {
+    return nullptr;
+  }
+  return copy_text(info.dli_fname);
+}
+
+char *empssl_cuda_device_count(int32_t *registered, int64_t *count) {
+  return guarded([&] {
+    *registered = at::detail::getCUDAHooks().hasCUDA() ? 1 : 0;
+    *count = at::detail::getCUDAHooks().deviceCount();
+  });
+}
+
+char *empssl_device_synchronize(int64_t index) {
+  return guarded([&] { at::detail::getCUDAHooks().deviceSynchronize(static_cast<c10::DeviceIndex>(index)); });
+}
+
+int32_t empssl_get_gradients(void) { return c10::GradMode::is_enabled() ? 1 : 0; }
+
+void empssl_set_gradients(int32_t on) { c10::GradMode::set_enabled(on != 0); }
+
+char *empssl_set_tf32(int32_t allowed) {
+  return guarded([&] {
+    at::globalContext().setAllowTF32CuDNN(allowed != 0);
+    at::globalContext().setAllowTF32CuBLAS(allowed != 0);
+  });
+}
+
+char *empssl_get_tf32(int32_t *convolutions, int32_t *products) {
+  return guarded([&] {
+    *convolutions = at::globalContext().allowTF32CuDNN() ? 1 : 0;
+    *products = at::globalContext().allowTF32CuBLAS() ? 1 : 0;
+  });
+}
+
+char *empssl_set_deterministic(int32_t on) {
+  return guarded([&] {
+    if (on != 0) {
+      // cuBLAS reads this when its first handle is made; without it libtorch refuses deterministic products.
+      setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
+    }
+    at::globalContext().setDeterministicAlgorithms(on != 0, /*warn_only=*/false);
+    // NaN-filling of fresh memory would cost a pass over every buffer and changes no result of ours.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+    at::globalContext().setDeterministicCuDNN(on != 0);
+    at::globalContext().setBenchmarkCuDNN(on == 0);
+  });
+}
+
+char *empssl_get_deterministic(int32_t *on) {
+  return guarded([&] { *on = at::globalContext().deterministicAlgorithms() ? 1 : 0; });
+}
+
+char *empssl_get_device_memory(int64_t index, empssl_device_memory *out) {
+  return guarded([&] {
+    const auto device = static_cast<c10::DeviceIndex>(index);
+    auto *allocator = cuda_allocator(index);
+    const auto stats = allocator->getDeviceStats(device);
+    const auto memory = allocator->getMemoryInfo(device);
+    out->allocated = static_cast<uint64_t>(stats.allocated_bytes[kAggregate].current);
+    out->peak = static_cast<uint64_t>(stats.allocated_bytes[kAggregate].peak);
+    out->reserved = static_cast<uint64_t>(stats.reserved_bytes[kAggregate].current);
+    out->free = memory.first;
+    out->total = memory.second;
+  });
+}
+
+char *empssl_reset_peak_device_memory(int64_t index) {
+  return guarded([&] { cuda_allocator(index)->resetPeakStats(static_cast<c10::DeviceIndex>(index)); });
+}

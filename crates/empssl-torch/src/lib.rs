@@ -1,0 +1,22 @@
+//! What tch lacks, as safe Rust over one C++ shim.
+//!
+//! tch binds the operators of libtorch, but not its switches, its memory accounting or its devices' absence. This
+//! crate is the one room for that, and the one room of C++: [`device`] opens CUDA at run time and says why it cannot,
+//! [`precision`] holds the TF32 switches, [`determinism`] the reproducibility switches, [`memory`] the peak memory of
+//! a device, [`failure`] turns the panics of tch's plain operators (out of memory above all) into errors, and
+//! [`version`] tells which libtorch is running.
+//!
+//! **Invariant:** the shim is linked against libtorch_cpu and libc10 only, so one binary serves CPU and GPU.
+//! **Invariant:** nothing here knows networks, images or recipes.
+
+pub mod determinism;
+pub mod device;
+pub mod failure;
+mod ffi;
+pub mod memory;
+pub mod precision;
+pub mod version;
+
+pub use device::{DeviceChoice, DeviceError};
+pub use failure::{TorchFailure, catch};
+pub use ffi::ShimError;

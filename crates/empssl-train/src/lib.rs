@@ -1,0 +1,25 @@
+//! How EMP-SSL moves: the optimizer, its schedule, checkpoints and the training loop.
+//!
+//! - [`lars`]: [`Lars`], layer-wise adaptive rate scaling around Nesterov SGD, as the official `LARSWrapper` does it;
+//! - [`schedule`]: [`CosineSchedule`], the learning rate of each step, a pure function of the step;
+//! - [`checkpoint`]: [`Checkpoint`], everything that a run needs to go on in another process;
+//! - [`memory`]: what a step needs, and what to say when there is too little;
+//! - [`trainer`]: [`Trainer`], the loop itself, to be read from top to bottom.
+//!
+//! **Invariant:** nothing here knows labels, accuracy or the format of recipes. Whoever wants to watch a run gives the
+//! trainer an [`Observer`].
+
+pub mod checkpoint;
+pub mod error;
+pub mod lars;
+pub mod memory;
+pub mod observer;
+pub mod schedule;
+pub mod trainer;
+
+pub use checkpoint::Checkpoint;
+pub use error::TrainError;
+pub use lars::{Lars, LarsConfig};
+pub use observer::{Observer, StepRecord};
+pub use schedule::CosineSchedule;
+pub use trainer::{BatchSource, CheckpointPlan, Outcome, TrainConfig, Trainer, network_input};

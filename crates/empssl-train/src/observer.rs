@@ -1,0 +1,41 @@
+//! Who watches a run: progress bars, logs, monitors.
+
+use crate::error::TrainError;
+
+/// What is known about one logged step.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct StepRecord {
+    /// Steps done so far in the whole run, the first being 1.
+    pub step: u64,
+    /// The epoch the step belongs to, from 0.
+    pub epoch: u64,
+    /// The learning rate it was taken with.
+    pub lr: f64,
+    /// The objective, `invariance_weight * invariance - coding_rate_weight * coding_rate`.
+    pub loss: f64,
+    /// Minus the mean cosine of each projection with its image's mean projection.
+    pub invariance: f64,
+    /// The mean total coding rate R of a patch view.
+    pub coding_rate: f64,
+    /// Patches trained on per second since the record before.
+    pub patches_per_s: f64,
+    /// Seconds of training since this process began to train.
+    pub seconds: f64,
+}
+
+/// Watches a run. Every method may do nothing.
+pub trait Observer {
+    /// A step was issued. Called after each; the device may still be computing, so nothing may be read from it here.
+    fn on_step(&mut self, _step: u64, _n_steps: u64) {}
+
+    /// The metrics of a step were read.
+    ///
+    /// # Errors
+    /// An error ends the run.
+    fn on_record(&mut self, _record: &StepRecord) -> Result<(), TrainError> {
+        Ok(())
+    }
+}
+
+/// Watches nothing.
+impl Observer for () {}

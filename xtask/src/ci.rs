@@ -1,0 +1,6 @@
+//! ci
+use crate::failure::Outcome;
+use crate::workspace::Workspace;
+pub(crate) fn run(_: &Workspace) -> Outcome {
+    Ok(())
+}

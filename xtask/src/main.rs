@@ -1,0 +1,109 @@
+//! The project's tasks, one file each: `cargo xtask TASK`.
+//!
+//! This crate starts processes and renders reports.
+//! It links neither libtorch nor any of our crates, so that every task begins within seconds on a bare machine.
+
+mod ci;
+mod failure;
+mod process;
+mod report;
+mod reproduce;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Outcome;
+use crate::workspace::Workspace;
+
+/// What every `--help` ends with.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    a check failed: a test, a lint, a bar of the report, the time limit
+  2    wrong usage, such as an unknown recipe or a missing --data
+  3    libtorch could not be provided
+  4    a program we started failed (the build, training, evaluation)
+  5    a report could not be read or written
+  130  interrupted";
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Project tasks of empssl", after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Provide libtorch 2.11.0 in .libtorch, without root and without any variable set by hand
+    ///
+    /// A LIBTORCH you have set is checked and used as it is.
+    /// Otherwise the wheels of PyTorch are installed into .libtorch with pip: a small set for the CPU (0.55 GB to
+    /// download), or the full CUDA set where an NVIDIA driver is present.
+    Setup(setup::Args),
+    /// Train, evaluate and report, from nothing to a page to read
+    ///
+    /// Without arguments: the synthetic set with the quick recipe, some minutes on two CPU cores.
+    Reproduce(reproduce::Args),
+    /// Write report.md and report.html of a run again from what its folder holds
+    Report(report::Args),
+    /// Run every test of the workspace
+    Test(test::Args),
+    /// Everything that must hold before a change is merged
+    Ci,
+    /// Measure the house rules no compiler checks
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let task = Cli::parse().task;
+    match run(&task, &Workspace::locate()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(task: &Task, workspace: &Workspace) -> Outcome {
+    match task {
+        Task::Setup(args) => setup::run(args, workspace),
+        Task::Reproduce(args) => reproduce::run(args, workspace),
+        Task::Report(args) => report::run(args),
+        Task::Test(args) => test::run(args, workspace),
+        Task::Ci => ci::run(workspace),
+        Task::Tidy => tidy::run(workspace),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_every_task_and_every_exit_code() {
+        let help = Cli::command().render_help().to_string();
+        for word in ["setup", "reproduce", "report", "test", "ci", "tidy", "Exit codes", "130  interrupted"] {
+            assert!(help.contains(word), "`{word}` is missing from:\n{help}");
+        }
+        for code in failure::Code::ALL {
+            assert!(
+                EXIT_CODES.contains(&format!("\n  {:<4} ", code as u8)),
+                "exit code {} is undocumented",
+                code as u8
+            );
+        }
+    }
+}

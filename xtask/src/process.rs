@@ -1,0 +1,130 @@
+//! Starting programs, and what an interrupt means while they run.
+
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::failure::{Code, Failure, Outcome};
+
+/// Interrupts seen since [`watch_interrupts`].
+static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
+
+/// How often a running program is asked whether it has ended.
+const POLL: Duration = Duration::from_millis(50);
+
+/// From now on an interrupt no longer ends this program at once: the program it started, which shares the terminal and
+/// so receives the interrupt as well, is given the time to save, and the task can say where the run is.
+pub(crate) fn watch_interrupts() {
+    // A handler that is already in place is this one.
+    let _ = ctrlc::set_handler(|| {
+        INTERRUPTS.fetch_add(1, Ordering::SeqCst);
+    });
+}
+
+fn interrupts() -> usize {
+    INTERRUPTS.load(Ordering::SeqCst)
+}
+
+/// Prints the command and runs it on our terminal; anything but success is a failure with `code`.
+pub(crate) fn run(command: &mut Command, code: Code) -> Outcome {
+    eprintln!("$ {}", shown(command));
+    let mut child = command.spawn().map_err(|error| not_started(command, &error))?;
+    let status = wait(&mut child)?;
+    if interrupts() > 0 {
+        return Err(Failure::new(Code::Interrupted, format!("interrupted during `{}`", shown(command))));
+    }
+    if status.success() { Ok(()) } else { Err(failed(command, status, code)) }
+}
+
+/// Runs the command silently and returns what it printed.
+pub(crate) fn output(command: &mut Command) -> Outcome<String> {
+    let output = command.output().map_err(|error| not_started(command, &error))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let message = format!("`{}` failed ({}): {}", shown(command), output.status, said.trim());
+        return Err(Failure::new(Code::Child, message));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn wait(child: &mut Child) -> Outcome<ExitStatus> {
+    let mut told = false;
+    loop {
+        let ended = child.try_wait().map_err(|error| Failure::new(Code::Child, format!("cannot wait: {error}")))?;
+        if let Some(status) = ended {
+            return Ok(status);
+        }
+        match interrupts() {
+            0 => {}
+            1 if told => {}
+            1 => {
+                eprintln!("interrupted: waiting for the program to save; interrupt again to stop it at once");
+                told = true;
+            }
+            _ => {
+                let _ = child.kill();
+            }
+        }
+        thread::sleep(POLL);
+    }
+}
+
+fn not_started(command: &Command, error: &std::io::Error) -> Failure {
+    let program = command.get_program().to_string_lossy();
+    Failure::new(Code::Child, format!("cannot start `{program}`: {error}"))
+}
+
+fn failed(command: &Command, status: ExitStatus, code: Code) -> Failure {
+    Failure::new(code, format!("`{}` failed ({status}); its own message is above", shown(command)))
+}
+
+/// The command as one would type it, with the program's folder left out.
+pub(crate) fn shown(command: &Command) -> String {
+    let program = std::path::Path::new(command.get_program());
+    let name = program.file_name().unwrap_or(program.as_os_str());
+    std::iter::once(name)
+        .chain(command.get_args())
+        .map(|word| quoted(&word.to_string_lossy()))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_shown_as_typed() {
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", "print('a b')", ""]);
+        assert_eq!(shown(&command), r"python3 -c 'print('\''a b'\'')' ''");
+    }
+
+    #[test]
+    fn a_failing_program_is_named_with_its_status() {
+        let failure = run(Command::new("sh").args(["-c", "exit 7"]), Code::Check).unwrap_err();
+        assert_eq!(failure.code, Code::Check);
+        assert!(failure.to_string().contains("exit status: 7"), "{failure}");
+    }
+
+    #[test]
+    fn a_missing_program_is_a_sentence() {
+        let failure = output(&mut Command::new("no-such-program-here")).unwrap_err();
+        assert!(failure.to_string().starts_with("cannot start `no-such-program-here`"), "{failure}");
+    }
+
+    #[test]
+    fn output_returns_what_was_printed() {
+        assert_eq!(output(Command::new("echo").arg("hello")).unwrap(), "hello\n");
+    }
+}

@@ -1,0 +1,127 @@
+//! report.md: the page in plain Markdown.
+
+use std::fmt::Write;
+
+use super::model::{Bar, ProbePoint, Published, Report, Row, Step};
+use super::{Page, text};
+
+/// Steps shown in the table that stands for the curves.
+const SAMPLED_STEPS: usize = 12;
+
+pub(crate) fn render(page: &Page) -> String {
+    let report = &page.report;
+    let warnings: String =
+        text::warnings(report).iter().map(|warning| format!("> **{}**\n>\n", escape(warning))).collect();
+    let sections = [
+        format!("# {}\n", escape(&report.title)),
+        warnings.trim_end_matches(">\n").to_owned(),
+        format!("{}\n", escape(&text::verdict(report))),
+        section("Accuracy", &accuracy(page)),
+        section("What the run had to show", &report.bars.iter().map(bar).collect::<String>()),
+        section("Training", &page.steps.as_deref().map(training).unwrap_or_default()),
+        section("Linear probe by epoch", &probe_curve(&report.probe_curve)),
+        section(
+            "Patches as the network sees them",
+            if page.patches.is_some() { "![patches](patches.png)\n" } else { "" },
+        ),
+        section("How it was made", &facts(report)),
+        section("Images left out", &skipped(report)),
+        section("Not shown", &page.gaps().iter().map(|gap| format!("- {gap}\n")).collect::<String>()),
+        section("The resolved recipe", &format!("```toml\n{}\n```\n", report.recipe_toml.trim_end())),
+    ];
+    sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+/// A section, or nothing where there is nothing to say.
+fn section(title: &str, body: &str) -> String {
+    if body.is_empty() { String::new() } else { format!("## {title}\n\n{body}") }
+}
+
+fn accuracy(page: &Page) -> String {
+    let head = table(&["Encoder", "Probe", "Top-1", "Top-5", "Labelled", "Test", "Time", "Peak memory", "Setting"]);
+    let measured: String = page.rows().into_iter().map(measured).collect();
+    let published: String = page.report.comparable().iter().map(published).collect();
+    format!("{head}{measured}{published}\n{}\n", text::TABLE_NOTE)
+}
+
+fn measured(row: &Row) -> String {
+    line(&[
+        row.encoder.label(),
+        row.probe.label(),
+        &text::percent(row.top1),
+        &row.top5.map_or(String::new(), text::percent),
+        &text::count(row.n_train),
+        &text::count(row.n_test),
+        &row.seconds.map_or(String::new(), text::duration),
+        &row.peak_bytes.map_or(String::new(), text::peak),
+        row.setting.as_deref().unwrap_or_default(),
+    ])
+}
+
+fn published(row: &Published) -> String {
+    line(&[
+        "published, not measured here",
+        &row.probe,
+        &text::percent(row.top1),
+        "",
+        "",
+        "",
+        "",
+        "",
+        &text::source(row),
+    ])
+}
+
+fn bar(bar: &Bar) -> String {
+    let word = if bar.holds { "met" } else { "**not met**" };
+    format!("- {word}: {}, {} ({})\n", escape(&bar.what), text::number(bar.measured), bar.bound())
+}
+
+fn training(steps: &[Step]) -> String {
+    let mut table = table(&["Step", "Loss", "Invariance", "Coding rate", "Learning rate"]);
+    let stride = steps.len().div_ceil(SAMPLED_STEPS).max(1);
+    let last = steps.len().saturating_sub(1);
+    let sampled = steps.iter().enumerate().filter(|(i, _)| i % stride == 0 || *i == last);
+    for (_, step) in sampled {
+        let figures = [step.step, step.loss, step.invariance, step.coding_rate, step.lr].map(text::number);
+        table += &line(&figures.each_ref().map(String::as_str));
+    }
+    if steps.is_empty() { String::new() } else { table }
+}
+
+fn probe_curve(points: &[ProbePoint]) -> String {
+    let mut table = table(&["Encoder", "Epoch", "Test top-1"]);
+    for point in points {
+        table += &line(&[point.encoder.label(), &text::number(point.epoch), &text::percent(point.test_top1)]);
+    }
+    if points.is_empty() { String::new() } else { table }
+}
+
+fn facts(report: &Report) -> String {
+    let mut table = table(&["", ""]);
+    for (name, value) in text::facts(report) {
+        table += &line(&[name, &value]);
+    }
+    table
+}
+
+fn skipped(report: &Report) -> String {
+    report.skipped_images.iter().map(|image| format!("- `{}`: {}\n", image.path, escape(&image.reason))).collect()
+}
+
+fn table(head: &[&str]) -> String {
+    format!("{}|{}\n", line(head), " --- |".repeat(head.len()))
+}
+
+fn line(cells: &[&str]) -> String {
+    cells.iter().fold("|".to_owned(), |mut line, cell| {
+        // Writing to a string cannot fail.
+        let _ = write!(line, " {} |", escape(cell).replace('|', "\\|").replace('\n', " "));
+        line
+    }) + "\n"
+}
+
+/// Keeps text from being read as markup or HTML.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('*', "\\*").replace('_', "\\_").replace('`', "\\`")
+}

@@ -1,0 +1,245 @@
+//! What a run folder says: `report.json` by its schema (docs/report.schema.json), and the log of the steps.
+//!
+//! Keys we do not know are left alone: a newer `empssl` may write more than this task shows.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::failure::{Code, Context, Failure, Outcome};
+
+/// The version of report.json this task reads.
+const SCHEMA_VERSION: u64 = 1;
+
+/// report.json.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Report {
+    schema_version: u64,
+    pub(crate) title: String,
+    pub(crate) dataset: String,
+    pub(crate) dataset_description: String,
+    pub(crate) synthetic: bool,
+    pub(crate) partial: bool,
+    pub(crate) partial_counts: Option<PartialCounts>,
+    pub(crate) recipe: String,
+    pub(crate) recipe_toml: String,
+    pub(crate) seed: u64,
+    pub(crate) device: String,
+    pub(crate) device_name: String,
+    pub(crate) threads: u64,
+    pub(crate) versions: Versions,
+    pub(crate) commit: Option<String>,
+    pub(crate) command: String,
+    #[serde(default)]
+    pub(crate) skipped_images: Vec<SkippedImage>,
+    pub(crate) model: Model,
+    pub(crate) seconds: Seconds,
+    pub(crate) patches_per_s: Option<f64>,
+    pub(crate) peak_bytes: Option<PeakBytes>,
+    pub(crate) labelled: Labelled,
+    pub(crate) rows: Vec<Row>,
+    #[serde(default)]
+    pub(crate) published: Vec<Published>,
+    #[serde(default)]
+    pub(crate) probe_curve: Vec<ProbePoint>,
+    #[serde(default)]
+    pub(crate) bars: Vec<Bar>,
+}
+
+/// Found and official counts of a set that is not whole.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PartialCounts {
+    pub(crate) train: Option<Counts>,
+    pub(crate) test: Option<Counts>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Counts {
+    pub(crate) found: u64,
+    pub(crate) expected: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Versions {
+    pub(crate) empssl: String,
+    pub(crate) libtorch: String,
+}
+
+/// An image left out because it could not be decoded.
+#[derive(Debug, Deserialize)]
+pub(crate) struct SkippedImage {
+    pub(crate) path: String,
+    pub(crate) reason: String,
+}
+
+/// Sizes of what was trained, and of the training.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Model {
+    pub(crate) parameters: u64,
+    pub(crate) patch_side: u64,
+    pub(crate) n_patches: u64,
+    pub(crate) test_patches: u64,
+    pub(crate) batch_size: u64,
+    pub(crate) steps: u64,
+    pub(crate) epochs: f64,
+    pub(crate) patches_seen: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Seconds {
+    pub(crate) train: f64,
+    pub(crate) evaluate: f64,
+}
+
+/// Most memory in use at once, in bytes; the device's where there is one.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct PeakBytes {
+    pub(crate) host: Option<u64>,
+    pub(crate) device: Option<u64>,
+}
+
+/// How many labelled images the probes learn from and are scored on.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Labelled {
+    pub(crate) n_train: u64,
+    pub(crate) n_train_available: Option<u64>,
+    pub(crate) n_test: u64,
+}
+
+/// One measured accuracy, in percent.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) encoder: Encoder,
+    pub(crate) probe: Probe,
+    pub(crate) top1: f64,
+    pub(crate) top5: Option<f64>,
+    pub(crate) n_train: u64,
+    pub(crate) n_test: u64,
+    pub(crate) seconds: Option<f64>,
+    pub(crate) peak_bytes: Option<PeakBytes>,
+    pub(crate) setting: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Encoder {
+    Trained,
+    Untrained,
+    Pixels,
+}
+
+impl Encoder {
+    /// The word in tables.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Trained => "trained",
+            Self::Untrained => "the same, untrained",
+            Self::Pixels => "raw pixels",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Probe {
+    Linear,
+    Knn,
+}
+
+impl Probe {
+    /// The word in tables.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Linear => "linear probe",
+            Self::Knn => "weighted kNN",
+        }
+    }
+}
+
+/// A figure of the paper, for comparison; never measured here.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Published {
+    pub(crate) probe: String,
+    pub(crate) top1: f64,
+    pub(crate) epochs: Option<f64>,
+    pub(crate) source: String,
+    pub(crate) note: Option<String>,
+}
+
+/// The linear probe's test accuracy after one of its epochs, in percent.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ProbePoint {
+    pub(crate) encoder: Encoder,
+    pub(crate) epoch: f64,
+    pub(crate) test_top1: f64,
+}
+
+/// Something the run had to show.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Bar {
+    pub(crate) what: String,
+    pub(crate) measured: f64,
+    pub(crate) at_least: Option<f64>,
+    pub(crate) at_most: Option<f64>,
+    pub(crate) holds: bool,
+}
+
+impl Bar {
+    /// The bound in words.
+    pub(crate) fn bound(&self) -> String {
+        match (self.at_least, self.at_most) {
+            (Some(least), _) => format!("at least {}", super::text::number(least)),
+            (None, Some(most)) => format!("at most {}", super::text::number(most)),
+            (None, None) => "no bound given".to_owned(),
+        }
+    }
+}
+
+/// One logged step of metrics.jsonl.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Step {
+    pub(crate) step: f64,
+    pub(crate) lr: f64,
+    pub(crate) loss: f64,
+    pub(crate) invariance: f64,
+    pub(crate) coding_rate: f64,
+}
+
+impl Report {
+    /// Reads RUN/report.json.
+    pub(crate) fn read(run: &Path) -> Outcome<Self> {
+        let path = run.join("report.json");
+        if !path.is_file() {
+            let shown = run.display();
+            return Err(Failure::report(format!("{shown} holds no report.json: `empssl eval {shown}` writes it")));
+        }
+        let text = fs::read_to_string(&path).at(Code::Report, "read", &path)?;
+        let report: Self = serde_json::from_str(&text)
+            .map_err(|error| Failure::report(format!("{} is no report: {error}", path.display())))?;
+        if report.schema_version == SCHEMA_VERSION {
+            return Ok(report);
+        }
+        Err(Failure::report(format!(
+            "{} has schema_version {}, but this task reads {SCHEMA_VERSION}: evaluate the run again",
+            path.display(),
+            report.schema_version
+        )))
+    }
+
+    /// The row of an encoder and a probe.
+    pub(crate) fn row(&self, encoder: Encoder, probe: Probe) -> Option<&Row> {
+        self.rows.iter().find(|row| row.encoder == encoder && row.probe == probe)
+    }
+
+    /// The published figures that may stand beside these rows: none beside synthetic images.
+    pub(crate) fn comparable(&self) -> &[Published] {
+        if self.synthetic { &[] } else { &self.published }
+    }
+}
+
+/// The steps of RUN/metrics.jsonl: whole lines with finite numbers, which a run that was cut off may not end with.
+pub(crate) fn steps(run: &Path) -> Option<Vec<Step>> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).ok()?;
+    Some(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}

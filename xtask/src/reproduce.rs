@@ -1,0 +1,252 @@
+//! `cargo xtask reproduce`: setup, release build, training, evaluation, report; one command from nothing to a page.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+
+use crate::failure::{Code, Context, Failure, Outcome};
+use crate::report::{self, Report};
+use crate::workspace::Workspace;
+use crate::{process, setup, workspace};
+
+/// The set that needs no files.
+const SYNTHETIC: &str = "synthetic";
+
+/// What the quick recipe on the synthetic set may take on a CPU, training and evaluation together.
+const QUICK_LIMIT: Duration = Duration::from_secs(600);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which images: a folder of configs/, such as synthetic or cifar10
+    #[arg(long, default_value = SYNTHETIC)]
+    dataset: String,
+    /// Which recipe: a file of configs/DATASET/ without its ending
+    #[arg(long, default_value = "quick")]
+    recipe: String,
+    /// Where the images are; every set but the synthetic one needs it
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Accept a set with fewer records than the official count; the report says how many of how many
+    #[arg(long)]
+    partial: bool,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Seed of everything random; the recipe's own when left out
+    #[arg(long)]
+    seed: Option<u64>,
+    /// What an image that cannot be decoded means
+    #[arg(long, value_enum)]
+    on_bad_image: Option<OnBadImage>,
+    /// Threads that prepare patches
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+    /// Folder of the run; must not hold one yet [default: runs/DATASET-RECIPE-sSEED, numbered when taken]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OnBadImage {
+    /// Stop and name the file
+    Fail,
+    /// Leave it out; the report counts and names those left out
+    Skip,
+}
+
+impl OnBadImage {
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Skip => "skip",
+        }
+    }
+}
+
+impl Args {
+    /// The arguments of one run on the synthetic set, for checks that need a whole run.
+    pub(crate) fn synthetic(recipe: &str, out: PathBuf) -> Self {
+        Self {
+            dataset: SYNTHETIC.to_owned(),
+            recipe: recipe.to_owned(),
+            data: None,
+            partial: false,
+            device: Some("cpu".to_owned()),
+            seed: None,
+            on_bad_image: None,
+            workers: None,
+            out: Some(out),
+        }
+    }
+}
+
+/// Runs the task.
+pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
+    let recipe = recipe_file(args, workspace)?;
+    check_data(args)?;
+    setup::ensure(workspace)?;
+    build(workspace)?;
+    let folder = run_folder(args, &recipe, workspace)?;
+    let shown = workspace.relative(&folder).to_path_buf();
+    process::watch_interrupts();
+    let seconds = train_and_evaluate(args, &recipe, &folder, workspace).map_err(|failure| {
+        // Only an empty folder can be removed: what a failed run left stays for the reader.
+        let kept = fs::remove_dir(&folder).is_err();
+        if kept { Failure::new(failure.code, format!("{failure}; the run is in {}", shown.display())) } else { failure }
+    })?;
+    let report = report::render(&folder)?;
+    print!("\n{}", report::terminal(&report));
+    println!("\nreport: {}\n        {}", shown.join("report.html").display(), shown.join("report.md").display());
+    judge(args, &report, seconds)
+}
+
+/// Refuses a recipe that is not there and names those that are.
+fn recipe_file(args: &Args, workspace: &Workspace) -> Outcome<PathBuf> {
+    let configs = workspace.join("configs");
+    let folder = configs.join(&args.dataset);
+    let file = folder.join(format!("{}.toml", args.recipe));
+    if file.is_file() {
+        return Ok(file);
+    }
+    if !folder.is_dir() {
+        let known = stems(&configs).join(", ");
+        return Err(Failure::usage(format!("there is no data set `{}` in configs/; there are: {known}", args.dataset)));
+    }
+    let known = stems(&folder).join(", ");
+    Err(Failure::usage(format!(
+        "there is no recipe `{}` in configs/{}/; there are: {known}",
+        args.recipe, args.dataset
+    )))
+}
+
+/// The names in a folder without their endings, sorted.
+fn stems(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut stems: Vec<_> =
+        entries.filter_map(|entry| Some(entry.path().file_stem()?.to_string_lossy().into_owned())).collect();
+    stems.sort();
+    stems
+}
+
+fn check_data(args: &Args) -> Outcome {
+    match &args.data {
+        None if args.dataset != SYNTHETIC => Err(Failure::usage(format!(
+            "the set {} is read from files: say where they are with `--data DIR` (data/{}.md tells where to get them)",
+            args.dataset, args.dataset
+        ))),
+        Some(folder) if !folder.exists() => {
+            Err(Failure::usage(format!("--data {}: there is no such folder", folder.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn build(workspace: &Workspace) -> Outcome {
+    let mut cargo = Command::new(workspace::cargo());
+    cargo.args(["build", "--release", "--package", "empssl-cli"]).current_dir(workspace.root());
+    process::run(&mut cargo, Code::Child)
+}
+
+/// A new folder for the run: the one asked for if it holds nothing, else the first free number.
+fn run_folder(args: &Args, recipe: &Path, workspace: &Workspace) -> Outcome<PathBuf> {
+    if let Some(out) = &args.out {
+        let taken = fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
+        if taken {
+            let shown = out.display();
+            return Err(Failure::usage(format!("{shown} is not empty: choose another --out, or leave it out")));
+        }
+        fs::create_dir_all(out).at(Code::Usage, "create the folder", out)?;
+        return Ok(out.clone());
+    }
+    let runs = workspace.join("runs");
+    fs::create_dir_all(&runs).at(Code::Child, "create the folder", &runs)?;
+    let seed = args.seed.or_else(|| seed_of(recipe)).unwrap_or(0);
+    first_free(&runs, &format!("{}-{}-s{seed}", args.dataset, args.recipe))
+}
+
+/// Making the folder is what takes the name, so that two runs started at once get two.
+fn first_free(runs: &Path, name: &str) -> Outcome<PathBuf> {
+    let mut number = 1;
+    loop {
+        let folder = runs.join(if number == 1 { name.to_owned() } else { format!("{name}-{number}") });
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+            made => return made.at(Code::Child, "create the folder", &folder).map(|()| folder),
+        }
+    }
+}
+
+/// The recipe's own seed, for the name of the folder; the program reads the recipe in earnest.
+fn seed_of(recipe: &Path) -> Option<u64> {
+    let text = fs::read_to_string(recipe).ok()?;
+    let keys = text.lines().filter_map(|line| line.split('#').next()?.split_once('='));
+    keys.filter(|(key, _)| key.trim() == "seed").find_map(|(_, value)| value.trim().parse().ok())
+}
+
+fn train_and_evaluate(args: &Args, recipe: &Path, folder: &Path, workspace: &Workspace) -> Outcome<Duration> {
+    let start = Instant::now();
+    process::run(&mut training(args, recipe, folder, workspace), Code::Child)?;
+    process::run(&mut evaluation(args, folder, workspace), Code::Child)?;
+    Ok(start.elapsed())
+}
+
+fn program(workspace: &Workspace) -> Command {
+    Command::new(workspace.target().join("release/empssl"))
+}
+
+fn training(args: &Args, recipe: &Path, folder: &Path, workspace: &Workspace) -> Command {
+    let mut command = program(workspace);
+    command.args(["train", "--dataset", &args.dataset, "--recipe"]).arg(workspace::from_here(recipe));
+    if let Some(data) = &args.data {
+        command.arg("--data").arg(data);
+    }
+    if args.partial {
+        command.arg("--partial");
+    }
+    if let Some(seed) = args.seed {
+        command.args(["--seed", &seed.to_string()]);
+    }
+    if let Some(choice) = args.on_bad_image {
+        command.args(["--on-bad-image", choice.flag()]);
+    }
+    common(&mut command, args);
+    command.arg("--out").arg(workspace::from_here(folder));
+    command
+}
+
+fn evaluation(args: &Args, folder: &Path, workspace: &Workspace) -> Command {
+    let mut command = program(workspace);
+    command.arg("eval").arg(workspace::from_here(folder));
+    common(&mut command, args);
+    command
+}
+
+fn common(command: &mut Command, args: &Args) {
+    if let Some(device) = &args.device {
+        command.args(["--device", device]);
+    }
+    if let Some(workers) = args.workers {
+        command.args(["--workers", &workers.to_string()]);
+    }
+}
+
+/// Fails where a bar of the report is not met or the quick recipe took too long.
+fn judge(args: &Args, report: &Report, took: Duration) -> Outcome {
+    let quick = args.dataset == SYNTHETIC && args.recipe == "quick" && report.device == "cpu";
+    if quick && took > QUICK_LIMIT {
+        return Err(Failure::check(format!(
+            "training and evaluation took {:.1} minutes; the quick recipe must be done within {} on a CPU",
+            took.as_secs_f64() / 60.0,
+            QUICK_LIMIT.as_secs() / 60
+        )));
+    }
+    let missed: Vec<_> = report.bars.iter().filter(|bar| !bar.holds).map(|bar| bar.what.as_str()).collect();
+    if missed.is_empty() { Ok(()) } else { Err(Failure::check(format!("not met: {}", missed.join("; ")))) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! The chain against programs that stand in for cargo's build and for `empssl`.
+
+use super::*;
+
+/// A checkout with two recipes.
+fn checkout() -> (tempfile::TempDir, Workspace) {
+    let folder = tempfile::tempdir().unwrap();
+    let workspace = Workspace::at(folder.path());
+    for recipe in ["synthetic/quick", "synthetic/smoke", "cifar10/quick"] {
+        let file = workspace.join(format!("configs/{recipe}.toml"));
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "name = \"x\"\nseed = 7 # of everything\n").unwrap();
+    }
+    (folder, workspace)
+}
+
+fn args() -> Args {
+    Args { device: None, out: None, ..Args::synthetic("quick", PathBuf::new()) }
+}
+
+#[test]
+fn unknown_names_are_refused_with_those_that_exist() {
+    let (_folder, workspace) = checkout();
+    let refusal = |args: Args| recipe_file(&args, &workspace).unwrap_err().to_string();
+    let message = refusal(Args { recipe: "fast".to_owned(), ..args() });
+    assert_eq!(message, "there is no recipe `fast` in configs/synthetic/; there are: quick, smoke");
+    let message = refusal(Args { dataset: "cifar".to_owned(), ..args() });
+    assert_eq!(message, "there is no data set `cifar` in configs/; there are: cifar10, synthetic");
+    assert!(recipe_file(&args(), &workspace).unwrap().ends_with("configs/synthetic/quick.toml"));
+}
+
+#[test]
+fn a_real_set_needs_a_folder_that_exists() {
+    let cifar = |data: Option<&str>| Args { dataset: "cifar10".to_owned(), data: data.map(PathBuf::from), ..args() };
+    let message = check_data(&cifar(None)).unwrap_err().to_string();
+    assert!(message.contains("--data DIR"), "{message}");
+    let failure = check_data(&cifar(Some("/no/such/folder"))).unwrap_err();
+    assert_eq!(
+        (failure.code, failure.to_string().as_str()),
+        (Code::Usage, "--data /no/such/folder: there is no such folder")
+    );
+    check_data(&cifar(Some("/"))).unwrap();
+    check_data(&args()).unwrap();
+}
+
+#[test]
+fn runs_are_numbered_and_never_overwritten() {
+    let (_folder, workspace) = checkout();
+    let recipe = workspace.join("configs/synthetic/quick.toml");
+    let made = |args: &Args| run_folder(args, &recipe, &workspace).unwrap();
+    let names = [made(&args()), made(&args()), made(&Args { seed: Some(3), ..args() })];
+    let runs = workspace.join("runs");
+    assert_eq!(names, ["synthetic-quick-s7", "synthetic-quick-s7-2", "synthetic-quick-s3"].map(|name| runs.join(name)));
+}
+
+#[test]
+fn a_folder_that_holds_something_is_not_taken() {
+    let (_folder, workspace) = checkout();
+    let recipe = workspace.join("configs/synthetic/quick.toml");
+    let taken = Args { out: Some(workspace.join("configs")), ..args() };
+    let failure = run_folder(&taken, &recipe, &workspace).unwrap_err();
+    assert!(failure.to_string().contains("is not empty: choose another --out"), "{failure}");
+    let fresh = workspace.join("new/run");
+    assert_eq!(run_folder(&Args { out: Some(fresh.clone()), ..args() }, &recipe, &workspace).unwrap(), fresh);
+}
+
+#[test]
+fn every_argument_reaches_the_program_and_no_other_does() {
+    let workspace = Workspace::at(Path::new("/checkout"));
+    let shown = |args: &Args| process::shown(&training(args, Path::new("r.toml"), Path::new("runs/a"), &workspace));
+    assert_eq!(shown(&args()), "empssl train --dataset synthetic --recipe r.toml --out runs/a");
+    let full = Args {
+        dataset: "cifar10".to_owned(),
+        recipe: "quick".to_owned(),
+        data: Some("d".into()),
+        partial: true,
+        device: Some("cuda:1".to_owned()),
+        seed: Some(5),
+        on_bad_image: Some(OnBadImage::Skip),
+        workers: Some(3),
+        out: None,
+    };
+    assert_eq!(
+        shown(&full),
+        "empssl train --dataset cifar10 --recipe r.toml --data d --partial --seed 5 --on-bad-image skip \
+         --device cuda:1 --workers 3 --out runs/a"
+    );
+    let evaluation = evaluation(&full, Path::new("runs/a"), &workspace);
+    assert_eq!(process::shown(&evaluation), "empssl eval runs/a --device cuda:1 --workers 3");
+}
+
+#[test]
+fn a_missed_bar_and_a_slow_quick_run_fail_the_check() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/run");
+    let mut report = Report::read(&fixture).unwrap();
+    let [soon, late] = [60, 601].map(Duration::from_secs);
+    let failure = judge(&args(), &report, soon).unwrap_err();
+    assert_eq!((failure.code, failure.to_string().as_str()), (Code::Check, "not met: kNN: trained minus raw pixels"));
+    report.bars.retain(|bar| bar.holds);
+    judge(&args(), &report, soon).unwrap();
+    let message = judge(&args(), &report, late).unwrap_err().to_string();
+    assert!(message.contains("took 10.0 minutes"), "{message}");
+    judge(&Args { recipe: "one-epoch".to_owned(), ..args() }, &report, late).unwrap();
+    report.device = "cuda:0".to_owned();
+    judge(&args(), &report, late).unwrap();
+}
