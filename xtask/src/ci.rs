@@ -1,6 +1,115 @@
-//! ci
-use crate::failure::Outcome;
-use crate::workspace::Workspace;
-pub(crate) fn run(_: &Workspace) -> Outcome {
+//! `cargo xtask ci`: everything that must hold before a change is merged, cheapest first; the first failure stops it.
+
+mod consumer;
+mod edges;
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::failure::{Code, Failure, Outcome};
+use crate::reproduce::{self, Profile};
+use crate::workspace::{self, Workspace};
+use crate::{process, setup, test, tidy};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only these steps, in their usual order
+    #[arg(value_name = "STEP", value_parser = STEPS.map(|(name, _)| name))]
+    only: Vec<String>,
+}
+
+/// One thing that must hold.
+type Step = (&'static str, fn(&Workspace) -> Outcome);
+
+const STEPS: [Step; 10] = [
+    ("fmt", |workspace| cargo(workspace, &["fmt", "--all", "--check"])),
+    ("tidy", tidy::run),
+    ("edges", edges::run),
+    ("setup", setup::ensure),
+    ("clippy", |workspace| cargo(workspace, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
+    ("test", |workspace| test::run(&test::Args::default(), workspace)),
+    ("doc", |workspace| process::run(&mut doc(workspace), Code::Check)),
+    ("doc-only", doc_without_libtorch),
+    ("consumer", consumer::run),
+    ("smoke", smoke),
+];
+
+/// Runs the task.
+pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
+    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
+    let steps: Vec<_> = STEPS.into_iter().filter(|(name, _)| wanted(name)).collect();
+    run_steps(&steps, workspace)
+}
+
+fn run_steps(steps: &[Step], workspace: &Workspace) -> Outcome {
+    let mut done: Vec<(&str, Duration)> = Vec::new();
+    for (name, step) in steps {
+        eprintln!("\n== {name} ({} of {})", done.len() + 1, steps.len());
+        let start = Instant::now();
+        let outcome = step(workspace);
+        eprintln!("== {name}: {:.1} s", start.elapsed().as_secs_f64());
+        if let Err(failure) = outcome {
+            eprint!("{}", summary(&done));
+            return Err(Failure::new(failure.code, format!("ci stopped at `{name}`: {failure}")));
+        }
+        done.push((name, start.elapsed()));
+    }
+    eprint!("{}", summary(&done));
+    println!("ci: {} of {} steps run, all hold", steps.len(), STEPS.len());
     Ok(())
+}
+
+/// What held, with its seconds.
+fn summary(done: &[(&str, Duration)]) -> String {
+    let lines = done.iter().map(|(name, took)| format!("  held  {:>7.1} s  {name}\n", took.as_secs_f64()));
+    let total: f64 = done.iter().map(|(_, took)| took.as_secs_f64()).sum();
+    format!("\n{}        {total:>7.1} s  in all\n", lines.collect::<String>())
+}
+
+fn cargo(workspace: &Workspace, args: &[&str]) -> Outcome {
+    let mut command = Command::new(workspace::cargo());
+    process::run(command.args(args).current_dir(workspace.root()), Code::Check)
+}
+
+fn doc(workspace: &Workspace) -> Command {
+    let mut command = Command::new(workspace::cargo());
+    command.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").current_dir(workspace.root());
+    command
+}
+
+/// The documentation must build where no libtorch is: the feature keeps torch-sys from looking for one.
+fn doc_without_libtorch(workspace: &Workspace) -> Outcome {
+    let mut command = doc(workspace);
+    process::run(command.args(["--features", "doc-only"]).env("LIBTORCH", "/nonexistent"), Code::Check)
+}
+
+/// Training, evaluation and report on a few synthetic images, with the programs the tests have built.
+fn smoke(workspace: &Workspace) -> Outcome {
+    let out = workspace.target().join("ci-smoke");
+    let _ = fs::remove_dir_all(&out);
+    reproduce::chain(&reproduce::Args::synthetic("smoke", out), workspace, Profile::Dev)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failure_stops_and_is_named() {
+        let steps: [Step; 3] = [
+            ("first", |_| Ok(())),
+            ("second", |_| Err(Failure::check("it broke"))),
+            ("third", |_| panic!("ran after a failure")),
+        ];
+        let failure = run_steps(&steps, &Workspace::locate()).unwrap_err();
+        assert_eq!((failure.code, failure.to_string().as_str()), (Code::Check, "ci stopped at `second`: it broke"));
+        run_steps(&steps[..1], &Workspace::locate()).unwrap();
+    }
+
+    #[test]
+    fn the_summary_adds_up() {
+        let text = summary(&[("a", Duration::from_millis(1500)), ("b", Duration::from_millis(500))]);
+        assert_eq!(text, "\n  held      1.5 s  a\n  held      0.5 s  b\n            2.0 s  in all\n");
+    }
 }

@@ -55,7 +55,7 @@ enum Task {
     /// Run every test of the workspace
     Test(test::Args),
     /// Everything that must hold before a change is merged
-    Ci,
+    Ci(ci::Args),
     /// Measure the house rules no compiler checks
     Tidy,
 }
@@ -77,7 +77,7 @@ fn run(task: &Task, workspace: &Workspace) -> Outcome {
         Task::Reproduce(args) => reproduce::run(args, workspace),
         Task::Report(args) => report::run(args),
         Task::Test(args) => test::run(args, workspace),
-        Task::Ci => ci::run(workspace),
+        Task::Ci(args) => ci::run(args, workspace),
         Task::Tidy => tidy::run(workspace),
     }
 }

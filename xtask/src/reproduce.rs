@@ -36,9 +36,9 @@ pub(crate) struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Seed of everything random; the recipe's own when left out
-    #[arg(long)]
-    seed: Option<u64>,
+    /// Seed of everything random: weights, order and patches
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
     /// What an image that cannot be decoded means
     #[arg(long, value_enum)]
     on_bad_image: Option<OnBadImage>,
@@ -76,7 +76,7 @@ impl Args {
             data: None,
             partial: false,
             device: Some("cpu".to_owned()),
-            seed: None,
+            seed: 0,
             on_bad_image: None,
             workers: None,
             out: Some(out),
@@ -84,24 +84,52 @@ impl Args {
     }
 }
 
+/// How the program is built: the figures are those of the release build, a check of the chain takes what is there.
+#[derive(Clone, Copy)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
+impl Profile {
+    /// Cargo's name of the folder under its target.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
 /// Runs the task.
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
+    chain(args, workspace, Profile::Release)
+}
+
+/// The whole chain with the program of either profile.
+pub(crate) fn chain(args: &Args, workspace: &Workspace, profile: Profile) -> Outcome {
     let recipe = recipe_file(args, workspace)?;
     check_data(args)?;
     setup::ensure(workspace)?;
-    build(workspace)?;
-    let folder = run_folder(args, &recipe, workspace)?;
-    let shown = workspace.relative(&folder).to_path_buf();
+    build(profile, workspace)?;
+    let path = workspace.target().join(profile.folder()).join("empssl");
+    let program = Program { path, commit: commit(workspace) };
+    let folder = run_folder(args, workspace)?;
     process::watch_interrupts();
-    let seconds = train_and_evaluate(args, &recipe, &folder, workspace).map_err(|failure| {
-        // Only an empty folder can be removed: what a failed run left stays for the reader.
-        let kept = fs::remove_dir(&folder).is_err();
-        if kept { Failure::new(failure.code, format!("{failure}; the run is in {}", shown.display())) } else { failure }
-    })?;
+    let took = train_and_evaluate(args, &recipe, &folder, &program).map_err(|failure| keep_run(failure, &folder))?;
     let report = report::render(&folder)?;
+    let shown = workspace::from_here(&folder);
     print!("\n{}", report::terminal(&report));
     println!("\nreport: {}\n        {}", shown.join("report.html").display(), shown.join("report.md").display());
-    judge(args, &report, seconds)
+    judge(args, &report, took)
+}
+
+/// Says where a failed run is. Only an empty folder can be removed: whatever the run left stays for the reader.
+fn keep_run(failure: Failure, folder: &Path) -> Failure {
+    if fs::remove_dir(folder).is_ok() {
+        return failure;
+    }
+    Failure::new(failure.code, format!("{failure}; the run is in {}", workspace::from_here(folder).display()))
 }
 
 /// Refuses a recipe that is not there and names those that are.
@@ -145,14 +173,17 @@ fn check_data(args: &Args) -> Outcome {
     }
 }
 
-fn build(workspace: &Workspace) -> Outcome {
+fn build(profile: Profile, workspace: &Workspace) -> Outcome {
     let mut cargo = Command::new(workspace::cargo());
-    cargo.args(["build", "--release", "--package", "empssl-cli"]).current_dir(workspace.root());
+    cargo.args(["build", "--package", "empssl-cli"]).current_dir(workspace.root());
+    if matches!(profile, Profile::Release) {
+        cargo.arg("--release");
+    }
     process::run(&mut cargo, Code::Child)
 }
 
 /// A new folder for the run: the one asked for if it holds nothing, else the first free number.
-fn run_folder(args: &Args, recipe: &Path, workspace: &Workspace) -> Outcome<PathBuf> {
+fn run_folder(args: &Args, workspace: &Workspace) -> Outcome<PathBuf> {
     if let Some(out) = &args.out {
         let taken = fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
         if taken {
@@ -164,8 +195,7 @@ fn run_folder(args: &Args, recipe: &Path, workspace: &Workspace) -> Outcome<Path
     }
     let runs = workspace.join("runs");
     fs::create_dir_all(&runs).at(Code::Child, "create the folder", &runs)?;
-    let seed = args.seed.or_else(|| seed_of(recipe)).unwrap_or(0);
-    first_free(&runs, &format!("{}-{}-s{seed}", args.dataset, args.recipe))
+    first_free(&runs, &format!("{}-{}-s{}", args.dataset, args.recipe, args.seed))
 }
 
 /// Making the folder is what takes the name, so that two runs started at once get two.
@@ -180,26 +210,39 @@ fn first_free(runs: &Path, name: &str) -> Outcome<PathBuf> {
     }
 }
 
-/// The recipe's own seed, for the name of the folder; the program reads the recipe in earnest.
-fn seed_of(recipe: &Path) -> Option<u64> {
-    let text = fs::read_to_string(recipe).ok()?;
-    let keys = text.lines().filter_map(|line| line.split('#').next()?.split_once('='));
-    keys.filter(|(key, _)| key.trim() == "seed").find_map(|(_, value)| value.trim().parse().ok())
-}
-
-fn train_and_evaluate(args: &Args, recipe: &Path, folder: &Path, workspace: &Workspace) -> Outcome<Duration> {
+fn train_and_evaluate(args: &Args, recipe: &Path, folder: &Path, program: &Program) -> Outcome<Duration> {
     let start = Instant::now();
-    process::run(&mut training(args, recipe, folder, workspace), Code::Child)?;
-    process::run(&mut evaluation(args, folder, workspace), Code::Child)?;
+    process::run(&mut training(args, recipe, folder, program), Code::Child)?;
+    process::run(&mut evaluation(args, folder, program), Code::Child)?;
     Ok(start.elapsed())
 }
 
-fn program(workspace: &Workspace) -> Command {
-    Command::new(workspace.target().join("release/empssl"))
+/// The `empssl` that was built, and the commit it was built from as it goes into the report.
+struct Program {
+    path: PathBuf,
+    commit: Option<String>,
 }
 
-fn training(args: &Args, recipe: &Path, folder: &Path, workspace: &Workspace) -> Command {
-    let mut command = program(workspace);
+impl Program {
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        if let Some(commit) = &self.commit {
+            command.env("EMPSSL_COMMIT", commit);
+        }
+        command
+    }
+}
+
+/// The commit of the checkout, marked where files differ from it; nothing where git cannot tell.
+fn commit(workspace: &Workspace) -> Option<String> {
+    let git = |args: &[&str]| process::output(Command::new("git").args(args).current_dir(workspace.root())).ok();
+    let head = git(&["rev-parse", "--verify", "HEAD"])?;
+    let clean = git(&["status", "--porcelain"])?.trim().is_empty();
+    Some(format!("{}{}", head.trim(), if clean { "" } else { " with uncommitted changes" }))
+}
+
+fn training(args: &Args, recipe: &Path, folder: &Path, program: &Program) -> Command {
+    let mut command = program.command();
     command.args(["train", "--dataset", &args.dataset, "--recipe"]).arg(workspace::from_here(recipe));
     if let Some(data) = &args.data {
         command.arg("--data").arg(data);
@@ -207,9 +250,7 @@ fn training(args: &Args, recipe: &Path, folder: &Path, workspace: &Workspace) ->
     if args.partial {
         command.arg("--partial");
     }
-    if let Some(seed) = args.seed {
-        command.args(["--seed", &seed.to_string()]);
-    }
+    command.args(["--seed", &args.seed.to_string()]);
     if let Some(choice) = args.on_bad_image {
         command.args(["--on-bad-image", choice.flag()]);
     }
@@ -218,8 +259,8 @@ fn training(args: &Args, recipe: &Path, folder: &Path, workspace: &Workspace) ->
     command
 }
 
-fn evaluation(args: &Args, folder: &Path, workspace: &Workspace) -> Command {
-    let mut command = program(workspace);
+fn evaluation(args: &Args, folder: &Path, program: &Program) -> Command {
+    let mut command = program.command();
     command.arg("eval").arg(workspace::from_here(folder));
     common(&mut command, args);
     command

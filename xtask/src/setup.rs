@@ -13,6 +13,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use installed::Folder;
@@ -47,6 +48,11 @@ pub(crate) fn ensure(workspace: &Workspace) -> Outcome {
     Setup::of(workspace).provide(false).map(drop)
 }
 
+/// Whether `LIBTORCH` was set by the user rather than by cargo's configuration.
+pub(crate) fn is_users(workspace: &Workspace) -> bool {
+    Setup::of(workspace).users_libtorch().is_some()
+}
+
 /// Which libtorch the build will find.
 #[derive(Debug, PartialEq)]
 enum Found {
@@ -70,6 +76,7 @@ struct Setup {
     folder: Folder,
     libtorch: Option<PathBuf>,
     python: OsString,
+    compiler: OsString,
     platform: (&'static str, &'static str),
     has_driver: bool,
     free_bytes: fn(&Path) -> Option<u64>,
@@ -81,6 +88,7 @@ impl Setup {
             folder: Folder::new(workspace.join(".libtorch")),
             libtorch: env::var_os("LIBTORCH").map(PathBuf::from),
             python: OsString::from("python3"),
+            compiler: env::var_os("CXX").filter(|name| !name.is_empty()).unwrap_or_else(|| OsString::from("c++")),
             platform: (env::consts::OS, env::consts::ARCH),
             has_driver: ["/proc/driver/nvidia/version", "/dev/nvidia0"].iter().any(|path| Path::new(path).exists()),
             free_bytes: disk::free_bytes,
@@ -88,6 +96,7 @@ impl Setup {
     }
 
     fn provide(&self, cuda: bool) -> Outcome<Found> {
+        self.check_compiler()?;
         if let Some(users) = self.users_libtorch() {
             return match installed::check_version(users) {
                 Ok(()) => Ok(Found::Users(users.to_path_buf())),
@@ -121,6 +130,19 @@ impl Setup {
         match present {
             Some(present) if present >= wanted => Ok(present),
             _ => self.install(wanted, present),
+        }
+    }
+
+    /// Everything that links libtorch compiles C++ first, and would say so in many lines.
+    fn check_compiler(&self) -> Outcome {
+        let name = self.compiler.to_string_lossy();
+        let program = name.split_whitespace().next().unwrap_or("c++");
+        match Command::new(program).arg("--version").output() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure::setup(format!(
+                "the C++ compiler `{program}` was not found, and the bindings to libtorch need one: install it (on Debian \
+                 and Ubuntu: `apt-get install g++`), or set CXX to yours"
+            ))),
         }
     }
 

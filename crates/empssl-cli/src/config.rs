@@ -9,7 +9,7 @@ use empssl_data::{PatchConfig, PatchSampler, View};
 use empssl_eval::{KnnConfig, LinearProbeConfig, Metric};
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{NetworkConfig, ResNetConfig, Stem};
-use empssl_train::{LarsConfig, TrainConfig};
+use empssl_train::{LarsConfig, Length, TrainConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
@@ -90,7 +90,8 @@ pub(crate) struct TrainingSection {
     pub(crate) n_patches: usize,
     /// b
     pub(crate) batch_size: usize,
-    pub(crate) epochs: u64,
+    /// `{ epochs = 1 }` or `{ steps = 500 }`
+    pub(crate) length: Length,
     pub(crate) precision: Precision,
 }
 
@@ -296,14 +297,14 @@ impl Run {
     /// The loop's settings.
     pub(crate) fn train_config(&self, seed: u64, logging: &Logging) -> TrainConfig {
         let training = &self.config.training;
-        let t_max = match self.config.schedule.horizon {
-            Horizon::Run => None,
-            Horizon::Official => Some((50_000 / training.batch_size.max(1) as u64) * training.epochs),
+        let t_max = match (self.config.schedule.horizon, training.length) {
+            (Horizon::Official, Length::Epochs(epochs)) => Some((50_000 / training.batch_size.max(1) as u64) * epochs),
+            (Horizon::Run, _) | (_, Length::Steps(_)) => None,
         };
         TrainConfig {
             n_patches: training.n_patches,
             batch_size: training.batch_size,
-            epochs: training.epochs,
+            length: training.length,
             lr: self.config.schedule.lr,
             t_max,
             seed,
@@ -363,6 +364,10 @@ fn demand_possible(config: &RunConfig) -> Result<(), CliError> {
     if evaluation.view == EvalView::Whole && evaluation.n_patches != 1 {
         return refuse("evaluation.n_patches", evaluation.n_patches, "the whole image is one view, so it must be 1");
     }
+    if config.schedule.horizon == Horizon::Official && matches!(config.training.length, Length::Steps(_)) {
+        let reason = "schedule.horizon = \"official\" counts epochs, so training.length must be in epochs";
+        return Err(CliError::Recipe(reason.to_owned()));
+    }
     if evaluation.batch_size == 0 {
         return refuse("evaluation.batch_size", 0, "at least one image a batch is needed");
     }
@@ -372,13 +377,117 @@ fn demand_possible(config: &RunConfig) -> Result<(), CliError> {
     Ok(())
 }
 
-/// `configs/DATASET/NAME.toml` files of the repository, for tests.
 #[cfg(test)]
-pub(crate) fn shipped_recipes() -> Vec<std::path::PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
-    let folders = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
-    let files = folders.flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
-    let mut recipes: Vec<std::path::PathBuf> = files.filter(|path| path.extension().is_some_and(|ext| ext == "toml")).collect();
-    recipes.sort();
-    recipes
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// `configs/DATASET/NAME.toml` files of the repository.
+    fn shipped_recipes() -> Vec<PathBuf> {
+        let entries = |folder: &Path| -> Vec<PathBuf> {
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+        };
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let folders = entries(&root).into_iter().filter(|path| path.is_dir());
+        let mut recipes: Vec<PathBuf> = folders.flat_map(|folder| entries(&folder)).collect();
+        recipes.sort();
+        recipes
+    }
+
+    fn smoke() -> String {
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/synthetic/smoke.toml")).unwrap()
+    }
+
+    fn refusal(text: &str) -> String {
+        let config = RunConfig::parse(text, &[]);
+        let checked = config.and_then(|config| Run::new(config, "test".into()).map_err(|error| error.to_string()));
+        checked.err().expect("the recipe is wrong")
+    }
+
+    #[test]
+    fn every_shipped_recipe_is_possible_and_says_what_it_is_for() {
+        let recipes = shipped_recipes();
+        assert!(recipes.len() >= 4, "{recipes:?}");
+        for path in recipes {
+            let config = RunConfig::read(&path, &[]).unwrap();
+            assert_eq!(Some(config.dataset.as_str()), path.parent().unwrap().file_name().unwrap().to_str());
+            Run::new(config, Run::name_of(&path)).unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.starts_with("# ") && text.contains("cargo xtask reproduce"), "{} has no header", path.display());
+        }
+    }
+
+    #[test]
+    fn a_recipe_survives_being_stored_with_its_run() {
+        for path in shipped_recipes() {
+            let config = RunConfig::read(&path, &[]).unwrap();
+            assert_eq!(RunConfig::parse(&config.to_toml(), &[]).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn the_one_epoch_recipe_is_the_papers() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/cifar10/one-epoch.toml");
+        let run = Run::new(RunConfig::read(&path, &[]).unwrap(), "one-epoch".into()).unwrap();
+        assert_eq!(run.config.patches, PatchConfig::cifar32());
+        assert_eq!(run.config.optimizer, LarsConfig::paper());
+        assert_eq!(run.network, NetworkConfig::paper(ResNetConfig::resnet18(Stem::Cifar)));
+        assert_eq!(run.probe, LinearProbeConfig::published());
+        assert_eq!(run.knn, KnnConfig::published());
+        let (training, loss) = (&run.config.training, &run.config.loss);
+        assert_eq!((training.n_patches, training.batch_size, training.length), (20, 100, Length::Epochs(1)));
+        assert_eq!((loss.invariance_weight, loss.coding_rate_weight, loss.eps_sq), (200.0, 1.0, 0.2));
+        assert_eq!((run.config.evaluation.n_patches, run.config.schedule.lr), (128, 0.3));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_the_nearest_valid_one() {
+        let text = smoke().replace("momentum = 0.9\nnesterov", "momentun = 0.9\nnesterov");
+        let line = text.lines().position(|line| line.starts_with("momentun")).unwrap() + 1;
+        assert_eq!(refusal(&text), format!("line {line}: unknown key `momentun`; did you mean `momentum`?"));
+        let text = smoke().replace("k = 20", "neighbourhood = 20");
+        assert!(refusal(&text).ends_with("unknown key `neighbourhood`; the keys here are k, temperature"), "{}", refusal(&text));
+    }
+
+    #[test]
+    fn a_missing_key_and_a_wrong_value_are_refused_by_name() {
+        assert!(refusal(&smoke().replace("eps_sq = 0.2\n", "")).contains("missing key `eps_sq`"));
+        assert!(refusal(&smoke().replace("\"resnet18\"", "\"resnet19\"")).contains("unknown variant `resnet19`, expected one of"));
+        assert!(refusal(&smoke().replace("hidden = ", "hidden = \"many\" #")).contains("invalid type"));
+        assert!(refusal("dataset = ").contains("line 1"));
+    }
+
+    #[test]
+    fn impossible_settings_are_refused_by_name() {
+        let set = |change: &str| {
+            let config = RunConfig::parse(&smoke(), &[change.to_owned()]).unwrap();
+            Run::new(config, "test".into()).err().expect("the setting is impossible").to_string()
+        };
+        for (change, named) in [
+            ("patches.side=0", "side"),
+            ("patches.flip_p=nan", "flip_p"),
+            ("loss.eps_sq=nan", "eps_sq"),
+            ("loss.eps_sq=-0.2", "eps_sq"),
+            ("evaluation.n_patches=0", "evaluation.n_patches = 0"),
+            ("evaluation.view=whole", "evaluation.n_patches = 2"),
+            ("evaluation.batch_size=0", "evaluation.batch_size = 0"),
+            ("evaluation.labelled_images=0", "evaluation.labelled_images = 0"),
+            ("schedule.horizon=official", "schedule.horizon"),
+        ] {
+            assert!(set(change).contains(named), "{change}: {}", set(change));
+        }
+    }
+
+    #[test]
+    fn changes_reach_nested_keys_and_wrong_ones_get_a_hint() {
+        let changed = |change: &str| RunConfig::parse(&smoke(), &[change.to_owned()]);
+        assert_eq!(changed("training.n_patches=7").unwrap().training.n_patches, 7);
+        assert_eq!(changed("evaluation.view = whole").unwrap().evaluation.view, EvalView::Whole);
+        assert_eq!(changed("training.length={epochs=3}").unwrap().training.length, Length::Epochs(3));
+        assert!(changed("training.n_patch=7").unwrap_err().contains("did you mean `n_patches`?"));
+        assert!(changed("trainig.n_patches=7").unwrap_err().contains("no section `trainig`; did you mean `training`?"));
+        assert!(changed("training.n_patches").unwrap_err().contains("write KEY=VALUE"));
+        assert!(changed("training.n_patches=many").unwrap_err().contains("after --set: invalid type"));
+    }
 }

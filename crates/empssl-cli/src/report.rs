@@ -106,7 +106,8 @@ pub(crate) struct ModelSummary {
     pub(crate) test_patches: usize,
     pub(crate) batch_size: usize,
     pub(crate) steps: u64,
-    pub(crate) epochs: u64,
+    /// Passes over the training images, a fraction where a run ends within one.
+    pub(crate) epochs: f64,
     pub(crate) patches_seen: u64,
 }
 

@@ -58,11 +58,7 @@ pub struct LoaderConfig {
 
 impl LoaderConfig {
     fn check(&self, images: usize) -> Result<(), DataError> {
-        let counts = [
-            ("n_patches", self.n_patches),
-            ("batch_size", self.batch_size),
-            ("n_workers", self.n_workers),
-        ];
+        let counts = [("n_patches", self.n_patches), ("batch_size", self.batch_size), ("n_workers", self.n_workers)];
         if let Some((key, count)) = counts.into_iter().find(|&(_, count)| count == 0) {
             return Err(DataError::setting(key, count, "at least 1"));
         }
@@ -226,5 +222,204 @@ impl Producer {
         }
         let labels = self.dataset.labels().map(|labels| indices.iter().map(|&index| labels[index]).collect());
         Ok(Some(PatchBatch { patches, labels, indices: indices.to_vec() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::dataset::{OnBadImage, OpenOptions, Split, open};
+    use crate::patch::PatchConfig;
+
+    static IMAGES: LazyLock<Dataset> = LazyLock::new(|| {
+        let options =
+            OpenOptions { name: "synthetic".into(), root: None, partial: false, on_bad_image: OnBadImage::Fail };
+        open(&options, Split::Test).unwrap().subset(&(100..123).collect::<Vec<_>>()).unwrap()
+    });
+
+    fn sampler() -> PatchSampler {
+        PatchSampler::new(&PatchConfig::cifar32()).unwrap()
+    }
+
+    fn config() -> LoaderConfig {
+        LoaderConfig {
+            n_patches: 3,
+            batch_size: 5,
+            view: View::Augmented,
+            order: Order::Shuffled,
+            drop_last: false,
+            seed: 7,
+            epoch: 2,
+            first_batch: 0,
+            n_workers: 2,
+            prefetch: 1,
+        }
+    }
+
+    fn batches(config: &LoaderConfig) -> Vec<PatchBatch> {
+        PatchLoader::new(&IMAGES, &sampler(), config).unwrap().map(Result::unwrap).collect()
+    }
+
+    fn same(a: &[PatchBatch], b: &[PatchBatch]) -> bool {
+        let same =
+            |a: &PatchBatch, b: &PatchBatch| a.patches == b.patches && a.indices == b.indices && a.labels == b.labels;
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+    }
+
+    fn refusal(config: &LoaderConfig) -> String {
+        PatchLoader::new(&IMAGES, &sampler(), config).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_image_comes_once_with_its_label_and_its_own_patches() {
+        let batches = batches(&config());
+        assert_eq!(batches.iter().map(|batch| batch.indices.len()).collect::<Vec<_>>(), [5, 5, 5, 5, 3]);
+        let mut seen = Vec::new();
+        for batch in &batches {
+            for (place, &index) in batch.indices.iter().enumerate() {
+                seen.push(index);
+                assert_eq!(batch.labels.as_ref().unwrap()[place], IMAGES.labels().unwrap()[index]);
+                for patch in 0..3 {
+                    let mut expected = vec![0; 3 * 32 * 32];
+                    let key = PatchKey { seed: 7, epoch: 2, image: index as u64, patch };
+                    sampler().sample(IMAGES.image(index).unwrap().view(), key, &mut expected);
+                    let ours = batch.patches.index_axis(Axis(0), patch as usize);
+                    assert_eq!(ours.index_axis(Axis(0), place).as_slice().unwrap(), expected);
+                }
+            }
+        }
+        assert_ne!(seen, (0..23).collect::<Vec<_>>());
+        seen.sort_unstable();
+        assert_eq!(seen, (0..23).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_number_of_workers_and_the_queue_change_no_byte() {
+        let one = batches(&LoaderConfig { n_workers: 1, ..config() });
+        for (n_workers, prefetch) in [(2, 1), (7, 0), (7, 9)] {
+            assert!(same(&one, &batches(&LoaderConfig { n_workers, prefetch, ..config() })), "{n_workers} {prefetch}");
+        }
+    }
+
+    #[test]
+    fn resuming_in_the_middle_gives_the_rest() {
+        let whole = batches(&config());
+        for first_batch in 0..=5 {
+            let config = LoaderConfig { first_batch, ..config() };
+            assert!(same(&whole[first_batch..], &batches(&config)), "from {first_batch}");
+            assert_eq!(PatchLoader::new(&IMAGES, &sampler(), &config).unwrap().n_batches(), 5);
+        }
+    }
+
+    #[test]
+    fn seed_and_epoch_change_order_and_patches() {
+        let base = batches(&config());
+        for other in [LoaderConfig { seed: 8, ..config() }, LoaderConfig { epoch: 3, ..config() }] {
+            let other = batches(&other);
+            assert_ne!(base[0].indices, other[0].indices);
+        }
+        let sequential = LoaderConfig { order: Order::Sequential, ..config() };
+        let other = batches(&LoaderConfig { epoch: 3, ..sequential.clone() });
+        let base = batches(&sequential);
+        assert_eq!((&base[0].indices, &other[0].indices), (&vec![0, 1, 2, 3, 4], &vec![0, 1, 2, 3, 4]));
+        assert_ne!(base[0].patches, other[0].patches);
+    }
+
+    #[test]
+    fn an_incomplete_batch_can_be_dropped() {
+        let batches = batches(&LoaderConfig { drop_last: true, ..config() });
+        assert_eq!(batches.iter().map(|batch| batch.patches.dim()).collect::<Vec<_>>(), [(3, 5, 3, 32, 32); 4]);
+    }
+
+    #[test]
+    fn the_whole_view_is_the_image_itself() {
+        let config = LoaderConfig { n_patches: 1, view: View::Whole, order: Order::Sequential, ..config() };
+        let batch = batches(&config).remove(1);
+        for (place, &index) in batch.indices.iter().enumerate() {
+            let image = IMAGES.image(index).unwrap();
+            let ours = batch.patches.index_axis(Axis(0), 0);
+            assert_eq!(ours.index_axis(Axis(0), place), image.view().permuted_axes([2, 0, 1]));
+        }
+    }
+
+    #[test]
+    fn impossible_settings_are_refused_by_name() {
+        let zero = |key| format!("`{key}` is 0, expected at least 1");
+        assert_eq!(refusal(&LoaderConfig { n_patches: 0, ..config() }), zero("n_patches"));
+        assert_eq!(refusal(&LoaderConfig { batch_size: 0, ..config() }), zero("batch_size"));
+        assert_eq!(refusal(&LoaderConfig { n_workers: 0, ..config() }), zero("n_workers"));
+        let huge = refusal(&LoaderConfig { n_patches: 1 << 32, ..config() });
+        assert!(huge.starts_with("`n_patches` is 4294967296, expected at most"), "{huge}");
+        let whole = refusal(&LoaderConfig { view: View::Whole, ..config() });
+        assert!(whole.starts_with("`n_patches` is 3, expected 1 where"), "{whole}");
+        let late = refusal(&LoaderConfig { first_batch: 6, ..config() });
+        assert!(late.starts_with("`first_batch` is 6, expected at most 5"), "{late}");
+    }
+
+    #[test]
+    fn fewer_images_than_one_batch_are_refused() {
+        let message = refusal(&LoaderConfig { batch_size: 24, drop_last: true, ..config() });
+        assert!(message.starts_with("23 images do not fill one batch of 24"), "{message}");
+        let empty = IMAGES.subset(&[]).unwrap();
+        let message = PatchLoader::new(&empty, &sampler(), &config()).unwrap_err().to_string();
+        assert!(message.starts_with("0 images do not fill"), "{message}");
+        assert_eq!(batches(&LoaderConfig { batch_size: 24, ..config() }).len(), 1);
+    }
+
+    /// Runs `work` on a thread and fails, rather than hangs, if it does not end.
+    fn within_ten_seconds(work: impl FnOnce() + Send + 'static) {
+        let (done, wait) = mpsc::channel();
+        std::thread::spawn(move || {
+            work();
+            done.send(()).unwrap();
+        });
+        wait.recv_timeout(Duration::from_secs(10)).expect("still running after ten seconds, or panicked");
+    }
+
+    #[test]
+    fn dropping_the_loader_early_does_not_hang() {
+        within_ten_seconds(|| {
+            for (taken, prefetch) in [(0, 0), (0, 3), (1, 0), (2, 1), (5, 1)] {
+                let mut loader = PatchLoader::new(&IMAGES, &sampler(), &LoaderConfig { prefetch, ..config() }).unwrap();
+                assert_eq!(loader.by_ref().take(taken).filter(Result::is_ok).count(), taken);
+            }
+        });
+    }
+
+    #[test]
+    fn dropping_the_loader_does_not_wait_for_the_batch_being_made() {
+        within_ten_seconds(|| {
+            // A batch of hours.
+            let config = LoaderConfig { n_patches: 1 << 16, batch_size: 1 << 20, ..config() };
+            let images = IMAGES.subset(&[0; 23]).unwrap();
+            let small = PatchSampler::new(&PatchConfig { side: 1, ..PatchConfig::cifar32() }).unwrap();
+            drop(PatchLoader::new(&images, &small, &config).unwrap());
+        });
+    }
+
+    #[test]
+    fn a_bad_file_ends_the_iteration_with_its_name() {
+        within_ten_seconds(|| {
+            let root = tempfile::tempdir().unwrap();
+            let class = root.path().join("train/x");
+            std::fs::create_dir_all(&class).unwrap();
+            for file in ["a.png", "c.png"] {
+                image::RgbImage::new(65, 65).save(class.join(file)).unwrap();
+            }
+            std::fs::write(class.join("b.png"), b"\x89PNG\r\n\x1a\n but no more").unwrap();
+            let root = Some(root.path().to_owned());
+            let options = OpenOptions { name: "folder".into(), root, partial: false, on_bad_image: OnBadImage::Fail };
+            let images = open(&options, Split::Train).unwrap();
+            let config = LoaderConfig { batch_size: 1, order: Order::Sequential, ..config() };
+            let mut loader = PatchLoader::new(&images, &sampler(), &config).unwrap();
+            assert!(loader.next().unwrap().is_ok());
+            let message = loader.next().unwrap().unwrap_err().to_string();
+            assert!(message.starts_with("bad image") && message.contains("b.png"), "{message}");
+            assert!(loader.next().is_none());
+        });
     }
 }

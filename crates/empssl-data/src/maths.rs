@@ -10,15 +10,8 @@ pub(crate) fn sin_turns(turns: f64) -> f64 {
     let turns = if turns.abs() > 0.25 { 0.5_f64.copysign(turns) - turns } else { turns };
     let x = turns * std::f64::consts::TAU;
     let square = x * x;
-    const SERIES: [f64; 7] = [
-        1.0,
-        -1.0 / 6.0,
-        1.0 / 120.0,
-        -1.0 / 5_040.0,
-        1.0 / 362_880.0,
-        -1.0 / 39_916_800.0,
-        1.0 / 6_227_020_800.0,
-    ];
+    const SERIES: [f64; 7] =
+        [1.0, -1.0 / 6.0, 1.0 / 120.0, -1.0 / 5_040.0, 1.0 / 362_880.0, -1.0 / 39_916_800.0, 1.0 / 6_227_020_800.0];
     x * SERIES.iter().rev().fold(0.0, |sum, term| sum * square + term)
 }
 

@@ -75,12 +75,7 @@ impl PatchConfig {
 
     /// The recipe of ImageNet: a quarter of the area with sides between 3:4 and 4:3, resized to 224x224.
     pub fn imagenet224() -> Self {
-        Self {
-            side: 224,
-            crop_ratio: [3.0 / 4.0, 4.0 / 3.0],
-            interpolation: Interpolation::Bicubic,
-            ..Self::cifar32()
-        }
+        Self { side: 224, crop_ratio: [3.0 / 4.0, 4.0 / 3.0], interpolation: Interpolation::Bicubic, ..Self::cifar32() }
     }
 
     fn check(&self) -> Result<(), DataError> {
@@ -330,4 +325,188 @@ fn central_crop(height: usize, width: usize, [low, high]: [f64; 2]) -> CropBox {
     };
     let (h, w) = (h.clamp(1, height), w.clamp(1, width));
     CropBox { top: (height - h) / 2, left: (width - w) / 2, height: h, width: w }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array3;
+
+    use super::*;
+
+    /// A range: its name, its place, and a value beyond its bounds.
+    type RangeCase = (&'static str, Field<[f64; 2]>, [f64; 2]);
+
+    /// Picks a field out of a recipe.
+    type Field<T> = fn(&mut PatchConfig) -> &mut T;
+
+    fn refusal(change: impl Fn(&mut PatchConfig)) -> String {
+        let mut config = PatchConfig::cifar32();
+        change(&mut config);
+        PatchSampler::new(&config).unwrap_err().to_string()
+    }
+
+    fn key(patch: u32) -> PatchKey {
+        PatchKey { seed: 1, epoch: 2, image: 3, patch }
+    }
+
+    fn image() -> Array3<u8> {
+        Array3::from_shape_fn((32, 32, 3), |(y, x, channel)| (y * 7 + x * 3 + channel * 40) as u8)
+    }
+
+    #[test]
+    fn the_published_recipes_are_valid() {
+        for config in [PatchConfig::cifar32(), PatchConfig::imagenet224()] {
+            let json = serde_json::to_string(&config).unwrap();
+            assert_eq!(serde_json::from_str::<PatchConfig>(&json).unwrap(), config);
+            assert_eq!(PatchSampler::new(&config).unwrap().side(), config.side);
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let mut json = serde_json::to_value(PatchConfig::cifar32()).unwrap();
+        json["sharpness"] = 1.0.into();
+        let message = serde_json::from_value::<PatchConfig>(json).unwrap_err().to_string();
+        assert!(message.contains("`sharpness`"), "{message}");
+    }
+
+    #[test]
+    fn sides_of_zero_and_beyond_all_measure_are_refused() {
+        assert_eq!(refusal(|config| config.side = 0), "`side` is 0, expected a side from 1 to 4096 pixels");
+        assert!(refusal(|config| config.side = 4097).starts_with("`side` is 4097"));
+    }
+
+    #[test]
+    fn probabilities_outside_zero_to_one_are_refused() {
+        let probabilities: [(&str, Field<f64>); 5] = [
+            ("flip_p", |config| &mut config.flip_p),
+            ("jitter_p", |config| &mut config.jitter_p),
+            ("grayscale_p", |config| &mut config.grayscale_p),
+            ("blur_p", |config| &mut config.blur_p),
+            ("solarize_p", |config| &mut config.solarize_p),
+        ];
+        for (key, field) in probabilities {
+            for bad in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+                let message = refusal(|config| *field(config) = bad);
+                assert_eq!(message, format!("`{key}` is {bad}, expected a probability from 0 to 1"));
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_strengths_are_refused() {
+        let strengths: [(&str, f64, Field<f64>); 4] = [
+            ("brightness", 10.0, |config| &mut config.brightness),
+            ("contrast", 10.0, |config| &mut config.contrast),
+            ("saturation", 10.0, |config| &mut config.saturation),
+            ("hue", 0.5, |config| &mut config.hue),
+        ];
+        for (key, max, field) in strengths {
+            for bad in [-0.1, max + 0.01, f64::NAN] {
+                let message = refusal(|config| *field(config) = bad);
+                assert_eq!(message, format!("`{key}` is {bad}, expected a strength from 0 to {max}"));
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_ranges_are_refused() {
+        let ranges: [RangeCase; 3] = [
+            ("crop_scale", |config| &mut config.crop_scale, [0.25, 1.01]),
+            ("crop_ratio", |config| &mut config.crop_ratio, [0.001, 1.0]),
+            ("blur_sigma", |config| &mut config.blur_sigma, [0.1, 101.0]),
+        ];
+        for (key, field, beyond) in ranges {
+            for bad in [beyond, [0.5, 0.4], [0.0, 0.5], [-0.5, 0.5], [f64::NAN, 0.5], [0.5, f64::NAN]] {
+                let message = refusal(|config| *field(config) = bad);
+                let [low, high] = bad;
+                assert!(message.starts_with(&format!("`{key}` is [{low}, {high}], expected two numbers")), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_patch_depends_on_its_whole_address_and_on_nothing_else() {
+        let sampler = PatchSampler::new(&PatchConfig::cifar32()).unwrap();
+        let sample = |key| {
+            let mut out = vec![0; 3 * 32 * 32];
+            sampler.sample(image().view(), key, &mut out);
+            out
+        };
+        let base = key(4);
+        let others = [
+            PatchKey { seed: 9, ..base },
+            PatchKey { epoch: 9, ..base },
+            PatchKey { image: 9, ..base },
+            PatchKey { patch: 9, ..base },
+        ];
+        let first = sample(base);
+        assert!(others.into_iter().all(|other| sample(other) != first));
+        assert_eq!(sample(base), first);
+    }
+
+    #[test]
+    fn steps_follow_the_published_order() {
+        let sampler = PatchSampler::new(&PatchConfig::cifar32()).unwrap();
+        let crop = CropBox { top: 3, left: 5, height: 16, width: 16 };
+        let params = PatchParams {
+            crop,
+            flip: true,
+            jitter: [Some(Adjust::Hue(0.1)), None, Some(Adjust::Contrast(1.3)), None],
+            grayscale: true,
+            blur: Some(0.9),
+            solarize: Some(100),
+        };
+        let (mut ours, mut expected) = (vec![0; 3 * 32 * 32], vec![0; 3 * 32 * 32]);
+        sampler.apply(image().view(), &params, &mut ours);
+
+        sampler.apply(image().view(), &PatchParams::plain(crop), &mut expected);
+        expected.chunks_exact_mut(32).for_each(<[u8]>::reverse);
+        rotate_hue(&mut expected, 0.1);
+        contrast(&mut expected, 1.3);
+        grayscale(&mut expected);
+        blur(&mut expected, 32, 0.9, &mut BlurScratch::default());
+        solarize(&mut expected, 100);
+        assert_eq!(ours, expected);
+    }
+
+    #[test]
+    fn steps_of_no_strength_and_of_no_probability_are_never_drawn() {
+        let none =
+            PatchConfig { flip_p: 0.0, grayscale_p: 0.0, blur_p: 0.0, solarize_p: 0.0, ..PatchConfig::cifar32() };
+        let only_hue = PatchConfig { jitter_p: 1.0, brightness: 0.0, contrast: 0.0, saturation: 0.0, ..none.clone() };
+        let sampler = PatchSampler::new(&only_hue).unwrap();
+        for patch in 0..100 {
+            let params = sampler.draw(32, 32, key(patch));
+            let steps: Vec<_> = params.jitter.iter().flatten().collect();
+            assert!(matches!(steps[..], [Adjust::Hue(_)]), "{params:?}");
+            assert_eq!(PatchParams { jitter: [None; 4], ..params }, PatchParams::plain(params.crop));
+        }
+        let sampler = PatchSampler::new(&PatchConfig { jitter_p: 0.0, ..none }).unwrap();
+        assert!((0..100).all(|patch| sampler.draw(32, 32, key(patch)).jitter == [None; 4]));
+    }
+
+    #[test]
+    fn where_no_crop_fits_the_largest_central_one_is_taken() {
+        let config = PatchConfig { crop_scale: [1.0, 1.0], crop_ratio: [0.5, 2.0], ..PatchConfig::cifar32() };
+        let sampler = PatchSampler::new(&config).unwrap();
+        let crop = |height, width| sampler.draw(height, width, key(0)).crop;
+        assert_eq!(crop(10, 50), CropBox { top: 0, left: 15, height: 10, width: 20 });
+        assert_eq!(crop(50, 10), CropBox { top: 15, left: 0, height: 20, width: 10 });
+        let square = PatchSampler::new(&PatchConfig { crop_ratio: [1.0, 1.0], ..config }).unwrap();
+        assert_eq!(square.draw(9, 9, key(0)).crop, CropBox::whole(9, 9));
+        assert_eq!(central_crop(1, 1000, [0.5, 2.0]), CropBox { top: 0, left: 499, height: 1, width: 2 });
+        assert_eq!(central_crop(12, 11, [0.5, 2.0]), CropBox::whole(12, 11));
+    }
+
+    #[test]
+    fn the_smallest_image_gives_a_patch() {
+        for config in [PatchConfig::cifar32(), PatchConfig::imagenet224()] {
+            let sampler = PatchSampler::new(&config).unwrap();
+            let mut out = vec![0; 3 * config.side * config.side];
+            let config = PatchParams::plain(sampler.draw(1, 1, key(0)).crop);
+            sampler.apply(Array3::from_elem((1, 1, 3), 77).view(), &config, &mut out);
+            assert!(out.iter().all(|&value| value == 77));
+        }
+    }
 }

@@ -63,3 +63,41 @@ impl Grid {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::{OnBadImage, OpenOptions, Split, open};
+    use crate::patch::PatchConfig;
+
+    #[test]
+    fn a_row_holds_the_image_and_its_patches() {
+        let options =
+            OpenOptions { name: "synthetic".into(), root: None, partial: false, on_bad_image: OnBadImage::Fail };
+        let set = open(&options, Split::Test).unwrap();
+        let sampler = PatchSampler::new(&PatchConfig::cifar32()).unwrap();
+        let picture = patch_grid(&set, &sampler, &[5, 8], 3, 1).unwrap();
+        assert_eq!(picture.dimensions(), (2 + 4 * 98, 2 + 2 * 98));
+        assert_eq!(picture.get_pixel(0, 0).0, [255; 3]);
+
+        let image = set.image(8).unwrap();
+        let (x, y) = (7, 20);
+        let expected = [0, 1, 2].map(|channel| image[[y, x, channel]]);
+        let pixel = |dx, dy| picture.get_pixel(2 + 3 * x as u32 + dx, 2 + 98 + 3 * y as u32 + dy).0;
+        assert_eq!([pixel(0, 0), pixel(2, 2)], [expected; 2]);
+
+        let mut patch = vec![0; 3 * 32 * 32];
+        sampler.sample(image.view(), PatchKey { seed: 1, epoch: 0, image: 8, patch: 2 }, &mut patch);
+        let expected = [0, 1, 2].map(|channel| patch[channel * 1024 + y * 32 + x]);
+        assert_eq!(picture.get_pixel(2 + 3 * 98 + 3 * x as u32, 2 + 98 + 3 * y as u32).0, expected);
+    }
+
+    #[test]
+    fn an_index_out_of_range_is_refused() {
+        let options =
+            OpenOptions { name: "synthetic".into(), root: None, partial: false, on_bad_image: OnBadImage::Fail };
+        let set = open(&options, Split::Test).unwrap();
+        let sampler = PatchSampler::new(&PatchConfig::cifar32()).unwrap();
+        assert!(matches!(patch_grid(&set, &sampler, &[2000], 1, 0), Err(DataError::IndexOutOfRange { .. })));
+    }
+}

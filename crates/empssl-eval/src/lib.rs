@@ -8,12 +8,34 @@
 //! **Invariant:** an encoder is a [`FeatureExtractor`], a function from patches to rows, and nothing else; how it was
 //! trained, its layers and its weights are unknown here.
 //! Everything runs in float32 and float64, on the device and in the kind of the banks it is given.
+//!
+//! Letters in shapes: `n` patches per image, `b` images per batch, `s` the side of a patch in pixels, `h` features per
+//! image, `c` classes, `k` neighbours, `m` rows in general.
+//!
+//! ```
+//! use empssl_eval::{EvalError, FeatureBank, KnnConfig, LinearProbe, LinearProbeConfig, WeightedKnn};
+//! use tch::Tensor;
+//!
+//! # fn main() -> Result<(), EvalError> {
+//! // Usually `FeatureBank::build` makes the banks from an encoder and a loader of patches.
+//! let (features, labels) = (Tensor::from_slice(&[0.9f32, 0.1, 0.2, 0.8]).view([2, 2]), Tensor::from_slice(&[0i64, 1]));
+//! let train = FeatureBank::new("train", &features, &labels, 2)?;
+//! let test = FeatureBank::new("test", &(features * 2.0), &labels, 2)?;
+//!
+//! assert_eq!(WeightedKnn::new(&KnnConfig::published())?.score(&train, &test)?.top1, 100.0);
+//! let config = LinearProbeConfig { batch_size: 2, ..LinearProbeConfig::published() };
+//! assert_eq!(LinearProbe::new(&config, 0)?.fit(&train)?.score(&test)?.top1, 100.0);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod error;
 pub mod features;
 pub mod knn;
 pub mod metrics;
 pub mod probe;
+#[cfg(test)]
+mod testing;
 
 pub use error::EvalError;
 pub use features::{BankOptions, FeatureBank, FeatureExtractor, pixels};

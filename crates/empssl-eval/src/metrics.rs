@@ -46,11 +46,9 @@ pub fn top_k(scores: &Tensor, labels: &Tensor, ks: &[i64]) -> Result<Vec<f64>, E
     let smallest = ks.iter().copied().min().unwrap_or(1);
     EvalError::check(smallest >= 1, "k", "at least 1", smallest)?;
     check_shapes(scores, labels)?;
-    let (ranks, n_classes) = (ranks(scores, labels), scores.size()[1]);
-    Ok(ks
-        .iter()
-        .map(|&k| 100.0 * ranks.lt(k.min(n_classes)).to_kind(Kind::Double).mean(None).double_value(&[]))
-        .collect())
+    let (ranks, shape) = (ranks(scores, labels), scores.size());
+    let hits = |k: i64| ranks.lt(k.min(shape[1])).sum(Kind::Int64).int64_value(&[]);
+    Ok(ks.iter().map(|&k| 100.0 * hits(k) as f64 / shape[0] as f64).collect())
 }
 
 fn check_shapes(scores: &Tensor, labels: &Tensor) -> Result<(), EvalError> {

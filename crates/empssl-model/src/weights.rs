@@ -185,3 +185,155 @@ fn dtype(key: &str, tensor: &Tensor) -> Result<Dtype, ModelError> {
     let reason = || format!("the format has no type for {kind:?}");
     found.ok_or_else(|| ModelError::Unwritable { key: key.to_owned(), reason: reason() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(entries: &[(&str, Tensor)]) -> Vec<(String, Tensor)> {
+        entries.iter().map(|(key, tensor)| ((*key).to_owned(), tensor.shallow_clone())).collect()
+    }
+
+    fn sample() -> Vec<(String, Tensor)> {
+        let grid = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]);
+        named(&[
+            ("half", grid.to_kind(Kind::BFloat16)),
+            ("grid", grid.shallow_clone()),
+            ("turned", grid.transpose(0, 1)),
+            ("count", Tensor::from(7i64)),
+            ("flags", grid.gt(2.0)),
+            ("empty", Tensor::zeros([0, 4], (Kind::Double, Device::Cpu))),
+        ])
+    }
+
+    /// A folder with one good file in it.
+    fn folder_with_file() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let metadata =
+            BTreeMap::from([("note".to_owned(), "é \"quoted\"".to_owned()), ("a".to_owned(), String::new())]);
+        write(&path, &sample(), &metadata).unwrap();
+        (folder, path)
+    }
+
+    fn refusal(path: &Path) -> String {
+        let error = read(path).unwrap_err();
+        assert!(matches!(error, ModelError::Format { .. }), "{error:?}");
+        assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
+        error.to_string()
+    }
+
+    #[test]
+    fn what_is_written_is_read_in_kind_shape_and_value() {
+        let (_folder, path) = folder_with_file();
+        let file = read(&path).unwrap();
+        assert_eq!(file.metadata["note"], "é \"quoted\"");
+        assert_eq!(file.metadata.len(), 2);
+        assert_eq!(file.tensors.len(), sample().len());
+        for (key, expected) in sample() {
+            let (_, found) = file.tensors.iter().find(|(name, _)| *name == key).unwrap();
+            assert_eq!((found.kind(), found.size()), (expected.kind(), expected.size()), "{key}");
+            assert!(found.equal(&expected), "{key}");
+        }
+        // Wide numbers come first in the file, others in the order given.
+        let order: Vec<_> = file.tensors.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(order, ["count", "empty", "grid", "turned", "half", "flags"]);
+    }
+
+    #[test]
+    fn equal_content_gives_equal_bytes_and_replaces_the_old_file() {
+        let (folder, path) = folder_with_file();
+        let before = fs::read(&path).unwrap();
+        write(&path, &sample(), &read(&path).unwrap().metadata).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), before);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file is left");
+    }
+
+    #[test]
+    fn a_relative_name_without_folder_is_a_place_too() {
+        let name = Path::new("w.safetensors");
+        assert_eq!(temporary_sibling(name).unwrap().parent(), Some(Path::new("")));
+        assert!(sync_folder(name).is_ok());
+    }
+
+    #[test]
+    fn a_missing_file_and_a_folder_cannot_be_read() {
+        let (folder, _) = folder_with_file();
+        for path in [folder.path().join("absent.safetensors"), folder.path().to_owned()] {
+            let error = read(&path).unwrap_err();
+            assert!(matches!(error, ModelError::Read { .. }), "{error:?}");
+            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_truncated_file_is_refused_wherever_it_ends() {
+        let (_folder, path) = folder_with_file();
+        let whole = fs::read(&path).unwrap();
+        for length in [0, 4, 8, 40, whole.len() / 2, whole.len() - 1] {
+            fs::write(&path, &whole[..length]).unwrap();
+            assert!(refusal(&path).contains("truncated"), "cut to {length} bytes");
+        }
+        fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
+        refusal(&path);
+    }
+
+    #[test]
+    fn foreign_files_are_refused_with_a_hint() {
+        let (_folder, path) = folder_with_file();
+        fs::write(&path, b"PK\x03\x04 and the rest of an archive").unwrap();
+        assert!(refusal(&path).contains("safetensors.torch.save_file"));
+        for foreign in [&b"just some text that is long enough"[..], b"\x89PNG\r\n\x1a\n", &[0xff; 64]] {
+            fs::write(&path, foreign).unwrap();
+            assert!(refusal(&path).contains("another format"));
+        }
+        let header = br#"{"w":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}      "#;
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header, &[0]].concat();
+        fs::write(&path, bytes).unwrap();
+        assert!(refusal(&path).contains("`w` holds F8_E4M3 numbers"));
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named_and_nothing_is_left() {
+        let (folder, _) = folder_with_file();
+        let path = folder.path().join("absent").join("w.safetensors");
+        let error = write(&path, &sample(), &BTreeMap::new()).unwrap_err();
+        assert!(matches!(error, ModelError::Write { .. }), "{error:?}");
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_no_temporary_one() {
+        let (folder, path) = folder_with_file();
+        let before = fs::read(&path).unwrap();
+        // A folder in the place of the temporary file makes creating it fail.
+        let temporary = temporary_sibling(&path).unwrap();
+        fs::create_dir(&temporary).unwrap();
+        assert!(write(&path, &sample(), &BTreeMap::new()).is_err());
+        assert_eq!(fs::read(&path).unwrap(), before);
+        fs::remove_dir(&temporary).unwrap();
+        // So does a folder in the place of the file itself, at the very end.
+        let occupied = folder.path().join("occupied");
+        fs::create_dir_all(occupied.join("inner")).unwrap();
+        assert!(write(&occupied, &sample(), &BTreeMap::new()).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "a temporary file is left");
+    }
+
+    #[test]
+    fn names_and_numbers_that_the_format_lacks_are_refused_before_anything_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let number = || Tensor::from(1.0f32);
+        let complex = Tensor::zeros([2], (Kind::ComplexFloat, Device::Cpu));
+        let bad = [
+            (named(&[("w", number()), ("w", number())]), "`w`", "twice"),
+            (named(&[("__metadata__", number())]), "`__metadata__`", "reserves"),
+            (named(&[("z", complex)]), "`z`", "ComplexFloat"),
+        ];
+        for (tensors, key, reason) in bad {
+            let message = write(&path, &tensors, &BTreeMap::new()).unwrap_err().to_string();
+            assert!(message.contains(key) && message.contains(reason), "{message}");
+        }
+        assert!(!path.exists());
+    }
+}

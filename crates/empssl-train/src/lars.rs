@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::error::TrainError;
 
@@ -172,9 +172,10 @@ impl Lars {
 impl Slot {
     /// How `tensor` differs from the parameter in shape or kind, if it does.
     fn difference(&self, tensor: &Tensor) -> Option<String> {
-        let describe = |tensor: &Tensor| format!("{:?} of {:?}", tensor.kind(), tensor.size());
-        let (expected, found) = (describe(&self.parameter), describe(tensor));
-        (expected != found).then(|| format!("`{}` is {found}, expected {expected}", self.name))
+        let form = |tensor: &Tensor| (tensor.kind(), tensor.size());
+        let (expected, found) = (form(&self.parameter), form(tensor));
+        let describe = |(kind, shape): (Kind, Vec<i64>)| format!("{kind:?} of {shape:?}");
+        (expected != found).then(|| format!("`{}` is {}, expected {}", self.name, describe(found), describe(expected)))
     }
 }
 
@@ -228,7 +229,6 @@ mod tests {
     use super::*;
     use empssl_golden::{Family, Tensors, assert_close};
     use serde_json::Value;
-    use tch::Kind;
 
     fn values(tensor: &Tensor) -> Vec<f64> {
         Vec::try_from(tensor.to_kind(Kind::Double).flatten(0, -1)).unwrap()

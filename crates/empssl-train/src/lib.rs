@@ -22,4 +22,4 @@ pub use error::TrainError;
 pub use lars::{Lars, LarsConfig};
 pub use observer::{Observer, StepRecord};
 pub use schedule::CosineSchedule;
-pub use trainer::{BatchSource, CheckpointPlan, Outcome, TrainConfig, Trainer, network_input};
+pub use trainer::{BatchSource, CheckpointPlan, Length, Outcome, TrainConfig, Trainer, network_input};

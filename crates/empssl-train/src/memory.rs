@@ -126,10 +126,10 @@ mod tests {
     fn the_advice_names_a_setting_that_fits() {
         let mut config = config();
         (config.n_patches, config.batch_size) = (200, 100);
-        assert!(paper().advice(&config, 20 * GIB).ends_with("which n_patches = 41 would fit"));
+        assert!(paper().advice(&config, 20 * GIB).ends_with("which n_patches = 42 would fit"));
         assert!(paper().advice(&config, 2 * GIB).ends_with("which n_patches = 3 would fit"));
         config.n_patches = 20;
-        assert!(paper().advice(&config, GIB * 3 / 4).ends_with("which batch_size = 4 would fit"));
+        assert!(paper().advice(&config, GIB * 3 / 4).ends_with("which batch_size = 3 would fit"));
         assert!(paper().advice(&config, 1).contains("too little for any setting"));
     }
 

@@ -24,8 +24,8 @@ pub struct TrainConfig {
     pub n_patches: usize,
     /// b, images per step.
     pub batch_size: usize,
-    /// Passes over the data set.
-    pub epochs: u64,
+    /// How long the run is.
+    pub length: Length,
     /// The learning rate of the first step.
     pub lr: f64,
     /// Steps over which the cosine falls to 0; `None` is the whole run (arXiv 2304.03977; tsb0601/EMP-SSL
@@ -39,6 +39,25 @@ pub struct TrainConfig {
     pub log_every: u64,
     /// Writes the checkpoint every so many steps, besides at the end; `None` writes it only there.
     pub checkpoint_every: Option<u64>,
+}
+
+/// How long a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Length {
+    /// So many passes over the data set.
+    Epochs(u64),
+    /// So many steps, whatever the size of the data set.
+    Steps(u64),
+}
+
+impl Length {
+    fn steps(self, steps_per_epoch: u64) -> u64 {
+        match self {
+            Self::Epochs(epochs) => epochs * steps_per_epoch,
+            Self::Steps(steps) => steps,
+        }
+    }
 }
 
 /// Where patches come from.
@@ -185,8 +204,13 @@ impl Trainer {
 
     /// Steps of the whole run.
     pub fn n_steps(&self) -> u64 {
-        let all = self.steps_per_epoch * self.config.epochs;
+        let all = self.full_steps();
         self.config.max_steps.map_or(all, |most| most.min(all))
+    }
+
+    /// Whether every step of the full run was taken; a trial that was cut short is not complete.
+    pub fn is_complete(&self) -> bool {
+        self.step == self.full_steps()
     }
 
     /// Steps done so far.
@@ -200,7 +224,12 @@ impl Trainer {
     }
 
     fn schedule(&self) -> Result<CosineSchedule, TrainError> {
-        CosineSchedule::new(self.config.lr, self.config.t_max.unwrap_or(self.steps_per_epoch * self.config.epochs))
+        CosineSchedule::new(self.config.lr, self.config.t_max.unwrap_or(self.full_steps()))
+    }
+
+    /// Steps of the run when no trial cuts it short.
+    fn full_steps(&self) -> u64 {
+        self.config.length.steps(self.steps_per_epoch)
     }
 
     fn is_checkpoint_due(&self, last_step: u64) -> bool {
@@ -340,7 +369,7 @@ fn check(config: &TrainConfig, n_images: usize) -> Result<(), TrainError> {
     TrainError::check(n * b >= 2, "batch_size", normalisable, b)?;
     let filled = "at most the number of images, or not one batch is full";
     TrainError::check(b <= n_images, "batch_size", filled, format!("{b} with {n_images} images"))?;
-    TrainError::check(config.epochs >= 1, "epochs", "at least 1", config.epochs)?;
+    TrainError::check(config.length.steps(1) >= 1, "length", "at least one epoch or step", 0)?;
     TrainError::check(config.lr > 0.0 && config.lr.is_finite(), "lr", "positive and finite", config.lr)?;
     TrainError::check(config.t_max != Some(0), "t_max", "at least one step", 0)?;
     TrainError::check(config.max_steps != Some(0), "max_steps", "at least 1", 0)?;
@@ -361,7 +390,7 @@ pub(crate) mod tests {
         TrainConfig {
             n_patches: 2,
             batch_size: 4,
-            epochs: 2,
+            length: Length::Epochs(2),
             lr: 0.1,
             t_max: None,
             seed: 7,
@@ -444,6 +473,14 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_length_in_steps_crosses_epochs() {
+        let mut trainer = trainer(TrainConfig { length: Length::Steps(4), ..config() });
+        let mut records = Records::default();
+        run(&mut trainer, None, &mut records).unwrap();
+        assert_eq!(records.0.iter().map(|record| (record.step, record.epoch)).collect::<Vec<_>>(), [(1, 0), (2, 0), (4, 1)]);
+    }
+
+    #[test]
     fn a_request_to_stop_saves_and_leaves() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint.safetensors");
@@ -461,19 +498,19 @@ pub(crate) mod tests {
         let mut trainer = trainer(config());
         trainer.checkpoint("good").save(&path).unwrap();
         let before = std::fs::read(&path).unwrap();
-        // A bias in front of a batch normalisation: the loss never sees it.
-        let (_, bias) = trainer.network.parameters().iter().find(|(name, _)| name == "pre_feature.0.bias").unwrap();
-        no_grad(|| bias.shallow_clone().fill_(f64::INFINITY).neg_());
+        // A running statistic: the loss of a training step never sees it.
+        let state = trainer.network.state_dict();
+        let (name, buffer) = state.iter().find(|(name, _)| name.ends_with("running_mean")).unwrap();
+        let _ = buffer.shallow_clone().fill_(f64::INFINITY);
         let error = run(&mut trainer, Some(path.clone()), &mut ()).unwrap_err().to_string();
-        assert!(error.contains("is not finite at step 1"), "{error}");
+        assert!(error.starts_with(&format!("`{name}` is not finite at step 1")), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 
     #[test]
     fn a_loss_that_is_not_finite_stops_the_run() {
         let mut trainer = trainer(config());
-        let weight = trainer.network.parameters()[0].1.shallow_clone();
-        no_grad(|| weight.shallow_clone().fill_(f64::NAN));
+        let _ = trainer.network.state_dict()[0].1.fill_(f64::NAN);
         let error = run(&mut trainer, None, &mut ()).unwrap_err();
         assert!(matches!(&error, TrainError::NotFinite { what, .. } if what == "the loss"), "{error}");
     }
@@ -502,7 +539,7 @@ pub(crate) mod tests {
             ("batch_size", |c| c.batch_size = 0),
             ("batch_size", |c| (c.n_patches, c.batch_size) = (1, 1)),
             ("batch_size", |c| c.batch_size = 15),
-            ("epochs", |c| c.epochs = 0),
+            ("length", |c| c.length = Length::Steps(0)),
             ("lr", |c| c.lr = f64::NAN),
             ("t_max", |c| c.t_max = Some(0)),
             ("max_steps", |c| c.max_steps = Some(0)),

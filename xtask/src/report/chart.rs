@@ -5,7 +5,7 @@ use super::text;
 
 /// The drawing's size and the room for labels around it, in the units of its view box.
 const SIZE: (f64, f64) = (420.0, 250.0);
-const MARGIN: Margin = Margin { left: 58.0, right: 14.0, top: 12.0, bottom: 42.0 };
+const MARGIN: Margin = Margin { left: 66.0, right: 14.0, top: 12.0, bottom: 42.0 };
 
 /// More points than this only make the page heavy.
 const MAX_POINTS: usize = 400;
@@ -104,7 +104,7 @@ impl Chart<'_> {
         let middle = (MARGIN.top + SIZE.1 - MARGIN.bottom) / 2.0;
         let label = escape(self.y_label);
         marks.collect::<String>()
-            + &format!("<text class=\"mid\" transform=\"translate(13 {middle}) rotate(-90)\">{label}</text>")
+            + &format!("<text class=\"mid\" transform=\"translate(12 {middle}) rotate(-90)\">{label}</text>")
     }
 
     fn horizontal(&self, axis: &Axis) -> String {
@@ -138,12 +138,10 @@ fn polyline(class: &str, points: &[(f64, f64)], x: &Axis, y: &Axis) -> String {
     format!("<polyline class=\"{class}\" points=\"{}\"/>", places.join(" "))
 }
 
-/// The finite points, of many only so many: evenly chosen, the last always among them.
+/// The finite points, of many only so many.
 fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let finite: Vec<_> = points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
-    let stride = finite.len().div_ceil(MAX_POINTS).max(1);
-    let last = finite.len().saturating_sub(1);
-    finite.into_iter().enumerate().filter(|(i, _)| i % stride == 0 || *i == last).map(|(_, point)| point).collect()
+    text::sampled(&finite, MAX_POINTS).copied().collect()
 }
 
 #[cfg(test)]

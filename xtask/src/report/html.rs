@@ -135,7 +135,7 @@ fn bars(bars: &[Bar]) -> String {
 
 fn bar(bar: &Bar) -> String {
     let (class, word) = if bar.holds { ("met", "\u{2713} met") } else { ("missed", "\u{2717} not met") };
-    let (what, measured) = (escape(&bar.what), text::number(bar.measured));
+    let (what, measured) = (escape(&bar.what), bar.found());
     format!(
         "<li class=\"{class}\"><b>{word}</b><span>{what}: {measured} <small>({})</small></span></li>\n",
         bar.bound()
@@ -161,8 +161,7 @@ fn charts(page: &Page) -> String {
 }
 
 fn probe_chart(points: &[ProbePoint]) -> Option<String> {
-    let encoders = [Encoder::Trained, Encoder::Untrained, Encoder::Pixels];
-    let shown: Vec<_> = encoders.into_iter().filter(|e| points.iter().any(|point| point.encoder == *e)).collect();
+    let shown: Vec<_> = Encoder::ALL.into_iter().filter(|e| points.iter().any(|point| point.encoder == *e)).collect();
     let line = |encoder: Encoder| Line {
         class: colour(encoder),
         points: points.iter().filter(|p| p.encoder == encoder).map(|p| (p.epoch, p.test_top1)).collect(),
@@ -187,8 +186,8 @@ fn figure(chart: &Chart<'_>, legend: &str) -> Option<String> {
 
 fn patches(png: &[u8]) -> String {
     format!(
-        "<figure><img class=\"patches\" alt=\"Grid of augmented patches\" src=\"data:image/png;base64,{}\">\
-         <figcaption>Each row holds patches of one image.</figcaption></figure>",
+        "<figure><img class=\"patches\" alt=\"Images, each followed by its patches\" src=\"data:image/png;base64,{}\">\
+         <figcaption>Each row: an image as it is, then patches of it.</figcaption></figure>",
         base64::encode(png)
     )
 }

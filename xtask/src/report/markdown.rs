@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use super::model::{Bar, ProbePoint, Published, Report, Row, Step};
+use super::model::{Bar, Encoder, ProbePoint, Published, Report, Row, Step};
 use super::{Page, text};
 
-/// Steps shown in the table that stands for the curves.
-const SAMPLED_STEPS: usize = 12;
+/// Lines of the tables that stand for curves, about.
+const SAMPLES: usize = 12;
 
 pub(crate) fn render(page: &Page) -> String {
     let report = &page.report;
@@ -22,7 +22,11 @@ pub(crate) fn render(page: &Page) -> String {
         section("Linear probe by epoch", &probe_curve(&report.probe_curve)),
         section(
             "Patches as the network sees them",
-            if page.patches.is_some() { "![patches](patches.png)\n" } else { "" },
+            if page.patches.is_some() {
+                "![Each row: an image as it is, then patches of it](patches.png)\n"
+            } else {
+                ""
+            },
         ),
         section("How it was made", &facts(report)),
         section("Images left out", &skipped(report)),
@@ -74,27 +78,34 @@ fn published(row: &Published) -> String {
 
 fn bar(bar: &Bar) -> String {
     let word = if bar.holds { "met" } else { "**not met**" };
-    format!("- {word}: {}, {} ({})\n", escape(&bar.what), text::number(bar.measured), bar.bound())
+    format!("- {word}: {}, {} ({})\n", escape(&bar.what), bar.found(), bar.bound())
 }
 
 fn training(steps: &[Step]) -> String {
-    let mut table = table(&["Step", "Loss", "Invariance", "Coding rate", "Learning rate"]);
-    let stride = steps.len().div_ceil(SAMPLED_STEPS).max(1);
-    let last = steps.len().saturating_sub(1);
-    let sampled = steps.iter().enumerate().filter(|(i, _)| i % stride == 0 || *i == last);
-    for (_, step) in sampled {
-        let figures = [step.step, step.loss, step.invariance, step.coding_rate, step.lr].map(text::number);
-        table += &line(&figures.each_ref().map(String::as_str));
+    let lines: String = text::sampled(steps, SAMPLES)
+        .map(|step| {
+            let figures = [step.step, step.loss, step.invariance, step.coding_rate, step.lr].map(text::number);
+            line(&figures.each_ref().map(String::as_str))
+        })
+        .collect();
+    if lines.is_empty() {
+        lines
+    } else {
+        table(&["Step", "Loss", "Invariance", "Coding rate", "Learning rate"]) + &lines
     }
-    if steps.is_empty() { String::new() } else { table }
 }
 
 fn probe_curve(points: &[ProbePoint]) -> String {
-    let mut table = table(&["Encoder", "Epoch", "Test top-1"]);
-    for point in points {
-        table += &line(&[point.encoder.label(), &text::number(point.epoch), &text::percent(point.test_top1)]);
-    }
-    if points.is_empty() { String::new() } else { table }
+    let lines: String = Encoder::ALL
+        .iter()
+        .flat_map(|&encoder| {
+            let own: Vec<_> = points.iter().filter(|point| point.encoder == encoder).collect();
+            text::sampled(&own, SAMPLES)
+                .map(|point| line(&[encoder.label(), &text::number(point.epoch), &text::percent(point.test_top1)]))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    if lines.is_empty() { lines } else { table(&["Encoder", "Epoch", "Test top-1"]) + &lines }
 }
 
 fn facts(report: &Report) -> String {

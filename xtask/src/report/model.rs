@@ -34,6 +34,7 @@ pub(crate) struct Report {
     #[serde(default)]
     pub(crate) skipped_images: Vec<SkippedImage>,
     pub(crate) model: Model,
+    pub(crate) training_finished: bool,
     pub(crate) seconds: Seconds,
     pub(crate) patches_per_s: Option<f64>,
     pub(crate) peak_bytes: Option<PeakBytes>,
@@ -130,6 +131,9 @@ pub(crate) enum Encoder {
 }
 
 impl Encoder {
+    /// In the order of tables and legends.
+    pub(crate) const ALL: [Self; 3] = [Self::Trained, Self::Untrained, Self::Pixels];
+
     /// The word in tables.
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -179,13 +183,18 @@ pub(crate) struct ProbePoint {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Bar {
     pub(crate) what: String,
-    pub(crate) measured: f64,
+    pub(crate) measured: Option<f64>,
     pub(crate) at_least: Option<f64>,
     pub(crate) at_most: Option<f64>,
     pub(crate) holds: bool,
 }
 
 impl Bar {
+    /// The measured figure in words.
+    pub(crate) fn found(&self) -> String {
+        self.measured.map_or("not measured".to_owned(), super::text::number)
+    }
+
     /// The bound in words.
     pub(crate) fn bound(&self) -> String {
         match (self.at_least, self.at_most) {

@@ -7,12 +7,13 @@ use super::text;
 pub(crate) fn terminal(report: &Report) -> String {
     let warnings: String = text::warnings(report).iter().map(|warning| format!("! {warning}\n")).collect();
     let bars: String = report.bars.iter().map(bar).collect();
-    format!("{}\n{warnings}{}\n\n{}{bars}", report.title, text::verdict(report), table(report))
+    let parts = [format!("{}\n{warnings}{}\n", report.title, text::verdict(report)), table(report), bars];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 fn bar(bar: &super::model::Bar) -> String {
     let word = if bar.holds { "met    " } else { "NOT MET" };
-    format!("{word}  {}: {}, {}\n", bar.what, text::number(bar.measured), bar.bound())
+    format!("{word}  {}: {}, {}\n", bar.what, bar.found(), bar.bound())
 }
 
 fn table(report: &Report) -> String {
@@ -22,7 +23,7 @@ fn table(report: &Report) -> String {
     let lines: Vec<_> = std::iter::once(head).chain(rows.into_iter().map(cells)).collect();
     let widths: [usize; 7] =
         std::array::from_fn(|i| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0));
-    lines.iter().map(|line| aligned(line, &widths)).collect::<String>() + "\n"
+    lines.iter().map(|line| aligned(line, &widths)).collect()
 }
 
 fn cells(row: &Row) -> [String; 7] {

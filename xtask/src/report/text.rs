@@ -5,7 +5,7 @@ use super::model::{Counts, Encoder, PeakBytes, Probe, Published, Report};
 /// A figure with as many decimals as its size deserves, and a true minus sign.
 pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
-    let decimals = if size == 0.0 || size >= 1000.0 {
+    let decimals = if size.fract() == 0.0 || size >= 1000.0 {
         0
     } else if size >= 1.0 {
         1
@@ -37,12 +37,19 @@ fn grouped(digits: &str) -> String {
     let first = digits.find(|c: char| c.is_ascii_digit()).unwrap_or(0);
     let mut text = String::new();
     for (at, digit) in digits.char_indices() {
-        if at > first && at < whole && (whole - at) % 3 == 0 {
+        if at > first && at < whole && (whole - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
     }
     text
+}
+
+/// About so many of the items, evenly chosen, the last always among them.
+pub(crate) fn sampled<T>(items: &[T], about: usize) -> impl Iterator<Item = &T> {
+    let stride = items.len().div_ceil(about).max(1);
+    let last = items.len().saturating_sub(1);
+    items.iter().enumerate().filter(move |(i, _)| i % stride == 0 || *i == last).map(|(_, item)| item)
 }
 
 /// Seconds as one would say them.
@@ -110,7 +117,9 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
         1 => Some("One image could not be decoded and was left out.".to_owned()),
         n => Some(format!("{} images could not be decoded and were left out.", count(n as u64))),
     };
-    [synthetic, partial, skipped].into_iter().flatten().collect()
+    let unfinished = (!report.training_finished)
+        .then(|| "Training was stopped before its last step: these are the figures of an unfinished run.".to_owned());
+    [synthetic, partial, unfinished, skipped].into_iter().flatten().collect()
 }
 
 fn partial_sentence(report: &Report) -> String {
@@ -156,10 +165,10 @@ pub(crate) fn facts(report: &Report) -> Vec<(&'static str, String)> {
         (
             "Training",
             format!(
-                "{} steps of {} images, {} epochs, {} patches",
+                "{} steps of {} images, {}, {} patches",
                 count(model.steps),
                 count(model.batch_size),
-                number(model.epochs),
+                epochs(model.epochs),
                 count(model.patches_seen)
             ),
         ),
@@ -173,13 +182,13 @@ pub(crate) fn facts(report: &Report) -> Vec<(&'static str, String)> {
     ]
 }
 
+fn epochs(value: f64) -> String {
+    format!("{} epoch{}", number(value), if value == 1.0 { "" } else { "s" })
+}
+
 /// Where a published figure is from, and under what terms.
 pub(crate) fn source(published: &Published) -> String {
-    let epochs = published.epochs.map(|epochs| match epochs {
-        1.0 => "1 epoch".to_owned(),
-        epochs => format!("{epochs} epochs"),
-    });
-    let parts = [epochs, Some(published.source.clone()), published.note.clone()];
+    let parts = [published.epochs.map(epochs), Some(published.source.clone()), published.note.clone()];
     parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
@@ -193,7 +202,8 @@ mod tests {
 
     #[test]
     fn figures_are_short_and_grouped() {
-        for (value, text) in [(0.0, "0"), (0.03, "0.030"), (-0.5, "\u{2212}0.500"), (15.04, "15.0"), (1234.4, "1,234")]
+        for (value, text) in
+            [(0.0, "0"), (0.03, "0.030"), (-0.5, "\u{2212}0.500"), (15.04, "15.0"), (15.0, "15"), (1234.4, "1,234")]
         {
             assert_eq!(number(value), text);
         }

@@ -9,7 +9,7 @@ fn checkout() -> (tempfile::TempDir, Workspace) {
     for recipe in ["synthetic/quick", "synthetic/smoke", "cifar10/quick"] {
         let file = workspace.join(format!("configs/{recipe}.toml"));
         fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(file, "name = \"x\"\nseed = 7 # of everything\n").unwrap();
+        fs::write(file, "dataset = \"x\"\n").unwrap();
     }
     (folder, workspace)
 }
@@ -46,36 +46,35 @@ fn a_real_set_needs_a_folder_that_exists() {
 #[test]
 fn runs_are_numbered_and_never_overwritten() {
     let (_folder, workspace) = checkout();
-    let recipe = workspace.join("configs/synthetic/quick.toml");
-    let made = |args: &Args| run_folder(args, &recipe, &workspace).unwrap();
-    let names = [made(&args()), made(&args()), made(&Args { seed: Some(3), ..args() })];
+    let made = |args: &Args| run_folder(args, &workspace).unwrap();
+    let names = [made(&args()), made(&args()), made(&Args { seed: 3, ..args() })];
     let runs = workspace.join("runs");
-    assert_eq!(names, ["synthetic-quick-s7", "synthetic-quick-s7-2", "synthetic-quick-s3"].map(|name| runs.join(name)));
+    assert_eq!(names, ["synthetic-quick-s0", "synthetic-quick-s0-2", "synthetic-quick-s3"].map(|name| runs.join(name)));
 }
 
 #[test]
 fn a_folder_that_holds_something_is_not_taken() {
     let (_folder, workspace) = checkout();
-    let recipe = workspace.join("configs/synthetic/quick.toml");
     let taken = Args { out: Some(workspace.join("configs")), ..args() };
-    let failure = run_folder(&taken, &recipe, &workspace).unwrap_err();
+    let failure = run_folder(&taken, &workspace).unwrap_err();
     assert!(failure.to_string().contains("is not empty: choose another --out"), "{failure}");
     let fresh = workspace.join("new/run");
-    assert_eq!(run_folder(&Args { out: Some(fresh.clone()), ..args() }, &recipe, &workspace).unwrap(), fresh);
+    assert_eq!(run_folder(&Args { out: Some(fresh.clone()), ..args() }, &workspace).unwrap(), fresh);
 }
 
 #[test]
 fn every_argument_reaches_the_program_and_no_other_does() {
-    let workspace = Workspace::at(Path::new("/checkout"));
-    let shown = |args: &Args| process::shown(&training(args, Path::new("r.toml"), Path::new("runs/a"), &workspace));
-    assert_eq!(shown(&args()), "empssl train --dataset synthetic --recipe r.toml --out runs/a");
+    let [recipe, folder] = ["r.toml", "runs/a"].map(Path::new);
+    let program = Program { path: "/target/release/empssl".into(), commit: Some("abc".to_owned()) };
+    let shown = |args: &Args| process::shown(&training(args, recipe, folder, &program));
+    assert_eq!(shown(&args()), "empssl train --dataset synthetic --recipe r.toml --seed 0 --out runs/a");
     let full = Args {
         dataset: "cifar10".to_owned(),
         recipe: "quick".to_owned(),
         data: Some("d".into()),
         partial: true,
         device: Some("cuda:1".to_owned()),
-        seed: Some(5),
+        seed: 5,
         on_bad_image: Some(OnBadImage::Skip),
         workers: Some(3),
         out: None,
@@ -85,8 +84,9 @@ fn every_argument_reaches_the_program_and_no_other_does() {
         "empssl train --dataset cifar10 --recipe r.toml --data d --partial --seed 5 --on-bad-image skip \
          --device cuda:1 --workers 3 --out runs/a"
     );
-    let evaluation = evaluation(&full, Path::new("runs/a"), &workspace);
+    let evaluation = evaluation(&full, folder, &program);
     assert_eq!(process::shown(&evaluation), "empssl eval runs/a --device cuda:1 --workers 3");
+    assert!(evaluation.get_envs().any(|(name, value)| name == "EMPSSL_COMMIT" && value.is_some_and(|v| v == "abc")));
 }
 
 #[test]

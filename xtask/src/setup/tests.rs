@@ -52,6 +52,7 @@ impl Machine {
             folder: Folder::new(self.path(".libtorch")),
             libtorch: None,
             python: self.path("python3").into(),
+            compiler: "sh".into(),
             platform: ("linux", "x86_64"),
             has_driver: false,
             free_bytes: |_| None,
@@ -193,6 +194,13 @@ fn no_python_is_one_sentence() {
     let machine = Machine::ordinary();
     let setup = Setup { python: machine.path("absent").into(), ..machine.setup() };
     assert!(refusal(&setup).contains("python3 was not found"));
+}
+
+#[test]
+fn no_compiler_is_one_sentence() {
+    let machine = Machine::ordinary();
+    let setup = Setup { compiler: "no-such-compiler -O2".into(), ..machine.setup() };
+    assert!(refusal(&setup).contains("the C++ compiler `no-such-compiler` was not found"));
 }
 
 #[test]

@@ -93,7 +93,7 @@ impl Job {
         let (last, peaks) = (progress.last, commands::peaks(self.device)?);
         drop(progress);
         let outcome = outcome?;
-        self.note(outcome, first_step, last, peaks)?;
+        self.note(first_step, last, peaks)?;
         match outcome {
             Outcome::Finished => {
                 self.conclude(last);
@@ -107,9 +107,9 @@ impl Job {
     }
 
     /// Writes into `run.json` how far training has come.
-    fn note(&mut self, outcome: Outcome, first: u64, last: Option<StepRecord>, peaks: PeakBytes) -> Result<(), CliError> {
+    fn note(&mut self, first: u64, last: Option<StepRecord>, peaks: PeakBytes) -> Result<(), CliError> {
         let training = &mut self.identity.training;
-        training.finished = outcome == Outcome::Finished;
+        training.finished = self.trainer.is_complete();
         training.peak_bytes = training.peak_bytes.max(peaks);
         if let Some(last) = last {
             training.steps = self.trainer.steps_done();
@@ -225,7 +225,7 @@ fn identity(run: &Run, seed: u64, dataset: &Dataset, source: ImageSource, traine
         test_patches: run.config.evaluation.n_patches,
         batch_size: training.batch_size,
         steps,
-        epochs: training.epochs,
+        epochs: steps as f64 / (dataset.len() / training.batch_size) as f64,
         patches_seen: 0,
     };
     model.patches_seen = steps * model.patches_a_step();

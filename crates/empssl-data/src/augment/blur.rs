@@ -57,7 +57,11 @@ impl BoxFilter {
 /// # Panics
 /// When the pixels are not three planes of whole rows.
 pub fn blur(pixels: &mut [u8], width: usize, sigma: f32, scratch: &mut BlurScratch) {
-    assert!(width > 0 && pixels.len().is_multiple_of(3 * width), "{} bytes are not 3 planes of {width} columns", pixels.len());
+    assert!(
+        width > 0 && pixels.len().is_multiple_of(3 * width),
+        "{} bytes are not 3 planes of {width} columns",
+        pixels.len()
+    );
     let filter = BoxFilter::for_sigma(sigma);
     for row in pixels.chunks_exact_mut(width) {
         (0..PASSES).for_each(|_| blur_row(row, filter, &mut scratch.line));
@@ -102,9 +106,72 @@ fn blur_columns(plane: &mut [u8], width: usize, filter: BoxFilter, scratch: &mut
     }
     for (y, out) in plane.chunks_exact_mut(width).enumerate() {
         let (above, last, below) = (row(y), row(y + 2 * filter.radius + 1), row(y + 2 * filter.radius + 2));
-        for ((((out, sum), &above), &last), &below) in out.iter_mut().zip(sums.iter_mut()).zip(above).zip(last).zip(below) {
+        for ((((out, sum), &above), &last), &below) in
+            out.iter_mut().zip(sums.iter_mut()).zip(above).zip(last).zip(below)
+        {
             *sum = *sum + u32::from(last) - u32::from(above);
             *out = filter.weigh(*sum, above, below);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One pass along a line, straight from the definition: clamped indices, no moving sum.
+    fn defined(line: &[u8], filter: BoxFilter) -> Vec<u8> {
+        let last = line.len() as isize - 1;
+        let at = |x: isize| line[x.clamp(0, last) as usize];
+        let radius = filter.radius as isize;
+        let blurred = |x: isize| {
+            let sum = (x - radius..=x + radius).map(|x| u32::from(at(x))).sum();
+            filter.weigh(sum, at(x - radius - 1), at(x + radius + 1))
+        };
+        (0..=last).map(blurred).collect()
+    }
+
+    fn noise(len: usize) -> Vec<u8> {
+        (0..len as u64).map(|place| crate::rng::mix(place) as u8).collect()
+    }
+
+    #[test]
+    fn rows_and_columns_follow_the_definition_even_where_the_box_is_wider_than_the_image() {
+        let mut scratch = BlurScratch::default();
+        for (sigma, width) in [(0.1, 7), (0.5, 1), (1.0, 2), (1.0, 9), (2.0, 3), (9.0, 5), (30.0, 4)] {
+            let filter = BoxFilter::for_sigma(sigma);
+            let mut row = noise(width);
+            let expected = defined(&row, filter);
+            let mut columns: Vec<u8> = row.iter().flat_map(|&value| [value, 255 - value, 0]).collect();
+            blur_row(&mut row, filter, &mut scratch.line);
+            assert_eq!(row, expected, "a row of {width}, sigma {sigma}");
+            blur_columns(&mut columns, 3, filter, &mut scratch);
+            let column: Vec<u8> = columns.iter().step_by(3).copied().collect();
+            assert_eq!(column, expected, "a column of {width}, sigma {sigma}");
+        }
+    }
+
+    #[test]
+    fn a_flat_image_stays_as_it_is() {
+        for level in [0, 1, 128, 255] {
+            let mut pixels = vec![level; 3 * 5 * 4];
+            blur(&mut pixels, 5, 1.3, &mut BlurScratch::default());
+            assert_eq!(pixels, vec![level; 3 * 5 * 4]);
+        }
+    }
+
+    #[test]
+    fn a_line_spreads_over_the_variance_of_the_gaussian() {
+        for sigma in [0.8_f32, 1.4, 2.0] {
+            let mut pixels = vec![0; 3 * 31 * 31];
+            // A line across is as good as a dot, along a row.
+            (0..31).for_each(|y| pixels[y * 31 + 15] = 255);
+            blur(&mut pixels, 31, sigma, &mut BlurScratch::default());
+            let row = &pixels[15 * 31..16 * 31];
+            let total: f64 = row.iter().map(|&value| f64::from(value)).sum();
+            let spread = |(x, &value): (usize, &u8)| f64::from(value) * (x as f64 - 15.0).powi(2);
+            let variance = row.iter().enumerate().map(spread).sum::<f64>() / total;
+            assert!((variance.sqrt() / f64::from(sigma) - 1.0).abs() < 0.05, "sigma {sigma}: {}", variance.sqrt());
         }
     }
 }

@@ -52,3 +52,46 @@ pub fn grayscale(pixels: &mut [u8]) {
 pub fn solarize(pixels: &mut [u8], threshold: u8) {
     pixels.iter_mut().for_each(|value| *value = if *value < threshold { *value } else { 255 - *value });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three planar pixels: red-ish, grey, blue-ish.
+    const PIXELS: [u8; 9] = [200, 100, 10, 50, 100, 20, 0, 100, 250];
+
+    fn after(operation: impl Fn(&mut [u8])) -> [u8; 9] {
+        let mut pixels = PIXELS;
+        operation(&mut pixels);
+        pixels
+    }
+
+    #[test]
+    fn factor_one_changes_nothing() {
+        for operation in [brightness, contrast, saturation] {
+            assert_eq!(after(|pixels| operation(pixels, 1.0)), PIXELS);
+        }
+    }
+
+    #[test]
+    fn factor_zero_gives_the_degenerate_image() {
+        // Greys: (19595 200 + 38470 50 + 32768) >> 16 = 89, 100 and 43; their mean is 77.3.
+        assert_eq!(after(|pixels| brightness(pixels, 0.0)), [0; 9]);
+        assert_eq!(after(|pixels| contrast(pixels, 0.0)), [77; 9]);
+        assert_eq!(after(|pixels| saturation(pixels, 0.0)), [89, 100, 43, 89, 100, 43, 89, 100, 43]);
+        assert_eq!(after(grayscale), [89, 100, 43, 89, 100, 43, 89, 100, 43]);
+    }
+
+    #[test]
+    fn results_are_cut_off_and_clipped() {
+        // 1.3 x 50 = 65 is slightly above in float32; 1.3 x 10 = 13 likewise; 1.3 x 200 leaves the range.
+        assert_eq!(after(|pixels| brightness(pixels, 1.299)), [255, 129, 12, 64, 129, 25, 0, 129, 255]);
+        // The distance from 77, by 1.5: 77 + 184.5, 77 + 34.5, 77 - 100.5.
+        assert_eq!(after(|pixels| contrast(pixels, 1.5))[..3], [255, 111, 0]);
+    }
+
+    #[test]
+    fn solarisation_inverts_from_the_threshold_on() {
+        assert_eq!(after(|pixels| solarize(pixels, 100)), [55, 155, 10, 50, 155, 20, 0, 155, 5]);
+    }
+}

@@ -101,3 +101,81 @@ impl Slice {
         self.channels.map(|channel| levels[usize::from(channel & 3)])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pillow's conversion to HSV in its own arithmetic, without tables.
+    fn hsv_in_floats(r: u8, g: u8, b: u8) -> (u8, u8, u8) {
+        let (max, min) = (r.max(g).max(b), r.min(g).min(b));
+        if max == min {
+            return (0, 0, max);
+        }
+        let range = f32::from(max - min);
+        let lacks = |channel: u8| f32::from(max - channel) / range;
+        let sixths = if r == max {
+            lacks(b) - lacks(g)
+        } else if g == max {
+            (2.0 + f64::from(lacks(r)) - f64::from(lacks(b))) as f32
+        } else {
+            (4.0 + f64::from(lacks(g)) - f64::from(lacks(r))) as f32
+        };
+        let turns = ((f64::from(sixths) / 6.0 + 1.0) % 1.0) as f32;
+        ((f64::from(turns) * 255.0) as u8, (f64::from(range / f32::from(max)) * 255.0) as u8, max)
+    }
+
+    /// Pillow's way back, likewise.
+    fn rgb_in_floats(hue: u8, saturation: u8, value: u8) -> [u8; 3] {
+        let sixths = f64::from(f32::from(hue)) * 6.0 / 255.0;
+        let sector = sixths.floor();
+        let depth = (sixths - f64::from(sector as f32)) as f32;
+        let share = (f64::from(f32::from(saturation)) / 255.0) as f32;
+        let level = |lost: f64| (f64::from(value) * (1.0 - lost)).round() as u8;
+        let empty = level(f64::from(share));
+        let falling = level(f64::from(share * depth));
+        let rising = level(f64::from(share) * (1.0 - f64::from(depth)));
+        match sector as u8 % 6 {
+            0 => [value, rising, empty],
+            1 => [falling, value, empty],
+            2 => [empty, value, rising],
+            3 => [empty, falling, value],
+            4 => [rising, empty, value],
+            _ => [value, empty, falling],
+        }
+    }
+
+    #[test]
+    fn every_fourth_level_and_its_neighbour_convert_as_in_floats() {
+        let levels = || (0..=255_u8).filter(|level| level % 4 < 2);
+        for (r, g) in levels().flat_map(|r| levels().map(move |g| (r, g))) {
+            for b in levels() {
+                assert_eq!(TABLES.hsv(r, g, b), hsv_in_floats(r, g, b), "{r} {g} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_hue_and_saturation_converts_back_as_in_floats() {
+        for hue in 0..=255 {
+            let slice = Slice::of(hue);
+            for (saturation, value) in (0..=255).flat_map(|s| (0..=255).step_by(3).map(move |v| (s, v))) {
+                assert_eq!(
+                    slice.rgb(saturation, value),
+                    rgb_in_floats(hue, saturation, value),
+                    "{hue} {saturation} {value}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_third_of_a_turn_moves_red_to_green() {
+        let mut pixels = [255, 0, 0];
+        rotate_hue(&mut pixels, 1.0 / 3.0);
+        assert_eq!(pixels, [0, 255, 0]);
+        let mut pixels = [80, 80, 80];
+        rotate_hue(&mut pixels, -0.2);
+        assert_eq!(pixels, [80, 80, 80]);
+    }
+}

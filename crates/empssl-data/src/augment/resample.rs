@@ -72,11 +72,14 @@ impl ResizeScratch {
     /// Sizes whose weights are kept; many images of different sizes must not fill the memory.
     const MAX_KEPT: usize = 64;
 
-    fn prepare(&mut self, from: usize, to: usize, interpolation: Interpolation) {
+    /// Computes the weights of the given sizes where they are not at hand.
+    fn prepare(&mut self, sizes: [usize; 2], to: usize, interpolation: Interpolation) {
         if self.weights.len() > Self::MAX_KEPT {
             self.weights.clear();
         }
-        self.weights.entry((from, to, interpolation)).or_insert_with(|| Weights::new(from, to, interpolation));
+        for from in sizes {
+            self.weights.entry((from, to, interpolation)).or_insert_with(|| Weights::new(from, to, interpolation));
+        }
     }
 }
 
@@ -96,8 +99,7 @@ pub fn resized_crop(
 ) {
     assert_eq!(out.len(), 3 * side * side, "a patch of side {side} has another length");
     assert!(crop.height > 0 && crop.width > 0, "an empty crop");
-    scratch.prepare(crop.width, side, interpolation);
-    scratch.prepare(crop.height, side, interpolation);
+    scratch.prepare([crop.width, crop.height], side, interpolation);
     let ResizeScratch { weights, narrow, sums } = scratch;
     let across = &weights[&(crop.width, side, interpolation)];
     let down = &weights[&(crop.height, side, interpolation)];
@@ -196,5 +198,89 @@ impl Weights {
             }
             out.iter_mut().zip(sums.iter()).for_each(|(out, &sum)| *out = round_and_clip(sum));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array3;
+
+    use super::*;
+
+    const BOTH: [Interpolation; 2] = [Interpolation::Bilinear, Interpolation::Bicubic];
+
+    /// An image of one row that is the same in all channels.
+    fn row(levels: &[u8]) -> Array3<u8> {
+        Array3::from_shape_fn((1, levels.len(), 3), |(_, x, _)| levels[x])
+    }
+
+    fn resize(image: &Array3<u8>, crop: CropBox, side: usize, interpolation: Interpolation, flip: bool) -> Vec<u8> {
+        let mut out = vec![0; 3 * side * side];
+        resized_crop(image.view(), crop, side, interpolation, flip, &mut ResizeScratch::default(), &mut out);
+        out
+    }
+
+    #[test]
+    fn a_crop_of_the_wanted_size_is_copied_planar_and_mirrored_on_request() {
+        let image = Array3::from_shape_fn((5, 6, 3), |(y, x, channel)| (40 * y + 6 * x + channel) as u8);
+        let crop = CropBox { top: 1, left: 2, height: 4, width: 4 };
+        for interpolation in BOTH {
+            for flip in [false, true] {
+                let ours = Array3::from_shape_vec((3, 4, 4), resize(&image, crop, 4, interpolation, flip)).unwrap();
+                let source = |x: usize| 2 + if flip { 3 - x } else { x };
+                assert!(ours.indexed_iter().all(|((c, y, x), &value)| value == image[[y + 1, source(x), c]]));
+            }
+        }
+    }
+
+    #[test]
+    fn enlarging_twofold_mixes_three_to_one() {
+        let out = resize(&row(&[0, 100, 200]), CropBox::whole(1, 3), 6, Interpolation::Bilinear, false);
+        assert_eq!(out[..6], [0, 25, 75, 125, 175, 200]);
+    }
+
+    #[test]
+    fn shrinking_widens_the_filter() {
+        // Twofold, a triangle of half-width 2: weights 3 : 3 : 1 and 1 : 3 : 3.
+        let out = resize(&row(&[0, 255, 0, 0]), CropBox::whole(1, 4), 2, Interpolation::Bilinear, false);
+        assert_eq!(out[..2], [109, 36]);
+    }
+
+    #[test]
+    fn weights_sum_to_one_and_bicubic_overshoots_are_clipped() {
+        for interpolation in BOTH {
+            for (from, to) in [(1, 7), (16, 32), (50, 224), (500, 224), (7, 1)] {
+                let weights = Weights::new(from, to, interpolation);
+                assert_eq!(weights.spans.len(), to);
+                for &span in &weights.spans {
+                    let sum: i32 = weights.of(span).iter().sum();
+                    assert!((sum - (1 << BITS)).abs() <= span.count as i32 && span.first + span.count <= from);
+                }
+            }
+        }
+        let out = resize(&row(&[0, 0, 255, 255]), CropBox::whole(1, 4), 16, Interpolation::Bicubic, false);
+        assert_eq!((out[4], out[11]), (0, 255));
+    }
+
+    #[test]
+    fn the_memory_for_weights_stays_bounded() {
+        let mut scratch = ResizeScratch::default();
+        let image = row(&[1; 300]);
+        for width in 1..300 {
+            let crop = CropBox { top: 0, left: 0, height: 1, width };
+            resized_crop(image.view(), crop, 2, Interpolation::Bilinear, false, &mut scratch, &mut [0; 12]);
+        }
+        assert!(scratch.weights.len() <= ResizeScratch::MAX_KEPT + 2);
+    }
+
+    #[test]
+    fn images_in_another_memory_layout_give_the_same() {
+        let image = Array3::from_shape_fn((4, 6, 3), |(y, x, channel)| (40 * y + 6 * x + channel) as u8);
+        let transposed = image.view().permuted_axes([1, 0, 2]).as_standard_layout().into_owned();
+        let crop = CropBox { top: 1, left: 0, height: 3, width: 5 };
+        let mut out = vec![0; 3 * 9 * 9];
+        let view = transposed.view().permuted_axes([1, 0, 2]);
+        resized_crop(view, crop, 9, Interpolation::Bicubic, false, &mut ResizeScratch::default(), &mut out);
+        assert_eq!(out, resize(&image, crop, 9, Interpolation::Bicubic, false));
     }
 }

@@ -89,7 +89,12 @@ impl Tree {
     }
 
     /// Makes the data set: small images are decoded now, others checked only where bad ones are to be skipped.
-    pub(crate) fn open(self, options: &OpenOptions, split: Split, expected: Option<usize>) -> Result<Dataset, DataError> {
+    pub(crate) fn open(
+        self,
+        options: &OpenOptions,
+        split: Split,
+        expected: Option<usize>,
+    ) -> Result<Dataset, DataError> {
         let form = self.form();
         let Self { dir, class_names, mut files, mut labels } = self;
         let mut decoded = small_set_bytes(&files).map(Decoded::with_capacity);
@@ -131,7 +136,8 @@ impl Tree {
 
 /// The folder of `split`: one named after it or, for the train split of a root without splits, the root.
 fn find_dir(root: &Path, split: Split) -> Result<PathBuf, DataError> {
-    let missing = |what: String, hint: &str| DataError::MissingFolder { what, path: root.to_owned(), hint: hint.into() };
+    let missing =
+        |what: String, hint: &str| DataError::MissingFolder { what, path: root.to_owned(), hint: hint.into() };
     if !root.is_dir() {
         return Err(missing("images".into(), "check the path"));
     }
@@ -264,4 +270,212 @@ fn decode_all(files: &[ImageFile], kept: &mut Option<Decoded>, on_bad: OnBadImag
 fn retain<T>(items: &mut Vec<T>, good: &[bool]) {
     let mut good = good.iter();
     items.retain(|_| good.next().copied().unwrap_or(true));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use image::{DynamicImage, GrayImage, Luma, Rgb, RgbImage, Rgba, RgbaImage};
+
+    use super::super::open as open_by_name;
+    use super::*;
+
+    fn options(name: &str, root: &Path, on_bad_image: OnBadImage) -> OpenOptions {
+        OpenOptions { name: name.into(), root: Some(root.to_owned()), partial: true, on_bad_image }
+    }
+
+    fn open_folder(root: &Path, split: Split) -> Result<Dataset, DataError> {
+        open_by_name(&options("folder", root, OnBadImage::Fail), split)
+    }
+
+    fn write(path: &Path, image: impl Into<DynamicImage>) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image.into().save(path).unwrap();
+    }
+
+    /// An image that no reflection or transposition maps to itself.
+    fn asymmetric(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| Rgb([x as u8, (3 * y) as u8, (x + 2 * y) as u8]))
+    }
+
+    /// Two classes with two images each, in both splits.
+    fn small_tree(test: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for split in ["train", test] {
+            for (class, file) in [("cat", "1.png"), ("cat", "0.png"), ("ant", "deep/er/a.PNG"), ("ant", "b.jpeg")] {
+                write(&root.path().join(split).join(class).join(file), asymmetric(5, 4));
+            }
+        }
+        root
+    }
+
+    #[test]
+    fn labels_follow_the_sorted_class_folders() {
+        for test in ["test", "val"] {
+            let root = small_tree(test);
+            for split in [Split::Train, Split::Test] {
+                let set = open_folder(root.path(), split).unwrap();
+                assert_eq!(set.class_names(), ["ant", "cat"]);
+                assert_eq!(set.labels().unwrap(), [0, 0, 1, 1]);
+                assert!(set.description().contains("JPEG and PNG tree"), "{}", set.description());
+                assert!(set.description().ends_with("4 images"), "{}", set.description());
+            }
+        }
+    }
+
+    #[test]
+    fn pixels_are_rows_columns_channels_in_memory_and_from_the_file() {
+        let root = tempfile::tempdir().unwrap();
+        for (class, width) in [("large", 65), ("small", 64)] {
+            write(&root.path().join(class).join("train/x/a.png"), asymmetric(width, 40));
+            let set = open_folder(&root.path().join(class), Split::Train).unwrap();
+            let image = set.image(0).unwrap();
+            assert_eq!((image.dim(), image.is_view()), ((40, width as usize, 3), class == "small"));
+            let expected = asymmetric(width, 40);
+            let at = |y: usize, x: usize, channel: usize| expected.get_pixel(x as u32, y as u32).0[channel];
+            assert!(image.indexed_iter().all(|((y, x, channel), &value)| value == at(y, x, channel)));
+        }
+    }
+
+    #[test]
+    fn grey_and_transparent_images_and_misnamed_files_become_rgb() {
+        let root = tempfile::tempdir().unwrap();
+        let class = root.path().join("train/x");
+        write(&class.join("0.png"), GrayImage::from_pixel(2, 2, Luma([9])));
+        write(&class.join("1.png"), RgbaImage::from_pixel(2, 2, Rgba([1, 2, 3, 0])));
+        write(&class.join("2.png"), asymmetric(2, 2));
+        fs::rename(class.join("2.png"), class.join("2.JPEG")).unwrap();
+        let set = open_folder(root.path(), Split::Train).unwrap();
+        let first_pixel = |index| set.image(index).unwrap().iter().take(3).copied().collect::<Vec<_>>();
+        assert_eq!([first_pixel(0), first_pixel(1), first_pixel(2)], [[9, 9, 9], [1, 2, 3], [0, 0, 0]]);
+    }
+
+    #[test]
+    fn images_without_class_folders_have_no_labels() {
+        let root = tempfile::tempdir().unwrap();
+        write(&root.path().join("a.png"), asymmetric(3, 3));
+        fs::write(root.path().join("notes.txt"), "not an image").unwrap();
+        fs::create_dir(root.path().join(".hidden")).unwrap();
+        let set = open_folder(root.path(), Split::Train).unwrap();
+        assert_eq!((set.len(), set.labels(), set.class_names().len()), (1, None, 0));
+        let message = open_folder(root.path(), Split::Test).unwrap_err().to_string();
+        assert!(message.contains("a test split"), "{message}");
+    }
+
+    /// What opening says about a good tree after `damage`.
+    fn after(damage: impl Fn(&Path)) -> String {
+        let root = small_tree("test");
+        damage(root.path());
+        open_folder(root.path(), Split::Train).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_missing_root_is_named() {
+        let message = after(|root| fs::remove_dir_all(root).unwrap());
+        assert!(message.starts_with("no folder with images at /"), "{message}");
+    }
+
+    #[test]
+    fn an_empty_class_folder_is_named() {
+        let message = after(|root| {
+            fs::create_dir_all(root.join("test/bee")).unwrap();
+            fs::create_dir_all(root.join("train/bee")).unwrap();
+        });
+        assert!(message.starts_with("empty class folder") && message.contains("train/bee"), "{message}");
+    }
+
+    #[test]
+    fn a_split_without_anything_is_named() {
+        let message = after(|root| {
+            fs::remove_dir_all(root.join("test")).unwrap();
+            fs::remove_dir_all(root.join("train")).unwrap();
+            fs::create_dir(root.join("train")).unwrap();
+        });
+        assert!(message.starts_with("no images in") && message.contains("train"), "{message}");
+    }
+
+    #[test]
+    fn an_image_beside_the_class_folders_is_named() {
+        let message = after(|root| write(&root.join("train/stray.png"), asymmetric(2, 2)));
+        assert!(message.contains("stray.png lies beside class folders"), "{message}");
+    }
+
+    #[test]
+    fn splits_with_other_classes_are_refused_either_way() {
+        for (more, less) in [("train", "test"), ("test", "train")] {
+            let message = after(|root| write(&root.join(more).join("bee/a.png"), asymmetric(2, 2)));
+            let expected = message.contains("`bee` is in") && message.contains(&format!("/{less}:"));
+            assert!(expected, "{message}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_its_own_parent_ends_with_an_error() {
+        let message = after(|root| {
+            std::os::unix::fs::symlink(root.join("train/ant"), root.join("train/ant/again")).unwrap();
+        });
+        assert!(message.starts_with("folders nest too deeply"), "{message}");
+    }
+
+    const CORRUPT: &[u8] = b"\xff\xd8\xff\xe0 this is no JPEG";
+
+    #[test]
+    fn a_corrupt_image_is_named_or_skipped_and_listed() {
+        let root = small_tree("test");
+        let bad = root.path().join("train/ant/aa.jpg");
+        fs::write(&bad, CORRUPT).unwrap();
+        let message = open_folder(root.path(), Split::Train).unwrap_err().to_string();
+        assert!(message.starts_with("bad image") && message.contains("train/ant/aa.jpg"), "{message}");
+
+        let set = open_by_name(&options("folder", root.path(), OnBadImage::Skip), Split::Train).unwrap();
+        assert_eq!((set.len(), set.labels().unwrap()), (4, &[0, 0, 1, 1][..]));
+        assert_eq!(set.skipped().iter().map(|skipped| &skipped.path).collect::<Vec<_>>(), [&bad]);
+        assert!(!set.skipped()[0].reason.is_empty());
+        assert!(set.description().ends_with("4 images, 1 bad images skipped"), "{}", set.description());
+    }
+
+    #[test]
+    fn large_images_are_checked_at_the_door_only_where_bad_ones_are_skipped() {
+        let root = tempfile::tempdir().unwrap();
+        write(&root.path().join("train/x/a.png"), asymmetric(65, 65));
+        fs::write(root.path().join("train/x/b.jpg"), CORRUPT).unwrap();
+        let set = open_folder(root.path(), Split::Train).unwrap();
+        let message = set.image(1).unwrap_err().to_string();
+        assert!(message.contains("b.jpg"), "{message}");
+        let set = open_by_name(&options("folder", root.path(), OnBadImage::Skip), Split::Train).unwrap();
+        assert_eq!((set.len(), set.skipped().len(), set.labels().unwrap()), (1, 1, &[0][..]));
+    }
+
+    #[test]
+    fn a_set_of_bad_images_only_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("train/x")).unwrap();
+        fs::write(root.path().join("train/x/b.jpg"), CORRUPT).unwrap();
+        let result = open_by_name(&options("folder", root.path(), OnBadImage::Skip), Split::Train);
+        let message = result.unwrap_err().to_string();
+        assert!(message.starts_with("all 1 images in") && message.contains("b.jpg"), "{message}");
+    }
+
+    #[test]
+    fn cifar10_opens_a_tree_of_its_ten_classes_and_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        let classes: Vec<String> = (0..10).map(|class| format!("class {class}")).collect();
+        for (class, split) in classes.iter().flat_map(|class| [(class, "train"), (class, "test")]) {
+            write(&root.path().join(split).join(class).join("0000.jpg"), asymmetric(32, 32));
+        }
+        let set = open_by_name(&options("cifar10", root.path(), OnBadImage::Fail), Split::Train).unwrap();
+        assert_eq!((set.name(), set.len(), set.expected_len(), set.is_partial()), ("cifar10", 10, Some(50_000), true));
+        assert!(set.description().contains("JPEG tree"), "{}", set.description());
+
+        let whole = OpenOptions { partial: false, ..options("cifar10", root.path(), OnBadImage::Fail) };
+        let message = open_by_name(&whole, Split::Test).unwrap_err().to_string();
+        assert!(message.contains("found 10 images, expected 10000"), "{message}");
+
+        fs::remove_dir_all(root.path().join("train/class 3")).unwrap();
+        fs::remove_dir_all(root.path().join("test/class 3")).unwrap();
+        let message = open_by_name(&whole, Split::Train).unwrap_err().to_string();
+        assert!(message.contains("found 9, expected 10"), "{message}");
+    }
 }

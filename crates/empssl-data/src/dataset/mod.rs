@@ -254,7 +254,13 @@ impl Whole {
 }
 
 /// Refuses a split whose number of images is not the official one, unless fewer are allowed.
-fn check_count(options: &OpenOptions, split: Split, path: &Path, found: usize, expected: usize) -> Result<(), DataError> {
+fn check_count(
+    options: &OpenOptions,
+    split: Split,
+    path: &Path,
+    found: usize,
+    expected: usize,
+) -> Result<(), DataError> {
     let (name, path) = (options.name.clone(), path.to_owned());
     if found > expected {
         return Err(DataError::TooManyRecords { name, split, path, found, expected });
@@ -273,4 +279,81 @@ fn grouped(number: usize) -> String {
         if wants_comma { format!(",{digit}") } else { String::from(digit) }
     };
     digits.chars().enumerate().map(comma).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(name: &str) -> OpenOptions {
+        OpenOptions { name: name.into(), root: None, partial: false, on_bad_image: OnBadImage::Fail }
+    }
+
+    /// Four grey images of one pixel.
+    fn tiny(levels: [u8; 4], labels: Option<Vec<u32>>) -> Dataset {
+        let pixels = levels.iter().flat_map(|&level| [level; 3]).collect();
+        let about = About { name: "tiny".into(), expected: Some(5), ..About::default() };
+        Dataset::new(about, Store::Records { pixels, side: 1 }, labels)
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_known_ones() {
+        let message = open(&options("cifar11"), Split::Train).unwrap_err().to_string();
+        assert!(message.contains("`cifar11`") && message.contains("synthetic, cifar10, cifar100, folder"), "{message}");
+    }
+
+    #[test]
+    fn every_listed_name_is_understood() {
+        for name in NAMES {
+            let options = OpenOptions { root: Some("/nowhere/at/all".into()), ..options(name) };
+            let unknown = matches!(open(&options, Split::Test), Err(DataError::UnknownDataset { .. }));
+            assert!(!unknown, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_subset_of_a_subset_keeps_images_and_labels_together() {
+        let set = tiny([10, 20, 30, 40], Some(vec![1, 2, 3, 4]));
+        let subset = set.subset(&[3, 1, 3]).unwrap().subset(&[2, 1]).unwrap();
+        assert_eq!((subset.len(), subset.labels().unwrap()), (2, &[4, 2][..]));
+        assert_eq!(subset.image(0).unwrap()[[0, 0, 0]], 40);
+        assert_eq!(subset.image(1).unwrap()[[0, 0, 2]], 20);
+        assert!(subset.is_partial() && subset.description().contains("4 of 5 records, subset of 2"));
+        assert!(set.subset(&[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_index_out_of_range_is_named() {
+        let set = tiny([10, 20, 30, 40], None);
+        let subset = set.subset(&[0, 1]).unwrap();
+        let expect = "image index 4 is out of range: the set has 4 images";
+        assert_eq!(set.image(4).unwrap_err().to_string(), expect);
+        assert_eq!(set.subset(&[0, 4]).unwrap_err().to_string(), expect);
+        assert!(matches!(subset.image(2), Err(DataError::IndexOutOfRange { index: 2, len: 2 })));
+    }
+
+    #[test]
+    fn the_fingerprint_tells_pixels_labels_and_subsets_apart() {
+        let base = tiny([1, 2, 3, 4], Some(vec![0, 1, 0, 1]));
+        let others = [
+            tiny([1, 2, 3, 5], Some(vec![0, 1, 0, 1])),
+            tiny([1, 2, 3, 4], Some(vec![0, 1, 1, 0])),
+            tiny([1, 2, 3, 4], None),
+            base.subset(&[0, 1, 2, 3]).unwrap(),
+            base.subset(&[1, 0]).unwrap(),
+            base.subset(&[0, 1]).unwrap(),
+        ];
+        let mut all: Vec<u64> = others.iter().map(Dataset::fingerprint).chain([base.fingerprint()]).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 7);
+        assert_eq!(base.fingerprint(), tiny([1, 2, 3, 4], Some(vec![0, 1, 0, 1])).fingerprint());
+        let twice = base.subset(&[1, 0]).unwrap().subset(&[1, 0]).unwrap();
+        assert_eq!(twice.fingerprint(), base.subset(&[0, 1]).unwrap().fingerprint());
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!([0, 999, 1_000, 50_000, 1_234_567].map(grouped), ["0", "999", "1,000", "50,000", "1,234,567"]);
+    }
 }

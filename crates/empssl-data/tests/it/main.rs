@@ -1,3 +1,8 @@
 //! Integration tests, one module per subject.
 
+/// The drawn parameters and the patches against the distributions of the published code.
+mod distributions;
+/// The operations against what torchvision and Pillow computed.
 mod golden;
+/// Genuine images in every form they come in.
+mod real_data;

@@ -124,3 +124,49 @@ fn scatter(column: f64, row: f64, arrangement: u64) -> f64 {
     let bits = mix(mix(arrangement ^ column as i64 as u64) ^ row as i64 as u64);
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Places over many periods, on no line of symmetry.
+    fn places() -> impl Iterator<Item = [f64; 2]> {
+        (0..120).flat_map(|x| (0..120).map(move |y| [f64::from(x) * 0.131 - 7.3, f64::from(y) * 0.127 - 6.9]))
+    }
+
+    #[test]
+    fn names_are_sorted_and_unique() {
+        assert!(FAMILIES.windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+
+    #[test]
+    fn every_family_has_ink_and_ground() {
+        for family in FAMILIES {
+            let inked = places().filter(|&place| (family.distance)(place, 5) > 0.0).count() as f64 / 14_400.0;
+            assert!((0.2..0.8).contains(&inked), "{}: {inked} inked", family.name);
+        }
+    }
+
+    /// Edges are drawn about one pixel wide, which only works if the distance grows no faster than the place moves.
+    #[test]
+    fn distances_change_no_faster_than_places() {
+        const STEP: f64 = 1e-3;
+        for family in FAMILIES {
+            for [u, v] in places() {
+                let here = (family.distance)([u, v], 5);
+                let there = (family.distance)([u + 0.6 * STEP, v + 0.8 * STEP], 5);
+                // A jump is allowed where ink ends between two differently drawn squares.
+                let jumps = family.name == "weave" && (here - there).abs() > 0.05;
+                assert!(jumps || (here - there).abs() < 1.3 * STEP, "{} at {u}, {v}", family.name);
+            }
+        }
+    }
+
+    #[test]
+    fn only_irregular_families_depend_on_the_arrangement() {
+        for family in FAMILIES {
+            let differs = places().any(|place| (family.distance)(place, 5) != (family.distance)(place, 6));
+            assert_eq!(differs, ["cells", "clouds"].contains(&family.name), "{}", family.name);
+        }
+    }
+}

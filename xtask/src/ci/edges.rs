@@ -1,0 +1,95 @@
+//! The dependencies that must be absent, read from `cargo tree`.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use crate::failure::{Failure, Outcome};
+use crate::process;
+use crate::workspace::{self, Workspace};
+
+/// Every crate of ours, by its prefix.
+const OURS: &str = "empssl-*";
+
+/// Reads reference values for tests and knows nothing itself, so any test may use it.
+const FOR_TESTS: &str = "empssl-golden";
+
+/// What a package must not reach, over which kinds of dependency.
+struct Rule {
+    package: &'static str,
+    edges: &'static str,
+    absent: &'static [&'static str],
+}
+
+const BUILT: &str = "normal,build";
+const ALL: &str = "normal,build,dev";
+
+const RULES: [Rule; 9] = [
+    Rule { package: "empssl-data", edges: ALL, absent: &[OURS, "tch", "torch-sys"] },
+    Rule { package: "empssl-golden", edges: ALL, absent: &[OURS, "tch", "torch-sys"] },
+    Rule { package: "xtask", edges: ALL, absent: &[OURS, FOR_TESTS, "tch", "torch-sys"] },
+    Rule { package: "empssl-torch", edges: BUILT, absent: &[OURS] },
+    Rule { package: "empssl-loss", edges: BUILT, absent: &[OURS] },
+    Rule { package: "empssl-model", edges: BUILT, absent: &[OURS] },
+    Rule { package: "empssl-train", edges: BUILT, absent: &["empssl-eval", "empssl-cli", FOR_TESTS] },
+    Rule {
+        package: "empssl-eval",
+        edges: BUILT,
+        absent: &["empssl-train", "empssl-model", "empssl-loss", "empssl-cli"],
+    },
+    Rule { package: "empssl-cli", edges: BUILT, absent: &[FOR_TESTS, "xtask"] },
+];
+
+/// Runs the check.
+pub(super) fn run(workspace: &Workspace) -> Outcome {
+    let mut found = Vec::new();
+    for rule in &RULES {
+        let packages = reached(rule, workspace)?;
+        found.extend(breaches(rule, &packages).into_iter().map(|name| format!("{} reaches {name}", rule.package)));
+    }
+    if found.is_empty() {
+        eprintln!("{} packages reach nothing they must not know", RULES.len());
+        return Ok(());
+    }
+    Err(Failure::check(format!("dependencies that must be absent: {} (see `cargo tree`)", found.join(", "))))
+}
+
+fn reached(rule: &Rule, workspace: &Workspace) -> Outcome<BTreeSet<String>> {
+    let mut tree = Command::new(workspace::cargo());
+    tree.args(["tree", "--package", rule.package, "--edges", rule.edges, "--prefix", "none", "--format", "{p}"]);
+    let text = process::output(tree.current_dir(workspace.root()))?;
+    Ok(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+}
+
+/// Which of the reached packages a rule forbids.
+fn breaches<'a>(rule: &Rule, reached: &'a BTreeSet<String>) -> Vec<&'a str> {
+    let forbidden = |name: &str| {
+        name != rule.package
+            && rule.absent.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(prefix) => name.starts_with(prefix) && name != FOR_TESTS,
+                None => name == *pattern,
+            })
+    };
+    reached.iter().map(String::as_str).filter(|name| forbidden(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn forbidden_packages_are_found_and_others_are_not() {
+        let rule = Rule { package: "empssl-data", edges: ALL, absent: &[OURS, "tch"] };
+        let reached = names(&["empssl-data", "empssl-golden", "empssl-loss", "ndarray", "tch", "tch-extra"]);
+        assert_eq!(breaches(&rule, &reached), ["empssl-loss", "tch"]);
+    }
+
+    #[test]
+    fn what_is_named_itself_is_forbidden_even_where_the_prefix_spares_it() {
+        let rule = Rule { package: "xtask", edges: ALL, absent: &[OURS, FOR_TESTS] };
+        assert_eq!(breaches(&rule, &names(&["xtask", "clap", "empssl-golden"])), ["empssl-golden"]);
+    }
+}
