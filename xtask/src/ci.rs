@@ -63,8 +63,8 @@ fn run_steps(steps: &[Step], workspace: &Workspace) -> Outcome {
 /// What held, with its seconds.
 fn summary(done: &[(&str, Duration)]) -> String {
     let lines = done.iter().map(|(name, took)| format!("  held  {:>7.1} s  {name}\n", took.as_secs_f64()));
-    let total: f64 = done.iter().map(|(_, took)| took.as_secs_f64()).sum();
-    format!("\n{}        {total:>7.1} s  in all\n", lines.collect::<String>())
+    let total: Duration = done.iter().map(|(_, took)| *took).sum();
+    format!("\n{}        {:>7.1} s  in all\n", lines.collect::<String>(), total.as_secs_f64())
 }
 
 fn cargo(workspace: &Workspace, args: &[&str]) -> Outcome {

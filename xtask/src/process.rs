@@ -30,9 +30,9 @@ fn interrupts() -> usize {
 pub(crate) fn run(command: &mut Command, code: Code) -> Outcome {
     eprintln!("$ {}", shown(command));
     let mut child = command.spawn().map_err(|error| not_started(command, &error))?;
-    let status = wait(&mut child)?;
+    let status = wait(&mut child, interrupts)?;
     if interrupts() > 0 {
-        return Err(Failure::new(Code::Interrupted, format!("interrupted during `{}`", shown(command))));
+        return Err(Failure::new(Code::Interrupted, "interrupted"));
     }
     if status.success() { Ok(()) } else { Err(failed(command, status, code)) }
 }
@@ -48,23 +48,22 @@ pub(crate) fn output(command: &mut Command) -> Outcome<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn wait(child: &mut Child) -> Outcome<ExitStatus> {
+/// Waits for the program's end: at the first interrupt it is left to save, at the second it is stopped.
+fn wait(child: &mut Child, interrupts: impl Fn() -> usize) -> Outcome<ExitStatus> {
     let mut told = false;
     loop {
         let ended = child.try_wait().map_err(|error| Failure::new(Code::Child, format!("cannot wait: {error}")))?;
         if let Some(status) = ended {
             return Ok(status);
         }
-        match interrupts() {
-            0 => {}
-            1 if told => {}
-            1 => {
-                eprintln!("interrupted: waiting for the program to save; interrupt again to stop it at once");
-                told = true;
-            }
-            _ => {
-                let _ = child.kill();
-            }
+        let count = interrupts();
+        if count > 0 && !told {
+            eprintln!("interrupted: waiting for the program to leave; interrupt again to stop it at once");
+            told = true;
+        }
+        if count > 1 {
+            // It may have ended just now; the next round tells.
+            let _ = child.kill();
         }
         thread::sleep(POLL);
     }
@@ -99,6 +98,15 @@ fn quoted(word: &str) -> String {
     }
 }
 
+/// Makes a program of a script for tests. A child process writes it: were the file ever open for writing here, a child
+/// that another test starts at that moment would hold it open, and the system refuses to start such a file.
+#[cfg(test)]
+pub(crate) fn write_script(path: &std::path::Path, text: &str) {
+    let status =
+        Command::new("sh").args(["-c", "printf %s \"$1\" > \"$2\" && chmod +x \"$2\"", "sh", text]).arg(path).status();
+    assert!(status.is_ok_and(|status| status.success()), "cannot write {}", path.display());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +123,14 @@ mod tests {
         let failure = run(Command::new("sh").args(["-c", "exit 7"]), Code::Check).unwrap_err();
         assert_eq!(failure.code, Code::Check);
         assert!(failure.to_string().contains("exit status: 7"), "{failure}");
+    }
+
+    #[test]
+    fn one_interrupt_lets_the_program_finish_and_two_stop_it() {
+        let sleep = |seconds: &str| Command::new("sleep").arg(seconds).spawn().unwrap();
+        assert!(wait(&mut sleep("0.2"), || 1).unwrap().success());
+        let stopped = wait(&mut sleep("60"), || 2).unwrap();
+        assert_eq!(stopped.code(), None, "it was not stopped by a signal");
     }
 
     #[test]

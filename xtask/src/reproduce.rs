@@ -116,10 +116,18 @@ pub(crate) fn chain(args: &Args, workspace: &Workspace, profile: Profile) -> Out
     let program = Program { path, commit: commit(workspace) };
     let folder = run_folder(args, workspace)?;
     process::watch_interrupts();
-    let took = train_and_evaluate(args, &recipe, &folder, &program).map_err(|failure| keep_run(failure, &folder))?;
-    let report = report::render(&folder)?;
-    let shown = workspace::from_here(&folder);
+    perform(args, &recipe, &folder, &program).map_err(|failure| keep_run(failure, &folder))
+}
+
+/// Trains, evaluates, reports and judges.
+fn perform(args: &Args, recipe: &Path, folder: &Path, program: &Program) -> Outcome {
+    let start = Instant::now();
+    process::run(&mut training(args, recipe, folder, program), Code::Child)?;
+    process::run(&mut evaluation(args, folder, program), Code::Child)?;
+    let took = start.elapsed();
+    let report = report::render(folder)?;
     print!("\n{}", report::terminal(&report));
+    let shown = workspace::from_here(folder);
     println!("\nreport: {}\n        {}", shown.join("report.html").display(), shown.join("report.md").display());
     judge(args, &report, took)
 }
@@ -163,8 +171,8 @@ fn stems(folder: &Path) -> Vec<String> {
 fn check_data(args: &Args) -> Outcome {
     match &args.data {
         None if args.dataset != SYNTHETIC => Err(Failure::usage(format!(
-            "the set {} is read from files: say where they are with `--data DIR` (data/{}.md tells where to get them)",
-            args.dataset, args.dataset
+            "the set {} is read from files: say where they are with `--data DIR` (the folder data/ tells where to get them)",
+            args.dataset
         ))),
         Some(folder) if !folder.exists() => {
             Err(Failure::usage(format!("--data {}: there is no such folder", folder.display())))
@@ -208,13 +216,6 @@ fn first_free(runs: &Path, name: &str) -> Outcome<PathBuf> {
             made => return made.at(Code::Child, "create the folder", &folder).map(|()| folder),
         }
     }
-}
-
-fn train_and_evaluate(args: &Args, recipe: &Path, folder: &Path, program: &Program) -> Outcome<Duration> {
-    let start = Instant::now();
-    process::run(&mut training(args, recipe, folder, program), Code::Child)?;
-    process::run(&mut evaluation(args, folder, program), Code::Child)?;
-    Ok(start.elapsed())
 }
 
 /// The `empssl` that was built, and the commit it was built from as it goes into the report.

@@ -3,6 +3,7 @@
 mod scan;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::failure::{Failure, Outcome};
@@ -33,6 +34,9 @@ const FORBIDDEN: [&str; 7] = [
     concat!("/wo", "rk/"),
 ];
 
+/// Folders that git ignores.
+const GENERATED: [&str; 4] = [".git", ".libtorch", "runs", "target"];
+
 /// Breaches that stand, each with its reason: a file and the start of the message.
 const EXCEPTIONS: [(&str, &str, &str); 0] = [];
 
@@ -53,10 +57,10 @@ impl File {
         test_file || ["/tests/", "/benches/"].iter().any(|folder| self.path.contains(folder))
     }
 
-    /// Library code, where a panic is the caller's loss.
+    /// Library code, where a panic is the caller's loss; the reader of reference values serves tests, which fail by panics.
     fn is_library(&self) -> bool {
-        let binary = ["crates/empssl-cli/", "crates/empssl-golden/"].iter().any(|start| self.path.starts_with(start));
-        self.path.starts_with("crates/") && self.path.contains("/src/") && !binary && !self.is_test()
+        let others = ["crates/empssl-cli/", "crates/empssl-golden/"].iter().any(|start| self.path.starts_with(start));
+        self.path.starts_with("crates/") && self.path.contains("/src/") && !others && !self.is_test()
     }
 }
 
@@ -75,13 +79,32 @@ pub(crate) fn run(workspace: &Workspace) -> Outcome {
     }
 }
 
-/// Every text file that git knows or would take in.
+/// Every text file of the project.
 fn read(workspace: &Workspace) -> Outcome<Vec<File>> {
+    let paths = if workspace.join(".git").exists() { listed(workspace)? } else { walked(workspace.root(), "") };
+    let text = |path: &String| Some(File { path: path.clone(), text: fs::read_to_string(workspace.join(path)).ok()? });
+    Ok(paths.iter().filter(|path| *path != "Cargo.lock").filter_map(text).collect())
+}
+
+/// The files git knows or would take in.
+fn listed(workspace: &Workspace) -> Outcome<Vec<String>> {
     let mut git = Command::new("git");
     git.args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(workspace.root());
-    let listed = process::output(&mut git)?;
-    let text = |path: &str| Some(File { path: path.to_owned(), text: fs::read_to_string(workspace.join(path)).ok()? });
-    Ok(listed.lines().filter(|path| *path != "Cargo.lock").filter_map(text).collect())
+    Ok(process::output(&mut git)?.lines().map(str::to_owned).collect())
+}
+
+/// In a copy without git: every file outside the folders that git would ignore.
+fn walked(folder: &Path, below: &str) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let found = entries.flat_map(|entry| {
+        let path = format!("{below}{}", entry.file_name().to_string_lossy());
+        match entry.path().is_dir() {
+            true if GENERATED.contains(&path.as_str()) || below == "data/" => vec![],
+            true => walked(&entry.path(), &format!("{path}/")),
+            false => vec![path],
+        }
+    });
+    found.collect()
 }
 
 type Breach = (String, String);
@@ -219,12 +242,7 @@ mod tests {
 
     #[test]
     fn the_house_is_tidy() {
-        let workspace = Workspace::locate();
-        if !workspace.join(".git").exists() {
-            eprintln!("skipped: without git there is no telling which files are the project's");
-            return;
-        }
-        run(&workspace).unwrap();
+        run(&Workspace::locate()).unwrap();
     }
 
     fn file(path: &str, text: &str) -> File {
@@ -267,6 +285,21 @@ mod tests {
             [2, 0, 0]
         );
         assert_eq!(Measured::of(&[file("crates/empssl-loss/src/a.rs", text)]).breaches().len(), 1);
+    }
+
+    #[test]
+    fn a_copy_without_git_is_walked_but_for_what_is_generated() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in
+            ["a.md", ".ci/run", "data/cifar10.md", "data/images/x.txt", "target/b.rs", "crates/c/src/target/d.rs"]
+        {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let mut paths = walked(folder.path(), "");
+        paths.sort();
+        assert_eq!(paths, [".ci/run", "a.md", "crates/c/src/target/d.rs", "data/cifar10.md"]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ Exit codes:
 pub(crate) enum CliError {
     #[error("{0}")]
     Recipe(String),
-    #[error(transparent)]
+    #[error("{}{}", .0, flag_hint(.0))]
     Data(#[from] DataError),
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -60,8 +60,9 @@ impl CliError {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
+            Self::Recipe(_) | Self::Loss(_) | Self::Data(DataError::BadSetting { .. }) => 4,
+            Self::Train(TrainError::Setting { .. }) | Self::Model(ModelError::Config { .. }) => 4,
             Self::Train(TrainError::Data(_)) | Self::Data(_) => 3,
-            Self::Recipe(_) | Self::Train(TrainError::Setting { .. }) | Self::Loss(_) => 4,
             Self::Device(_) => 5,
             Self::File { .. } | Self::RunExists(_) | Self::Run(_) => 6,
             Self::Interrupted { .. } => 130,
@@ -71,5 +72,15 @@ impl CliError {
             | Self::Shim(_)
             | Self::Torch(_) => 1,
         }
+    }
+}
+
+/// The flag of this program that does what the sentence of the data crate proposes.
+fn flag_hint(error: &DataError) -> &'static str {
+    match error {
+        DataError::TooFewRecords { .. } => " (--partial)",
+        DataError::BadImage { .. } => "; --on-bad-image skip leaves such images out and counts them",
+        DataError::MissingFolder { .. } => " (--data DIR)",
+        _ => "",
     }
 }

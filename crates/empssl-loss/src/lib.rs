@@ -1,7 +1,7 @@
 //! The EMP-SSL objective: how far each image's patches agree, and how much room the images take up.
 //!
 //! For the projections of `n` patches of each of `b` images, `z` of shape `[n, b, d]`, the training loss is
-//! (arXiv 2304.03977, sections 2 and 3; tsb0601/EMP-SSL `main.py:76-102`, `loss.py:76-90`)
+//! (arXiv 2304.03977; tsb0601/EMP-SSL `main.py:76-102`, `loss.py:76-90`)
 //!
 //! ```text
 //! loss = - invariance_weight  * mean over patches and images of cos(z_ij, m_j)        m_j = mean of image j's patches
@@ -34,6 +34,24 @@
 //! # assert!(weight.grad().abs().sum(Kind::Float).double_value(&[]) > 0.0);
 //! # assert!(terms.total.double_value(&[]).is_finite());
 //! # Ok::<(), empssl_loss::LossError>(())
+//! ```
+//!
+//! A package outside this workspace depends on the crate by path, on the same tch, and on torch-sys for one line of
+//! build script, by which its programs find libtorch without `LD_LIBRARY_PATH`; `LIBTORCH` names the folder of libtorch
+//! 2.11.0 while it is built.
+//!
+//! ```toml
+//! [dependencies]
+//! empssl-loss = { path = "../empssl/crates/empssl-loss" }
+//! tch = "=0.24.0"
+//! torch-sys = "=0.24.0"
+//! ```
+//!
+//! ```no_run
+//! // build.rs
+//! fn main() {
+//!     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", std::env::var("DEP_TCH_LIBTORCH_LIB").unwrap());
+//! }
 //! ```
 //!
 //! # Precision and devices

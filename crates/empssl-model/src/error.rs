@@ -35,7 +35,7 @@ pub enum ModelError {
     #[error("these weights do not fit the network: {0}")]
     State(StateMismatch),
     /// A file that cannot be opened or read.
-    #[error("cannot read weights from {}", path.display())]
+    #[error("cannot read weights from {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -51,7 +51,7 @@ pub enum ModelError {
         reason: String,
     },
     /// A file that cannot be written.
-    #[error("cannot write weights to {}", path.display())]
+    #[error("cannot write weights to {}: {source}", path.display())]
     Write {
         /// The file that was to be made; a file of that name that was there before is untouched.
         path: PathBuf,

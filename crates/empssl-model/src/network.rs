@@ -53,9 +53,7 @@ impl Network {
     /// # Panics
     /// When [`Self::check_input`] refuses the patches.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Embedding {
-        let (backbone, features) = self.backbone_and_features(x, mode);
-        let projections = self.projector.forward(&features, mode);
-        Embedding { backbone, features, projections }
+        self.heads(self.backbone(x, mode), mode)
     }
 
     /// The features alone, `[N, h]`, without the cost of the projector.
@@ -63,16 +61,14 @@ impl Network {
     /// # Panics
     /// When [`Self::check_input`] refuses the patches.
     pub fn encode(&self, x: &Tensor, mode: Mode) -> Tensor {
-        self.backbone_and_features(x, mode).1
+        self.pre_feature.forward(&self.backbone(x, mode), mode)
     }
 
-    fn backbone_and_features(&self, x: &Tensor, mode: Mode) -> (Tensor, Tensor) {
+    fn backbone(&self, x: &Tensor, mode: Mode) -> Tensor {
         if let Err(refusal) = self.check_input(x, mode) {
             panic!("{refusal}");
         }
-        let backbone = self.resnet.forward(x, mode);
-        let features = self.pre_feature.forward(&backbone, mode);
-        (backbone, features)
+        self.resnet.forward(x, mode)
     }
 
     /// Checks what [`Self::forward`] asks of its input.
@@ -109,7 +105,7 @@ impl Network {
         self.registry.device()
     }
 
-    /// The backbone, whose parts can be run one by one.
+    /// The backbone, whose parts can be run one by one; [`Self::heads`] takes it from there.
     pub fn resnet(&self) -> &ResNet {
         &self.resnet
     }

@@ -101,7 +101,7 @@ fn measured_row(row: &Row, first: bool) -> String {
 
 fn published_row(row: &Published, first: bool) -> String {
     let class = if first { "published first" } else { "published" };
-    let words = format!("<td>Published, not measured here</td><td>{}</td>", escape(&row.probe));
+    let words = format!("<td>Published, not measured here</td><td>{}</td>", row.probe.label());
     let source = escape(&text::source(row));
     format!("<tr class=\"{class}\">{words}{}<td colspan=\"5\"><small>{source}</small></td></tr>\n", drawn(row.top1, ""))
 }

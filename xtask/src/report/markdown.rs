@@ -65,7 +65,7 @@ fn measured(row: &Row) -> String {
 fn published(row: &Published) -> String {
     line(&[
         "published, not measured here",
-        &row.probe,
+        row.probe.label(),
         &text::percent(row.top1),
         "",
         "",

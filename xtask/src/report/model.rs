@@ -164,7 +164,7 @@ impl Probe {
 /// A figure of the paper, for comparison; never measured here.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Published {
-    pub(crate) probe: String,
+    pub(crate) probe: Probe,
     pub(crate) top1: f64,
     pub(crate) epochs: Option<f64>,
     pub(crate) source: String,

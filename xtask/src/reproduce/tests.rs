@@ -104,3 +104,48 @@ fn a_missed_bar_and_a_slow_quick_run_fail_the_check() {
     report.device = "cuda:0".to_owned();
     judge(&args(), &report, late).unwrap();
 }
+
+/// A program that stands in for `empssl`: training writes the fixture's files into the folder after `--out`.
+fn stand_in(folder: &Path, evaluation: &str) -> Program {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/run");
+    let path = folder.join("empssl");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = eval ] && {{ {evaluation}; }}\nfor out; do :; done\ncp {}/* \"$out\"\n",
+        fixture.display()
+    );
+    process::write_script(&path, &script);
+    Program { path, commit: None }
+}
+
+#[test]
+fn a_run_is_trained_evaluated_rendered_and_judged() {
+    let (_folder, workspace) = checkout();
+    let run = run_folder(&args(), &workspace).unwrap();
+    let program = stand_in(workspace.root(), "exit 0");
+    let failure = perform(&args(), Path::new("r.toml"), &run, &program).unwrap_err();
+    assert_eq!((failure.code, failure.to_string().as_str()), (Code::Check, "not met: kNN: trained minus raw pixels"));
+    assert!(run.join("report.html").is_file() && run.join("report.md").is_file());
+}
+
+#[test]
+fn a_failed_evaluation_says_where_the_run_is() {
+    let (_folder, workspace) = checkout();
+    let run = run_folder(&args(), &workspace).unwrap();
+    let program = stand_in(workspace.root(), "exit 3");
+    let failure = perform(&args(), Path::new("r.toml"), &run, &program).map_err(|f| keep_run(f, &run)).unwrap_err();
+    assert_eq!(failure.code, Code::Child);
+    let message = failure.to_string();
+    assert!(
+        message.contains("empssl eval") && message.ends_with(&format!("; the run is in {}", run.display())),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_run_that_never_began_leaves_no_folder() {
+    let (_folder, workspace) = checkout();
+    let run = run_folder(&args(), &workspace).unwrap();
+    let failure = keep_run(Failure::new(Code::Child, "it failed"), &run);
+    assert_eq!(failure.to_string(), "it failed");
+    assert!(!run.exists());
+}

@@ -1,8 +1,7 @@
 //! The task against a `python3` that stands in for the real one: it installs small files and counts its calls.
 
-use std::os::unix::fs::PermissionsExt;
-
 use super::*;
+use crate::process::write_script;
 
 /// Answers `-m pip --version`, and fills the target folder as pip would, list of files included.
 const FAKE_PIP: &str = r#"#!/bin/sh
@@ -34,8 +33,7 @@ struct Machine {
 impl Machine {
     fn with(script: &str) -> Self {
         let machine = Self { folder: tempfile::tempdir().unwrap() };
-        fs::write(machine.path("python3"), script).unwrap();
-        fs::set_permissions(machine.path("python3"), fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&machine.path("python3"), script);
         machine
     }
 
@@ -146,7 +144,7 @@ fn a_failed_install_leaves_the_good_folder_alone() {
     let machine = Machine::ordinary();
     machine.setup().provide(false).unwrap();
     let failing = FAKE_PIP.replace("put \"nvidia/lib/$name.so\" \"$name\"", "exit 1");
-    fs::write(machine.path("python3"), failing.replace("VERSION", "2.11.0")).unwrap();
+    write_script(&machine.path("python3"), &failing.replace("VERSION", "2.11.0"));
     machine.setup().provide(true).unwrap_err();
     assert_eq!(machine.setup().provide(false).unwrap(), Found::Ours(Set::Small));
 }

@@ -3,13 +3,13 @@
 //! The first three move every value away from, or towards, a "degenerate" image: black, the mean grey, the grayscale
 //! version of the pixel. A factor of 0 gives the degenerate image, 1 the original, more exaggerates.
 
-use super::{look_up, luma, planes};
+use super::{cut_off, look_up, luma, planes};
 
 /// Pillow's blend: computed in float32, clipped to 0..=255, the fraction cut off (not rounded).
+#[inline(always)]
 fn blend(degenerate: u8, value: u8, factor: f32) -> u8 {
     let (degenerate, value) = (f32::from(degenerate), f32::from(value));
-    // The conversion clips and cuts off.
-    (degenerate + factor * (value - degenerate)) as u8
+    cut_off((degenerate + factor * (value - degenerate)).clamp(0.0, 255.0))
 }
 
 /// The table of a blend with one degenerate value for the whole image.
@@ -25,8 +25,9 @@ pub fn brightness(pixels: &mut [u8], factor: f32) {
 /// Scales the distance of every value from the image's mean grey by `factor`.
 pub fn contrast(pixels: &mut [u8], factor: f32) {
     let (red, green, blue) = planes(pixels);
-    let greys = red.iter().zip(&*green).zip(&*blue).map(|((&r, &g), &b)| u64::from(luma(r, g, b)));
-    let mean = greys.sum::<u64>() as f64 / red.len() as f64;
+    let greys = red.iter().zip(&*green).zip(&*blue).map(|((&r, &g), &b)| u32::from(luma(r, g, b)));
+    // 2^24 pixels fit the sum: the largest patch there is.
+    let mean = f64::from(greys.sum::<u32>()) / red.len() as f64;
     look_up(pixels, &blend_table((mean + 0.5) as u8, factor));
 }
 

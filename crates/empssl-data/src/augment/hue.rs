@@ -1,105 +1,65 @@
 //! Rotation of the hue of planar pixels, through Pillow's 8-bit HSV.
 //!
-//! Pillow converts to hue, saturation and value of 8 bits each, in a mixture of float32 and float64. Which way that
-//! arithmetic falls where a result is almost whole is kept in two small tables, filled with it once; the way back has
-//! no such cases and is done in integers.
+//! Pillow converts to hue, saturation and value of 8 bits each and back, in a mixture of float32 and float64. Float32
+//! suffices for the same bytes if the operations come in this order; the tests compare the two over their domain.
+//! There are no branches and no tables, so that the compiler works on several pixels at a time.
 
-use std::sync::LazyLock;
-
-use super::planes;
+use super::{cut_off, planes, round};
 
 /// Rotates the hue by `factor` turns, from -0.5 to 0.5. A factor of 0 is not the identity: the colours still pass through
 /// 8-bit HSV.
 pub fn rotate_hue(pixels: &mut [u8], factor: f32) {
     // torchvision cuts off the fraction of a level, towards zero, and adds modulo 256.
     let shift = (f64::from(factor) * 255.0) as i32 as u8;
-    let tables = &*TABLES;
-    let wheel: [Slice; 256] = std::array::from_fn(|hue| Slice::of((hue as u8).wrapping_add(shift)));
     let (red, green, blue) = planes(pixels);
     for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
-        let (hue, saturation, value) = tables.hsv(*r, *g, *b);
-        [*r, *g, *b] = wheel[usize::from(hue)].rgb(saturation, value);
+        let (hue, saturation, value) = to_hsv(*r, *g, *b);
+        [*r, *g, *b] = to_rgb(hue.wrapping_add(shift), saturation, value);
     }
 }
 
-/// Pillow's conversion from RGB, looked up.
-struct Tables {
-    /// Hue by sector, by what the middle channel lacks to the largest, and by what the smallest lacks to it.
-    hue: Vec<u8>,
-    /// Saturation by what the smallest channel lacks to the largest, and by the largest.
-    saturation: Vec<u8>,
+/// Hue, saturation and value of a colour, each from 0 to 255.
+#[inline(always)]
+fn to_hsv(red: u8, green: u8, blue: u8) -> (u8, u8, u8) {
+    let value = red.max(green).max(blue);
+    let smallest = red.min(green).min(blue);
+    let range = f32::from(value - smallest);
+    let (is_red, is_green) = (red == value, green == value);
+    // The channels after and before the largest one, going round red, green, blue, and the sixths of a turn at it.
+    let choose = |of_red, of_green, of_blue| if is_red { of_red } else if is_green { of_green } else { of_blue };
+    let (after, before) = (choose(green, blue, red), choose(blue, red, green));
+    let at_largest = if is_red { 0.0 } else if is_green { 2.0 } else { 4.0 };
+    let (side, middle) = if before == smallest { (1.0, after) } else { (-1.0, before) };
+    let share = f32::from(value - middle) / range.max(1.0);
+    let sixths = (at_largest + side) - side * share;
+    let turns = sixths / 6.0 + if sixths < 0.0 { 1.0 } else { 0.0 };
+    let saturation = range * 255.0 / f32::from(value.max(1));
+    (cut_off(turns * 255.0), cut_off(saturation), value)
 }
 
-static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
-    hue: (0..3 << 17).map(|index| hue(index >> 16, (index >> 8) as u8, index as u8)).collect(),
-    saturation: (0..1 << 16_u32).map(|index| saturation((index >> 8) as u8, index as u8)).collect(),
-});
-
-/// The sectors: which channel is the largest and which the smallest. Sector 2k has the hue 2k sixths minus the share, sector
-/// 2k + 1 the same plus it, counted from the largest channel k.
-const MINUS: usize = 0;
-const PLUS: usize = 1;
-
-impl Tables {
-    fn hsv(&self, red: u8, green: u8, blue: u8) -> (u8, u8, u8) {
-        let value = red.max(green).max(blue);
-        let range = value - red.min(green).min(blue);
-        // The channels after and before the largest one, going round red, green, blue.
-        let (largest, after, before) = if red == value {
-            (0, green, blue)
-        } else if green == value {
-            (1, blue, red)
+/// The colour of a hue, a saturation and a value.
+#[inline(always)]
+fn to_rgb(hue: u8, saturation: u8, value: u8) -> [u8; 3] {
+    let sixths = f32::from(hue) * 6.0;
+    // Half a step away from every whole number, so that the product cannot land on the wrong side of one.
+    let turn = cut_off((sixths + 0.5) / 255.0);
+    let depth = sixths - f32::from(turn) * 255.0;
+    // The channel between the largest and the smallest falls in odd sixths of the wheel and rises in even ones.
+    let lost = if turn & 1 == 1 { depth } else { 255.0 - depth };
+    let level = |lost: f32| round(f32::from(value) * (65_025.0 - f32::from(saturation) * lost) / 65_025.0);
+    let (full, middle, empty) = (value, level(lost), level(255.0));
+    // The hue of 255 closes the circle.
+    let sector = if turn == 6 { 0 } else { turn };
+    let choose = |full_at: [u8; 2], middle_at: [u8; 2]| {
+        if sector == full_at[0] || sector == full_at[1] {
+            full
+        } else if sector == middle_at[0] || sector == middle_at[1] {
+            middle
         } else {
-            (2, red, green)
-        };
-        let (side, lacks) = if value - before == range { (PLUS, value - after) } else { (MINUS, value - before) };
-        let hue = (largest * 2 + side) << 16 | usize::from(lacks) << 8 | usize::from(range);
-        let saturation = usize::from(range) << 8 | usize::from(value);
-        (self.hue[hue], self.saturation[saturation], value)
-    }
-}
-
-/// Pillow's hue of a colour, in its own order of operations and of roundings to float32.
-fn hue(sector: u32, lacks: u8, range: u8) -> u8 {
-    if range == 0 || lacks > range {
-        return 0;
-    }
-    let share = f32::from(lacks) / f32::from(range);
-    let (base, side) = (f64::from(sector / 2 * 2), sector as usize % 2);
-    let (before, after) = if side == PLUS { (1.0, share) } else { (share, 1.0) };
-    let sixths = if base == 0.0 { before - after } else { (base + f64::from(before) - f64::from(after)) as f32 };
-    let turns = ((f64::from(sixths) / 6.0 + 1.0) % 1.0) as f32;
-    (f64::from(turns) * 255.0) as u8
-}
-
-/// Pillow's saturation of a colour.
-fn saturation(range: u8, value: u8) -> u8 {
-    if range == 0 || range > value { 0 } else { (f64::from(f32::from(range) / f32::from(value)) * 255.0) as u8 }
-}
-
-/// The sixth of the colour wheel that a hue lies in.
-#[derive(Clone, Copy)]
-struct Slice {
-    /// How far into the sixth, in 255ths.
-    depth: u32,
-    /// Where red, green and blue are found among (full, rising, falling, empty).
-    channels: [u8; 3],
-}
-
-impl Slice {
-    fn of(hue: u8) -> Self {
-        const CHANNELS: [[u8; 3]; 6] = [[0, 1, 3], [2, 0, 3], [3, 0, 1], [3, 2, 0], [1, 3, 0], [0, 3, 2]];
-        let sixths = u32::from(hue) * 6;
-        Self { depth: sixths % 255, channels: CHANNELS[(sixths / 255 % 6) as usize] }
-    }
-
-    /// The colour of this hue. The products are never half-way between two levels, so plain rounding is exact.
-    fn rgb(self, saturation: u8, value: u8) -> [u8; 3] {
-        const ONE: u32 = 255 * 255;
-        let level = |lost: u32| ((u32::from(value) * (ONE - u32::from(saturation) * lost) + ONE / 2) / ONE) as u8;
-        let levels = [value, level(255 - self.depth), level(self.depth), level(255)];
-        self.channels.map(|channel| levels[usize::from(channel & 3)])
-    }
+            empty
+        }
+    };
+    [choose([0, 5], [1, 4]), choose([1, 2], [0, 3]), choose([3, 4], [2, 5])]
 }
 
 #[cfg(test)]
@@ -145,26 +105,40 @@ mod tests {
         }
     }
 
+    /// The hue depends on the two smaller channels relative to the range, the saturation on the range and the value.
     #[test]
-    fn every_fourth_level_and_its_neighbour_convert_as_in_floats() {
-        let levels = || (0..=255_u8).filter(|level| level % 4 < 2);
-        for (r, g) in levels().flat_map(|r| levels().map(move |g| (r, g))) {
-            for b in levels() {
-                assert_eq!(TABLES.hsv(r, g, b), hsv_in_floats(r, g, b), "{r} {g} {b}");
+    fn every_hue_and_every_saturation_is_found_as_in_floats() {
+        for (range, lacks) in (1..=255_u8).flat_map(|range| (0..=range).map(move |lacks| (range, lacks))) {
+            let (full, middle, empty) = (range, range - lacks, 0);
+            for (r, g, b) in [
+                (full, middle, empty),
+                (full, empty, middle),
+                (middle, full, empty),
+                (empty, full, middle),
+                (middle, empty, full),
+                (empty, middle, full),
+            ] {
+                assert_eq!(to_hsv(r, g, b), hsv_in_floats(r, g, b), "{r} {g} {b}");
             }
+            let raised = (255, 255 - range, 255 - lacks);
+            assert_eq!(to_hsv(raised.0, raised.1, raised.2), hsv_in_floats(raised.0, raised.1, raised.2), "{raised:?}");
+        }
+    }
+
+    #[test]
+    fn greys_have_no_saturation_and_so_any_hue() {
+        for level in 0..=255 {
+            let (hue, saturation, value) = to_hsv(level, level, level);
+            assert_eq!((saturation, value, to_rgb(hue, saturation, value)), (0, level, [level; 3]));
         }
     }
 
     #[test]
     fn every_hue_and_saturation_converts_back_as_in_floats() {
-        for hue in 0..=255 {
-            let slice = Slice::of(hue);
-            for (saturation, value) in (0..=255).flat_map(|s| (0..=255).step_by(3).map(move |v| (s, v))) {
-                assert_eq!(
-                    slice.rgb(saturation, value),
-                    rgb_in_floats(hue, saturation, value),
-                    "{hue} {saturation} {value}"
-                );
+        for (hue, saturation) in (0..=255).flat_map(|hue| (0..=255).map(move |saturation| (hue, saturation))) {
+            for value in (0..=255).step_by(5).chain(250..=255) {
+                let ours = to_rgb(hue, saturation, value);
+                assert_eq!(ours, rgb_in_floats(hue, saturation, value), "{hue} {saturation} {value}");
             }
         }
     }

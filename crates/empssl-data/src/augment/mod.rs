@@ -27,3 +27,22 @@ fn luma(red: u8, green: u8, blue: u8) -> u8 {
     let weighted = 19_595 * u32::from(red) + 38_470 * u32::from(green) + 7_471 * u32::from(blue);
     ((weighted + 0x8000) >> 16) as u8
 }
+
+/// Adding it to a float32 from 0 to 2^22 rounds to a whole number, which is then found in the lowest bits.
+const TO_WHOLE: f32 = 8_388_608.0;
+
+/// The nearest whole number to a `value` from 0 to 255.
+///
+/// Unlike a cast, which clips as well, this compiles to a few instructions for many values at a time.
+#[inline(always)]
+fn round(value: f32) -> u8 {
+    (value + TO_WHOLE).to_bits() as u8
+}
+
+/// The whole part of a `value` from 0 to 255.
+#[inline(always)]
+fn cut_off(value: f32) -> u8 {
+    let rounded = value + TO_WHOLE;
+    let is_above = rounded - TO_WHOLE > value;
+    (rounded.to_bits() as u8).wrapping_sub(u8::from(is_above))
+}

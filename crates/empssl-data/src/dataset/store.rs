@@ -129,6 +129,8 @@ fn reader(path: &Path) -> Result<image::ImageReader<std::io::BufReader<std::fs::
     reader.with_guessed_format().map_err(|error| DataError::io(path, error))
 }
 
+/// Decoders break their messages into lines; one sentence has none.
 fn bad(path: &Path, reason: impl ToString) -> DataError {
-    DataError::BadImage { path: path.to_owned(), reason: reason.to_string() }
+    let reason = reason.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    DataError::BadImage { path: path.to_owned(), reason }
 }

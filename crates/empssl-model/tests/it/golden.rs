@@ -1,7 +1,5 @@
 //! The family `resnet`: the official encoder around torchvision's ResNet.
 
-use std::collections::BTreeMap;
-
 use empssl_golden::{Family, Tensors, assert_close};
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Block, Embedding, Mode, Network, NetworkConfig, ResNetConfig, Stem};
@@ -151,7 +149,7 @@ fn whole(value: &Value) -> i64 {
 }
 
 /// Reads a JSON file of the family beside its index.
-fn beside_index(file: &str) -> Option<Value> {
+pub(crate) fn beside_index(file: &str) -> Option<Value> {
     let path = Family::open("resnet")?.path(file);
     let Ok(text) = std::fs::read_to_string(&path) else {
         empssl_golden::skip(file, &path);
@@ -161,7 +159,7 @@ fn beside_index(file: &str) -> Option<Value> {
 }
 
 /// `resnet18-cifar`, `resnet50`, ... at full size; plain torchvision networks have the ImageNet stem.
-fn full_size(architecture: &str) -> ResNetConfig {
+pub(crate) fn full_size(architecture: &str) -> ResNetConfig {
     let (depth, stem_name) = architecture.split_once('-').unwrap_or((architecture, "imagenet"));
     match depth {
         "resnet18" => ResNetConfig::resnet18(stem(stem_name)),
@@ -193,77 +191,5 @@ fn golden_resnet_keys_shapes_and_order_of_full_size_networks() {
         let theirs = list["keys"].as_array().expect("a model lists its keys").iter().cloned();
         let theirs = theirs.filter(|entry| !text(&entry["key"]).starts_with("fc."));
         assert_eq!(ours.collect::<Vec<_>>(), theirs.collect::<Vec<_>>(), "{model}");
-    }
-}
-
-/// How an initial tensor is distributed.
-enum Expected {
-    Constant(f64),
-    Normal { std: f64 },
-    Uniform { bound: f64 },
-}
-
-impl Expected {
-    /// The distributions that `init_statistics.json` describes under `expected`.
-    fn of(key: &str, size: &[i64], fan_in_of_bias: i64, plain_stem: bool) -> Self {
-        let per_channel: i64 = size.iter().skip(1).product();
-        let uniform = |fan_in: i64| Self::Uniform { bound: 1.0 / (fan_in as f64).sqrt() };
-        match size.len() {
-            4 if plain_stem && key == "backbone.conv1.weight" => uniform(per_channel),
-            4 => Self::Normal { std: (2.0 / (size[0] * size[2] * size[3]) as f64).sqrt() },
-            2 => uniform(per_channel),
-            _ if fan_in_of_bias > 0 => uniform(fan_in_of_bias),
-            _ => Self::Constant(if key.ends_with("weight") || key.ends_with("running_var") { 1.0 } else { 0.0 }),
-        }
-    }
-
-    fn check(&self, key: &str, sample: &Tensor) {
-        let count = sample.numel() as f64;
-        let number = |statistic: Tensor| statistic.double_value(&[]);
-        let (mean, std) = (number(sample.mean(Kind::Double)), number(sample.to_kind(Kind::Double).std(false)));
-        let expected_std = match *self {
-            Self::Constant(value) => return assert_eq!((mean, std), (value, 0.0), "{key}"),
-            Self::Normal { std } => std,
-            Self::Uniform { bound } => {
-                let largest = number(sample.abs().max());
-                assert!(largest <= bound, "{key}: {largest} is outside of the bound {bound}");
-                assert!(largest >= bound * (1.0 - 20.0 / count), "{key}: {largest} stays far inside of {bound}");
-                bound / 3f64.sqrt()
-            }
-        };
-        assert!(mean.abs() <= 5.0 * expected_std / count.sqrt(), "{key}: mean {mean}");
-        assert!((std / expected_std - 1.0).abs() <= 5.0 / (2.0 * count).sqrt(), "{key}: std {std}, not {expected_std}");
-    }
-}
-
-#[test]
-fn golden_resnet_initial_values() {
-    let Some(statistics) = beside_index("init_statistics.json") else { return };
-    for (architecture, theirs) in statistics["models"].as_object().expect("the file lists models") {
-        let resnet = full_size(architecture);
-        let plain_stem = resnet.stem == Stem::Cifar;
-        let state = build(&NetworkConfig::paper(resnet), Kind::Float).state_dict();
-        let by_key: BTreeMap<_, _> = state.iter().map(|(key, tensor)| (key.as_str(), tensor)).collect();
-        for (key, tensor) in state.iter().filter(|(_, tensor)| tensor.kind() == Kind::Float) {
-            // The bias of a linear layer is told from that of a norm by the matrix beside it.
-            let matrix = key.strip_suffix("bias").and_then(|layer| by_key.get(format!("{layer}weight").as_str()));
-            let fan_in = matrix.filter(|weight| weight.dim() == 2).map_or(0, |weight| weight.size()[1]);
-            let expected = Expected::of(key, &tensor.size(), fan_in, plain_stem);
-            expected.check(key, tensor);
-            check_against_sample(key, &theirs[key], &expected);
-        }
-    }
-}
-
-/// The official values, too, must come from the distribution that ours are tested for.
-fn check_against_sample(key: &str, theirs: &Value, expected: &Expected) {
-    let number = |name: &str| theirs[name].as_f64().unwrap_or_else(|| panic!("no {name} of {key}"));
-    let (std, count) = (number("std"), number("count"));
-    match *expected {
-        Expected::Constant(value) => assert_eq!((number("mean"), std), (value, 0.0), "{key}"),
-        Expected::Normal { std: expected } => {
-            assert!((std / expected - 1.0).abs() <= 5.0 / (2.0 * count).sqrt(), "{key}")
-        }
-        Expected::Uniform { bound } => assert!(number("max") <= bound && number("min") >= -bound, "{key}"),
     }
 }

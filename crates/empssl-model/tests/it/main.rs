@@ -1,11 +1,13 @@
 //! Tests of whole networks, through the public interface.
 //!
-//! - `golden`: numbers, names and initial values of the official encoder.
+//! - `golden`: numbers and names of the official encoder.
+//! - `init`: initial values.
 //! - `loading`: weights that fit and weights that do not.
 //! - `network`: shapes, modes and refused input.
 //! - `python`: our files in PyTorch's strict loading, where PyTorch is installed.
 
 mod golden;
+mod init;
 mod loading;
 mod network;
 mod python;

@@ -1,0 +1,101 @@
+//! From generated images to a report, in seconds.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{empssl, refuses, stderr, stdout, succeeds, train};
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn steps(run: &Path) -> Vec<u64> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn a_run_is_trained_scored_and_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("runs/synthetic-smoke-s0");
+    succeeds(train(folder.path(), &["--log-every", "1"]));
+    assert_eq!(steps(&run), [1, 2, 3, 4]);
+    let table = stdout(&succeeds(empssl(folder.path(), &["eval", run.to_str().unwrap(), "--device", "cpu"])));
+    assert!(table.contains("EMP-SSL on synthetic (generated images): recipe smoke, seed 0\n"), "{table}");
+
+    let report = json(&run.join("report.json"));
+    assert_eq!((&report["synthetic"], &report["partial"]), (&Value::Bool(true), &Value::Bool(false)));
+    assert_eq!(report["published"].as_array().unwrap().len(), 0);
+    let rows = report["rows"].as_array().unwrap();
+    let names: Vec<String> = rows.iter().map(|row| format!("{} {}", row["encoder"], row["probe"]).replace('"', "")).collect();
+    let expected = ["trained linear", "trained knn", "untrained linear", "untrained knn", "pixels linear", "pixels knn"];
+    assert_eq!(names, expected);
+    assert!(rows.iter().all(|row| row["n_train"] == 500 && row["n_test"] == 2000), "one labelled subset for every row");
+    assert!(rows.iter().all(|row| row["top1"].as_f64().unwrap() <= row["top5"].as_f64().unwrap()));
+    assert!(report["peak_bytes"]["host"].as_u64().unwrap() > 50 << 20);
+    assert!(report["recipe_toml"].as_str().unwrap().contains("epochs = 2"), "the resolved recipe is stored");
+
+    for (part, first) in [("network", "backbone.conv1.weight"), ("backbone", "conv1.weight")] {
+        let file = folder.path().join(format!("{part}.safetensors"));
+        succeeds(empssl(folder.path(), &["export", run.to_str().unwrap(), "--part", part, "--out", file.to_str().unwrap()]));
+        let bytes = fs::read(&file).unwrap();
+        let header: Value = serde_json::from_slice(&bytes[8..8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize]).unwrap();
+        assert!(header.get(first).is_some(), "{part}");
+        assert_eq!(header["__metadata__"]["dataset"], "synthetic");
+    }
+}
+
+#[test]
+fn a_trial_continues_to_the_same_weights_as_a_whole_run() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(train(folder.path(), &["--out", "whole", "--log-every", "1"]));
+    succeeds(train(folder.path(), &["--out", "parts", "--log-every", "1", "--max-steps", "3"]));
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    assert_eq!(json(&parts.join("run.json"))["training"]["finished"], false);
+    let resume = ["train", "--resume", "parts", "--device", "cpu", "--threads", "1", "--log-every", "1"];
+    succeeds(empssl(folder.path(), &resume));
+    assert_eq!(fs::read(whole.join("checkpoint.safetensors")).unwrap(), fs::read(parts.join("checkpoint.safetensors")).unwrap());
+    assert_eq!(steps(&parts), [1, 2, 3, 4]);
+    assert_eq!(json(&parts.join("run.json"))["training"]["finished"], true);
+}
+
+#[test]
+fn a_resumed_run_demands_its_own_recipe() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(train(folder.path(), &["--out", "run", "--max-steps", "2"]));
+    let recipe = folder.path().join("run/recipe.toml");
+    let text = fs::read_to_string(&recipe).unwrap();
+    fs::write(&recipe, text.replace("lr = 0.3", "lr = 0.2")).unwrap();
+    let sentence = refuses(&empssl(folder.path(), &["train", "--resume", "run", "--device", "cpu"]), 6);
+    assert!(sentence.contains("written under another recipe"), "{sentence}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_leaves() {
+    use std::process::{Command, Stdio};
+
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = crate::recipe("synthetic/smoke.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_empssl"));
+    command.current_dir(folder.path()).args(["train", "--device", "cpu", "--threads", "1", "--workers", "1", "--log-every", "1"]);
+    command.args(["--set", "training.length={steps=100000}", "--set", "training.batch_size=8", "--out", "run"]);
+    let mut child = command.arg("--recipe").arg(recipe).stderr(Stdio::piped()).spawn().unwrap();
+    let metrics = folder.path().join("run/metrics.jsonl");
+    let begun = || fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() >= 2);
+    while !begun() {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().unwrap();
+    let sentence = refuses(&output, 130);
+    assert!(sentence.contains("stopped by Ctrl-C at step") && sentence.contains("--resume run"), "{sentence}");
+    let run = json(&folder.path().join("run/run.json"));
+    assert_eq!(run["training"]["finished"], false);
+    assert!(run["training"]["steps"].as_u64().unwrap() >= 2, "{}", stderr(&output));
+    assert!(folder.path().join("run/checkpoint.safetensors").is_file());
+}
