@@ -110,6 +110,7 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
 pub(crate) fn chain(args: &Args, workspace: &Workspace, profile: Profile) -> Outcome {
     let recipe = recipe_file(args, workspace)?;
     check_data(args)?;
+    check_out(args)?;
     setup::ensure(workspace)?;
     build(profile, workspace)?;
     let path = workspace.target().join(profile.folder()).join("empssl");
@@ -190,14 +191,20 @@ fn build(profile: Profile, workspace: &Workspace) -> Outcome {
     process::run(&mut cargo, Code::Child)
 }
 
-/// A new folder for the run: the one asked for if it holds nothing, else the first free number.
+/// Refuses a folder that holds anything, before minutes are spent on building.
+fn check_out(args: &Args) -> Outcome {
+    let taken = |out: &&PathBuf| fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
+    match args.out.as_ref().filter(taken) {
+        Some(out) => {
+            Err(Failure::usage(format!("{} is not empty: choose another --out, or leave it out", out.display())))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A new folder for the run: the one asked for, else the first free number.
 fn run_folder(args: &Args, workspace: &Workspace) -> Outcome<PathBuf> {
     if let Some(out) = &args.out {
-        let taken = fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
-        if taken {
-            let shown = out.display();
-            return Err(Failure::usage(format!("{shown} is not empty: choose another --out, or leave it out")));
-        }
         fs::create_dir_all(out).at(Code::Usage, "create the folder", out)?;
         return Ok(out.clone());
     }

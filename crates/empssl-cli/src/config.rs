@@ -356,7 +356,8 @@ impl ProbeSection {
 
 /// What no crate below checks: settings that only this file knows.
 fn demand_possible(config: &RunConfig) -> Result<(), CliError> {
-    let refuse = |key: &str, value: usize, rule: &str| Err(CliError::Recipe(format!("{key} = {value} is not possible: {rule}")));
+    let refuse =
+        |key: &str, value: usize, rule: &str| Err(CliError::Recipe(format!("{key} = {value} is not possible: {rule}")));
     let evaluation = &config.evaluation;
     if evaluation.n_patches == 0 {
         return refuse("evaluation.n_patches", 0, "at least one patch an image is needed");
@@ -396,7 +397,8 @@ mod tests {
     }
 
     fn smoke() -> String {
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/synthetic/smoke.toml")).unwrap()
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/synthetic/smoke.toml"))
+            .unwrap()
     }
 
     fn refusal(text: &str) -> String {
@@ -414,7 +416,11 @@ mod tests {
             assert_eq!(Some(config.dataset.as_str()), path.parent().unwrap().file_name().unwrap().to_str());
             Run::new(config, Run::name_of(&path)).unwrap();
             let text = std::fs::read_to_string(&path).unwrap();
-            assert!(text.starts_with("# ") && text.contains("cargo xtask reproduce"), "{} has no header", path.display());
+            assert!(
+                text.starts_with("# ") && text.contains("cargo xtask reproduce"),
+                "{} has no header",
+                path.display()
+            );
         }
     }
 
@@ -447,13 +453,20 @@ mod tests {
         let line = text.lines().position(|line| line.starts_with("momentun")).unwrap() + 1;
         assert_eq!(refusal(&text), format!("line {line}: unknown key `momentun`; did you mean `momentum`?"));
         let text = smoke().replace("k = 20", "neighbourhood = 20");
-        assert!(refusal(&text).ends_with("unknown key `neighbourhood`; the keys here are k, temperature"), "{}", refusal(&text));
+        assert!(
+            refusal(&text).ends_with("unknown key `neighbourhood`; the keys here are k, temperature"),
+            "{}",
+            refusal(&text)
+        );
     }
 
     #[test]
     fn a_missing_key_and_a_wrong_value_are_refused_by_name() {
         assert!(refusal(&smoke().replace("eps_sq = 0.2\n", "")).contains("missing key `eps_sq`"));
-        assert!(refusal(&smoke().replace("\"resnet18\"", "\"resnet19\"")).contains("unknown variant `resnet19`, expected one of"));
+        assert!(
+            refusal(&smoke().replace("\"resnet18\"", "\"resnet19\""))
+                .contains("unknown variant `resnet19`, expected one of")
+        );
         assert!(refusal(&smoke().replace("hidden = ", "hidden = \"many\" #")).contains("invalid type"));
         assert!(refusal("dataset = ").contains("line 1"));
     }

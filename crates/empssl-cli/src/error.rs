@@ -66,11 +66,7 @@ impl CliError {
             Self::Device(_) => 5,
             Self::File { .. } | Self::RunExists(_) | Self::Run(_) => 6,
             Self::Interrupted { .. } => 130,
-            Self::Train(_)
-            | Self::Eval(_)
-            | Self::Model(_)
-            | Self::Shim(_)
-            | Self::Torch(_) => 1,
+            Self::Train(_) | Self::Eval(_) | Self::Model(_) | Self::Shim(_) | Self::Torch(_) => 1,
         }
     }
 }

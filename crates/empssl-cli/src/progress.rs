@@ -68,7 +68,8 @@ impl Observer for TrainProgress {
 fn keep_up_to(path: &Path, last_step: u64) -> Result<(), CliError> {
     let Ok(file) = File::open(path) else { return Ok(()) };
     let records = BufReader::new(file).lines().map_while(Result::ok);
-    let kept = records.filter(|line| serde_json::from_str(line).is_ok_and(|record: StepRecord| record.step <= last_step));
+    let kept =
+        records.filter(|line| serde_json::from_str(line).is_ok_and(|record: StepRecord| record.step <= last_step));
     let text: String = kept.map(|line| line + "\n").collect();
     crate::run_folder::write_file(path, text.as_bytes())
 }
@@ -98,7 +99,10 @@ impl Bar {
         if self.bar.is_hidden() && due {
             self.last_line = Instant::now();
             let length = self.bar.length().unwrap_or_default();
-            let left = self.left.filter(|left| !left.is_zero()).map_or(String::new(), |left| format!("  {} left", text_of(left)));
+            let left = self
+                .left
+                .filter(|left| !left.is_zero())
+                .map_or(String::new(), |left| format!("  {} left", text_of(left)));
             let message = if self.message.is_empty() { String::new() } else { format!("  {}", self.message) };
             eprintln!("{} {position}/{length} {}{left}{message}", self.what, self.unit);
         }

@@ -268,18 +268,29 @@ pub(crate) fn title(run: &RunIdentity, synthetic: bool, counts: Option<&PartialC
 
 /// The recipe's claims against what was measured.
 pub(crate) fn bars(checks: &Checks, rows: &[Row], seconds: &Seconds) -> Vec<Bar> {
-    let top1 = |encoder, probe| rows.iter().find(|row| row.encoder == encoder && row.probe == probe).map(|row| row.top1);
+    let top1 =
+        |encoder, probe| rows.iter().find(|row| row.encoder == encoder && row.probe == probe).map(|row| row.top1);
     let above = |what: &str, probe, other, bar| {
         // Without one of the rows nothing was shown, and NaN never reaches a bar.
-        let measured = top1(Encoder::Trained, probe).zip(top1(other, probe)).map_or(f64::NAN, |(ours, theirs)| ours - theirs);
+        let measured =
+            top1(Encoder::Trained, probe).zip(top1(other, probe)).map_or(f64::NAN, |(ours, theirs)| ours - theirs);
         Bar::at_least(what, measured, bar)
     };
     vec![
-        above("linear probe, points above the untrained encoder", Probe::Linear, Encoder::Untrained, checks.linear_above_untrained),
+        above(
+            "linear probe, points above the untrained encoder",
+            Probe::Linear,
+            Encoder::Untrained,
+            checks.linear_above_untrained,
+        ),
         above("linear probe, points above raw pixels", Probe::Linear, Encoder::Pixels, checks.linear_above_pixels),
         above("kNN, points above the untrained encoder", Probe::Knn, Encoder::Untrained, checks.knn_above_untrained),
         above("kNN, points above raw pixels", Probe::Knn, Encoder::Pixels, checks.knn_above_pixels),
-        Bar::at_most("minutes of training and evaluation", (seconds.train + seconds.evaluate) / 60.0, checks.max_minutes),
+        Bar::at_most(
+            "minutes of training and evaluation",
+            (seconds.train + seconds.evaluate) / 60.0,
+            checks.max_minutes,
+        ),
     ]
 }
 
@@ -289,7 +300,17 @@ mod tests {
 
     fn row(encoder: Encoder, probe: Probe, top1: f64) -> Row {
         let peak_bytes = PeakBytes { host: None, device: None };
-        Row { encoder, probe, top1, top5: 99.0, n_train: 1, n_test: 1, seconds: 0.0, peak_bytes, setting: String::new() }
+        Row {
+            encoder,
+            probe,
+            top1,
+            top5: 99.0,
+            n_train: 1,
+            n_test: 1,
+            seconds: 0.0,
+            peak_bytes,
+            setting: String::new(),
+        }
     }
 
     #[test]

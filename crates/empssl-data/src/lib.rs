@@ -46,6 +46,7 @@ pub mod patch;
 pub mod picture;
 pub mod rng;
 
+pub use augment::resample::Interpolation;
 pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, open};
 pub use error::DataError;
 pub use loader::{LoaderConfig, Order, PatchBatch, PatchLoader, View};

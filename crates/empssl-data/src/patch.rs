@@ -330,6 +330,7 @@ fn central_crop(height: usize, width: usize, [low, high]: [f64; 2]) -> CropBox {
 #[cfg(test)]
 mod tests {
     use ndarray::Array3;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -497,6 +498,23 @@ mod tests {
         assert_eq!(square.draw(9, 9, key(0)).crop, CropBox::whole(9, 9));
         assert_eq!(central_crop(1, 1000, [0.5, 2.0]), CropBox { top: 0, left: 499, height: 1, width: 2 });
         assert_eq!(central_crop(12, 11, [0.5, 2.0]), CropBox::whole(12, 11));
+    }
+
+    proptest! {
+        #[test]
+        fn crops_stay_within_the_image(
+            (height, width) in (1_usize..400, 1_usize..400),
+            (small, large) in (0.001_f64..=1.0, 0.0_f64..=1.0),
+            (flat, tall) in (0.01_f64..=100.0, 1.0_f64..=100.0),
+            patch in any::<u32>(),
+        ) {
+            let crop_scale = [small, small + (1.0 - small) * large];
+            let crop_ratio = [flat, (flat * tall).min(100.0)];
+            let config = PatchConfig { crop_scale, crop_ratio, ..PatchConfig::cifar32() };
+            let crop = PatchSampler::new(&config).unwrap().draw(height, width, key(patch)).crop;
+            prop_assert!(crop.height >= 1 && crop.top + crop.height <= height, "{crop:?}");
+            prop_assert!(crop.width >= 1 && crop.left + crop.width <= width, "{crop:?}");
+        }
     }
 
     #[test]

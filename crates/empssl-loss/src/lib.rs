@@ -48,10 +48,8 @@
 //! ```
 //!
 //! ```no_run
-//! // build.rs
-//! fn main() {
-//!     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", std::env::var("DEP_TCH_LIBTORCH_LIB").unwrap());
-//! }
+//! // The body of `main` in build.rs.
+//! println!("cargo:rustc-link-arg=-Wl,-rpath,{}", std::env::var("DEP_TCH_LIBTORCH_LIB").unwrap());
 //! ```
 //!
 //! # Precision and devices

@@ -4,22 +4,28 @@
 //! - [`schedule`]: [`CosineSchedule`], the learning rate of each step, a pure function of the step;
 //! - [`checkpoint`]: [`Checkpoint`], everything that a run needs to go on in another process;
 //! - [`memory`]: what a step needs, and what to say when there is too little;
+//! - [`config`] and [`source`]: the settings of a run, and where its patches come from;
 //! - [`trainer`]: [`Trainer`], the loop itself, to be read from top to bottom.
 //!
 //! **Invariant:** nothing here knows labels, accuracy or the format of recipes. Whoever wants to watch a run gives the
 //! trainer an [`Observer`].
 
 pub mod checkpoint;
+mod clock;
+pub mod config;
 pub mod error;
 pub mod lars;
 pub mod memory;
 pub mod observer;
 pub mod schedule;
+pub mod source;
 pub mod trainer;
 
 pub use checkpoint::Checkpoint;
+pub use config::{Length, TrainConfig};
 pub use error::TrainError;
 pub use lars::{Lars, LarsConfig};
 pub use observer::{Observer, StepRecord};
 pub use schedule::CosineSchedule;
-pub use trainer::{BatchSource, CheckpointPlan, Length, Outcome, TrainConfig, Trainer, network_input};
+pub use source::{BatchSource, network_input};
+pub use trainer::{CheckpointPlan, Outcome, Trainer};

@@ -10,8 +10,8 @@ use empssl_torch::memory::device_memory;
 use empssl_torch::{ShimError, TorchFailure};
 use tch::{Device, Kind};
 
+use crate::config::TrainConfig;
 use crate::error::TrainError;
-use crate::trainer::TrainConfig;
 
 /// What a training step needs at its peak, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,13 @@ pub fn demand_room(need: StepMemory, config: &TrainConfig, device: Device) -> Re
 }
 
 /// Turns what libtorch threw during a step into an error; memory that ran out gets the setting that would fit.
-pub(crate) fn explain(failure: TorchFailure, config: &TrainConfig, network: &Network, side: usize, device: Device) -> TrainError {
+pub(crate) fn explain(
+    failure: TorchFailure,
+    config: &TrainConfig,
+    network: &Network,
+    side: usize,
+    device: Device,
+) -> TrainError {
     if !matches!(failure, TorchFailure::OutOfMemory { .. }) {
         return TrainError::Torch(failure);
     }
@@ -105,7 +111,7 @@ mod tests {
     use empssl_model::{ResNetConfig, Stem};
 
     use super::*;
-    use crate::trainer::tests::config;
+    use crate::config::tests::config;
 
     const GIB: u64 = 1 << 30;
 

@@ -2,94 +2,22 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
-use empssl_data::{Dataset, LoaderConfig, Order, PatchBatch, PatchLoader, PatchSampler, View};
+use empssl_data::PatchBatch;
 use empssl_loss::{EmpSslLoss, LossTerms};
 use empssl_model::{Mode, Network};
 use empssl_torch::{TorchFailure, catch};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::checkpoint::Checkpoint;
+use crate::clock::Clock;
+use crate::config::TrainConfig;
 use crate::error::TrainError;
 use crate::lars::{Lars, LarsConfig};
 use crate::memory;
 use crate::observer::{Observer, StepRecord};
 use crate::schedule::CosineSchedule;
-
-/// The settings of a run that the loop itself needs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrainConfig {
-    /// n, patches per image.
-    pub n_patches: usize,
-    /// b, images per step.
-    pub batch_size: usize,
-    /// How long the run is.
-    pub length: Length,
-    /// The learning rate of the first step.
-    pub lr: f64,
-    /// Steps over which the cosine falls to 0; `None` is the whole run (arXiv 2304.03977; tsb0601/EMP-SSL
-    /// `main.py:134` counts 500 steps an epoch whatever the data set, which is right for CIFAR only).
-    pub t_max: Option<u64>,
-    /// The run's seed; it decides order and patches here, and the caller draws the initial weights with it.
-    pub seed: u64,
-    /// Ends the run after this many steps, for trials; the schedule stays that of the full run.
-    pub max_steps: Option<u64>,
-    /// Reads the metrics from the device every so many steps (and at the first and the last).
-    pub log_every: u64,
-    /// Writes the checkpoint every so many steps, besides at the end; `None` writes it only there.
-    pub checkpoint_every: Option<u64>,
-}
-
-/// How long a run is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Length {
-    /// So many passes over the data set.
-    Epochs(u64),
-    /// So many steps, whatever the size of the data set.
-    Steps(u64),
-}
-
-impl Length {
-    fn steps(self, steps_per_epoch: u64) -> u64 {
-        match self {
-            Self::Epochs(epochs) => epochs * steps_per_epoch,
-            Self::Steps(steps) => steps,
-        }
-    }
-}
-
-/// Where patches come from.
-pub struct BatchSource {
-    /// The images.
-    pub dataset: Dataset,
-    /// The augmentation.
-    pub sampler: PatchSampler,
-    /// Threads that cut patches.
-    pub n_workers: usize,
-    /// Batches cut ahead.
-    pub prefetch: usize,
-}
-
-impl BatchSource {
-    /// Batches of one epoch, without the incomplete last one.
-    fn epoch(&self, config: &TrainConfig, epoch: u64, first_batch: usize) -> Result<PatchLoader, TrainError> {
-        let loader = LoaderConfig {
-            n_patches: config.n_patches,
-            batch_size: config.batch_size,
-            view: View::Augmented,
-            order: Order::Shuffled,
-            drop_last: true,
-            seed: config.seed,
-            epoch,
-            first_batch,
-            n_workers: self.n_workers,
-            prefetch: self.prefetch,
-        };
-        Ok(PatchLoader::new(&self.dataset, &self.sampler, &loader)?)
-    }
-}
+use crate::source::{BatchSource, network_input};
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +46,7 @@ impl Trainer {
     /// Sets up a run of `network`, which lives on `device`, over a data set of `n_images`.
     ///
     /// # Errors
-    /// [`TrainError::Config`] when a setting is impossible.
+    /// [`TrainError::Setting`] when a setting is impossible.
     pub fn new(
         network: Network,
         loss: EmpSslLoss,
@@ -127,7 +55,7 @@ impl Trainer {
         n_images: usize,
         device: Device,
     ) -> Result<Self, TrainError> {
-        check(&config, n_images)?;
+        config.check(n_images)?;
         let lars = Lars::new(network.parameters(), lars)?;
         let steps_per_epoch = (n_images / config.batch_size) as u64;
         let all_finite = Tensor::ones([], (Kind::Bool, device));
@@ -152,30 +80,24 @@ impl Trainer {
         let last_step = self.n_steps();
         let mut clock = Clock::start(self.step);
         let mut last_loss = None;
-        while self.step < last_step {
-            let epoch = self.step / self.steps_per_epoch;
-            let first_batch = (self.step % self.steps_per_epoch) as usize;
-            for batch in source.epoch(&self.config, epoch, first_batch)? {
-                let lr = schedule.lr(self.step);
-                let terms = self.step(&batch?, lr)?;
-                self.step += 1;
-                observer.on_step(self.step, last_step);
-                let stopping = stop.load(Ordering::Relaxed);
-                if self.step == 1 || self.step.is_multiple_of(self.config.log_every) || self.step == last_step || stopping {
-                    let record = self.record(&terms, epoch, lr, &mut clock);
-                    self.demand_finite(last_loss)?;
-                    last_loss = Some(record.loss);
-                    observer.on_record(&record)?;
-                }
-                if stopping || self.is_checkpoint_due(last_step) {
-                    self.save(checkpoint, last_loss)?;
-                }
-                if stopping {
-                    return Ok(Outcome::Interrupted);
-                }
-                if self.step == last_step {
-                    break;
-                }
+        for batch in source.batches(&self.config.clone(), self.step..last_step) {
+            let (epoch, batch) = batch?;
+            let lr = schedule.lr(self.step);
+            let terms = self.step(&batch, lr)?;
+            self.step += 1;
+            observer.on_step(self.step, last_step);
+            let stopping = stop.load(Ordering::Relaxed);
+            if stopping || self.is_record_due(last_step) {
+                let record = self.record(&terms, epoch, lr, &mut clock);
+                self.demand_finite(last_loss)?;
+                last_loss = Some(record.loss);
+                observer.on_record(&record)?;
+            }
+            if stopping || self.is_checkpoint_due(last_step) {
+                self.save(checkpoint, last_loss)?;
+            }
+            if stopping {
+                return Ok(Outcome::Interrupted);
             }
         }
         Ok(Outcome::Finished)
@@ -232,6 +154,10 @@ impl Trainer {
         self.config.length.steps(self.steps_per_epoch)
     }
 
+    fn is_record_due(&self, last_step: u64) -> bool {
+        self.step == 1 || self.step == last_step || self.step.is_multiple_of(self.config.log_every)
+    }
+
     fn is_checkpoint_due(&self, last_step: u64) -> bool {
         self.step == last_step || self.config.checkpoint_every.is_some_and(|every| self.step.is_multiple_of(every))
     }
@@ -239,7 +165,8 @@ impl Trainer {
     /// Reads the metrics from the device: the only place of the loop that waits for it.
     fn record(&self, terms: &LossTerms, epoch: u64, lr: f64, clock: &mut Clock) -> StepRecord {
         let packed = Tensor::stack(&[&terms.total, &terms.invariance, &terms.coding_rate], 0);
-        let values: Vec<f64> = Vec::try_from(packed.to_device(Device::Cpu).to_kind(Kind::Double)).expect("three numbers");
+        let values: Vec<f64> =
+            Vec::try_from(packed.to_device(Device::Cpu).to_kind(Kind::Double)).expect("three numbers");
         let steps = clock.lap(self.step);
         let patches = steps * (self.config.n_patches * self.config.batch_size) as f64;
         StepRecord {
@@ -309,16 +236,6 @@ pub struct CheckpointPlan {
     pub recipe: String,
 }
 
-/// The network's input: bytes `[n, b, 3, s, s]` to numbers `x / 127.5 - 1` of `kind`, `[n * b, 3, s, s]`, on `device`
-/// (tsb0601/EMP-SSL `dataset/aug.py`: ToTensor, then Normalize with mean and deviation 0.5).
-pub fn network_input(batch: &PatchBatch, kind: Kind, device: Device) -> Tensor {
-    let (n, b, channels, height, width) = batch.patches.dim();
-    let sizes = [(n * b) as i64, channels as i64, height as i64, width as i64];
-    let bytes = batch.patches.as_slice().expect("batches are contiguous");
-    let bytes = Tensor::from_data_size(bytes, &sizes, Kind::Uint8);
-    bytes.to_device(device).to_kind(kind) / 127.5 - 1.0
-}
-
 /// The name of the first parameter or buffer that holds a NaN or an infinity; one number is read from the device
 /// where all are finite.
 fn first_not_finite(network: &Network) -> Option<String> {
@@ -334,74 +251,19 @@ fn first_not_finite(network: &Network) -> Option<String> {
     })
 }
 
-/// Seconds of training, in laps from one record to the next.
-struct Clock {
-    began: Instant,
-    lap_began: Instant,
-    lap_step: u64,
-    seconds: f64,
-    lap_seconds: f64,
-}
-
-impl Clock {
-    fn start(step: u64) -> Self {
-        let now = Instant::now();
-        Self { began: now, lap_began: now, lap_step: step, seconds: 0.0, lap_seconds: 0.0 }
-    }
-
-    /// Ends the lap at `step`; returns its number of steps.
-    fn lap(&mut self, step: u64) -> f64 {
-        let now = Instant::now();
-        self.seconds = (now - self.began).as_secs_f64();
-        self.lap_seconds = (now - self.lap_began).as_secs_f64().max(1e-9);
-        let steps = (step - self.lap_step) as f64;
-        (self.lap_began, self.lap_step) = (now, step);
-        steps
-    }
-}
-
-/// Refuses impossible settings, by name.
-fn check(config: &TrainConfig, n_images: usize) -> Result<(), TrainError> {
-    let (n, b) = (config.n_patches, config.batch_size);
-    TrainError::check(n >= 1, "n_patches", "at least 1", n)?;
-    TrainError::check(b >= 1, "batch_size", "at least 1", b)?;
-    let normalisable = "such that n_patches x batch_size is at least 2, or batch normalisation has nothing to normalise";
-    TrainError::check(n * b >= 2, "batch_size", normalisable, b)?;
-    let filled = "at most the number of images, or not one batch is full";
-    TrainError::check(b <= n_images, "batch_size", filled, format!("{b} with {n_images} images"))?;
-    TrainError::check(config.length.steps(1) >= 1, "length", "at least one epoch or step", 0)?;
-    TrainError::check(config.lr > 0.0 && config.lr.is_finite(), "lr", "positive and finite", config.lr)?;
-    TrainError::check(config.t_max != Some(0), "t_max", "at least one step", 0)?;
-    TrainError::check(config.max_steps != Some(0), "max_steps", "at least 1", 0)?;
-    TrainError::check(config.log_every >= 1, "log_every", "at least 1", 0)?;
-    TrainError::check(config.checkpoint_every != Some(0), "checkpoint_every", "at least 1", 0)
-}
-
 #[cfg(test)]
-pub(crate) mod tests {
-    use empssl_data::{OnBadImage, OpenOptions, PatchConfig, Split};
+mod tests {
+    use empssl_data::{Dataset, OnBadImage, OpenOptions, PatchConfig, PatchSampler, Split};
     use empssl_loss::EmpSslLossConfig;
     use empssl_model::{NetworkConfig, ResNetConfig, Stem};
 
     use super::*;
-
-    /// Settings of a run of six steps.
-    pub(crate) fn config() -> TrainConfig {
-        TrainConfig {
-            n_patches: 2,
-            batch_size: 4,
-            length: Length::Epochs(2),
-            lr: 0.1,
-            t_max: None,
-            seed: 7,
-            max_steps: None,
-            log_every: 2,
-            checkpoint_every: None,
-        }
-    }
+    use crate::config::Length;
+    use crate::config::tests::config;
 
     fn images() -> Dataset {
-        let options = OpenOptions { name: "synthetic".into(), root: None, partial: false, on_bad_image: OnBadImage::Fail };
+        let options =
+            OpenOptions { name: "synthetic".into(), root: None, partial: false, on_bad_image: OnBadImage::Fail };
         let test = empssl_data::open(&options, Split::Test).unwrap();
         test.subset(&(0..14).collect::<Vec<_>>()).unwrap()
     }
@@ -437,7 +299,8 @@ pub(crate) mod tests {
     }
 
     fn same_state(a: &Checkpoint, b: &Checkpoint) -> bool {
-        let equal = |a: &[(String, Tensor)], b: &[(String, Tensor)]| a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x == y);
+        let equal =
+            |a: &[(String, Tensor)], b: &[(String, Tensor)]| a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x == y);
         a.step == b.step && equal(&a.network, &b.network) && equal(&a.momentum, &b.momentum)
     }
 
@@ -477,7 +340,10 @@ pub(crate) mod tests {
         let mut trainer = trainer(TrainConfig { length: Length::Steps(4), ..config() });
         let mut records = Records::default();
         run(&mut trainer, None, &mut records).unwrap();
-        assert_eq!(records.0.iter().map(|record| (record.step, record.epoch)).collect::<Vec<_>>(), [(1, 0), (2, 0), (4, 1)]);
+        assert_eq!(
+            records.0.iter().map(|record| (record.step, record.epoch)).collect::<Vec<_>>(),
+            [(1, 0), (2, 0), (4, 1)]
+        );
     }
 
     #[test]
@@ -530,28 +396,5 @@ pub(crate) mod tests {
 
     fn trainer_with_seed(seed: u64) -> Trainer {
         trainer(TrainConfig { seed, ..config() })
-    }
-
-    #[test]
-    fn impossible_settings_are_refused_by_name() {
-        let refusals: [(&str, fn(&mut TrainConfig)); 10] = [
-            ("n_patches", |c| c.n_patches = 0),
-            ("batch_size", |c| c.batch_size = 0),
-            ("batch_size", |c| (c.n_patches, c.batch_size) = (1, 1)),
-            ("batch_size", |c| c.batch_size = 15),
-            ("length", |c| c.length = Length::Steps(0)),
-            ("lr", |c| c.lr = f64::NAN),
-            ("t_max", |c| c.t_max = Some(0)),
-            ("max_steps", |c| c.max_steps = Some(0)),
-            ("log_every", |c| c.log_every = 0),
-            ("checkpoint_every", |c| c.checkpoint_every = Some(0)),
-        ];
-        assert!(check(&config(), 14).is_ok());
-        for (key, spoil) in refusals {
-            let mut config = config();
-            spoil(&mut config);
-            let error = check(&config, 14).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("`{key}` must be")), "{error}");
-        }
     }
 }

@@ -56,9 +56,10 @@ fn runs_are_numbered_and_never_overwritten() {
 fn a_folder_that_holds_something_is_not_taken() {
     let (_folder, workspace) = checkout();
     let taken = Args { out: Some(workspace.join("configs")), ..args() };
-    let failure = run_folder(&taken, &workspace).unwrap_err();
+    let failure = check_out(&taken).unwrap_err();
     assert!(failure.to_string().contains("is not empty: choose another --out"), "{failure}");
     let fresh = workspace.join("new/run");
+    check_out(&Args { out: Some(fresh.clone()), ..args() }).unwrap();
     assert_eq!(run_folder(&Args { out: Some(fresh.clone()), ..args() }, &workspace).unwrap(), fresh);
 }
 

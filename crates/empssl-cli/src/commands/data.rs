@@ -1,9 +1,10 @@
 //! `empssl data`: what a data set holds, and what the network sees of it.
 
+use empssl_data::rng::shuffled;
 use empssl_data::{Dataset, PatchSampler, Split, picture};
 
 use crate::args::{DataArgs, DataCommand};
-use crate::commands::ImageSource;
+use crate::commands::{ImageSource, NO_EPOCH};
 use crate::config::RunConfig;
 use crate::error::CliError;
 
@@ -24,10 +25,10 @@ pub(crate) fn run(args: &DataArgs) -> Result<(), CliError> {
     }
 }
 
-/// Draws images spread over the set, each followed by its patches as the network sees them.
+/// Draws a few images of the set, each followed by its patches as the network sees them.
 pub(crate) fn draw(set: &Dataset, sampler: &PatchSampler, seed: u64, out: &std::path::Path) -> Result<(), CliError> {
-    let rows = ROWS.min(set.len());
-    let indices: Vec<usize> = (0..rows).map(|row| (row * set.len() + set.len() / 2) / rows).collect();
+    let mut indices = shuffled(set.len(), seed, NO_EPOCH);
+    indices.truncate(ROWS);
     let grid = picture::patch_grid(set, sampler, &indices, PATCHES, seed)?;
     grid.save(out).map_err(|e| CliError::file("cannot write", out, e))
 }
@@ -76,7 +77,8 @@ fn print_pixels(set: &Dataset) -> Result<(), CliError> {
         }
     }
     let mean = sums.map(|sum| sum as f64 / pixels as f64 / 255.0);
-    let deviation = [0, 1, 2].map(|c| (squares[c] as f64 / pixels as f64 / 65025.0 - mean[c] * mean[c]).max(0.0).sqrt());
+    let deviation =
+        [0, 1, 2].map(|c| (squares[c] as f64 / pixels as f64 / 65025.0 - mean[c] * mean[c]).max(0.0).sqrt());
     println!("  sides    {}x{} to {}x{} (height x width)", smallest.0, smallest.1, largest.0, largest.1);
     println!("  mean     {:.4} {:.4} {:.4}", mean[0], mean[1], mean[2]);
     println!("  std      {:.4} {:.4} {:.4}", deviation[0], deviation[1], deviation[2]);

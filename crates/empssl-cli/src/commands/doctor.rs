@@ -13,7 +13,10 @@ use crate::{commands, host};
 pub(crate) fn run(args: &DeviceArgs) -> Result<(), CliError> {
     println!("empssl        {}", env!("CARGO_PKG_VERSION"));
     println!("libtorch      {}", libtorch_text());
-    println!("loaded from   {}", version::library_path().map_or("unknown".to_owned(), |path| path.display().to_string()));
+    println!(
+        "loaded from   {}",
+        version::library_path().map_or("unknown".to_owned(), |path| path.display().to_string())
+    );
     let cuda = device::open();
     println!("CUDA          {}", cuda_text(&cuda));
     let device = commands::prepare(args, Precision::Fp32)?;
@@ -22,7 +25,11 @@ pub(crate) fn run(args: &DeviceArgs) -> Result<(), CliError> {
         println!("device memory {} free of {}", Bytes(memory.free), Bytes(memory.total));
     }
     let tf32 = precision::tf32()?;
-    println!("TF32          convolutions {}, products {} (precision fp32)", on_off(tf32.convolutions), on_off(tf32.products));
+    println!(
+        "TF32          convolutions {}, products {} (precision fp32)",
+        on_off(tf32.convolutions),
+        on_off(tf32.products)
+    );
     println!("threads       {} of {} processors", tch::get_num_threads(), host::n_processors());
     match cuda {
         // A machine with a GPU that cannot be used is sick even when the CPU was asked for.
@@ -31,7 +38,9 @@ pub(crate) fn run(args: &DeviceArgs) -> Result<(), CliError> {
         }
         _ if version::matches() == Some(false) => {
             let (running, built_for) = (version::running().unwrap_or_default(), version::built_for());
-            Err(CliError::Run(format!("this program was built for libtorch {built_for} and runs on {running}; set LIBTORCH to a {built_for}")))
+            Err(CliError::Run(format!(
+                "this program was built for libtorch {built_for} and runs on {running}; set LIBTORCH to a {built_for}"
+            )))
         }
         _ => Ok(()),
     }

@@ -5,7 +5,8 @@ use std::time::Instant;
 use empssl_data::rng::shuffled;
 use empssl_data::{Dataset, LoaderConfig, Order, PatchLoader, Split, View};
 use empssl_eval::{
-    Accuracy, BankOptions, FeatureBank, FeatureExtractor, LinearProbe, LinearProbeConfig, WeightedKnn, PIXEL_RATES, best_of_rates, pixels,
+    Accuracy, BankOptions, FeatureBank, FeatureExtractor, LinearProbe, LinearProbeConfig, PIXEL_RATES, WeightedKnn,
+    best_of_rates, pixels,
 };
 use empssl_model::{Mode, Network};
 use empssl_torch::catch;
@@ -13,20 +14,19 @@ use empssl_train::Checkpoint;
 use tch::{Device, Kind, Tensor};
 
 use crate::args::EvalArgs;
-use crate::commands::{self, train};
+use crate::commands::{self, NO_EPOCH, train};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
 use crate::progress::Bar;
 use crate::report::{
-    self, CurvePoint, Encoder, Labelled, PartialCounts, PeakBytes, Probe, Row, RunIdentity, RunReport, Seconds, SkippedImage,
+    self, CurvePoint, Encoder, Labelled, PartialCounts, PeakBytes, Probe, Row, RunIdentity, RunReport, Seconds,
+    SkippedImage,
 };
 use crate::run_folder::{RunFolder, read_json, write_json};
 
 /// Most patches in one forward pass of an evaluation.
 const PATCHES_PER_CALL: i64 = 2000;
-/// The epoch of random draws that belong to no epoch: patches to score are never those that were trained on.
-const NO_EPOCH: u64 = u64::MAX;
 /// Batches cut ahead.
 const PREFETCH: usize = 4;
 
@@ -42,7 +42,8 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     let mut network = train::initial_network(&run, identity.seed, device)?;
     let checkpoint = Checkpoint::load(&folder.checkpoint())?;
     let workers = args.workers.unwrap_or_else(host::default_workers).max(1);
-    let mut scorer = Scorer { run: &run, sets: &sets, seed: identity.seed, device, workers, rows: Vec::new(), curve: Vec::new() };
+    let mut scorer =
+        Scorer { run: &run, sets: &sets, seed: identity.seed, device, workers, rows: Vec::new(), curve: Vec::new() };
     let began = Instant::now();
     commands::reset_peaks(device)?;
     scorer.score_network(Encoder::Untrained, &network)?;
@@ -64,6 +65,8 @@ struct LabelledSets {
     train: Dataset,
     test: Dataset,
     n_train_available: usize,
+    /// Of the training split as it was opened.
+    description: String,
     counts: Option<PartialCounts>,
     skipped: Vec<SkippedImage>,
     n_classes: i64,
@@ -76,10 +79,10 @@ impl LabelledSets {
         let test = identity.data.source.open(Split::Test)?;
         let skipped = SkippedImage::of(&train).into_iter().chain(SkippedImage::of(&test)).collect();
         let counts = PartialCounts::of(&train, &test);
-        let n_train_available = train.len();
+        let (n_train_available, description) = (train.len(), train.description());
         let n_classes = train.class_names().len() as i64;
         let train = train.subset(&share(n_train_available, at_most, identity.seed))?;
-        Ok(Self { train, test, n_train_available, counts, skipped, n_classes })
+        Ok(Self { train, test, n_train_available, description, counts, skipped, n_classes })
     }
 }
 
@@ -116,7 +119,7 @@ struct Scorer<'a> {
 impl Scorer<'_> {
     fn score_network(&mut self, encoder: Encoder, network: &Network) -> Result<(), CliError> {
         let extractor = |patches: &Tensor| network.encode(patches, Mode::Eval);
-        let banks = self.banks(encoder, &extractor, self.run.view(), self.run.config.evaluation.n_patches)?;
+        let banks = self.banks(&extractor, self.run.view(), self.run.config.evaluation.n_patches)?;
         self.score_knn(encoder, &banks)?;
         let probe = self.run.probe.clone();
         let started = Instant::now();
@@ -131,7 +134,7 @@ impl Scorer<'_> {
     /// test images, which favours the pixels.
     fn score_pixels(&mut self) -> Result<(), CliError> {
         let encoder = Encoder::Pixels;
-        let banks = self.banks(encoder, &pixels, View::Whole, 1)?;
+        let banks = self.banks(&pixels, View::Whole, 1)?;
         self.score_knn(encoder, &banks)?;
         let started = Instant::now();
         let best = best_of_rates(&self.run.probe, &PIXEL_RATES, self.seed, &banks.train, &banks.test)?;
@@ -147,24 +150,48 @@ impl Scorer<'_> {
         self.push(encoder, Probe::Knn, accuracy, banks, started, setting)
     }
 
-    fn push(&mut self, encoder: Encoder, probe: Probe, accuracy: Accuracy, banks: &Banks, started: Instant, setting: String) -> Result<(), CliError> {
+    fn push(
+        &mut self,
+        encoder: Encoder,
+        probe: Probe,
+        accuracy: Accuracy,
+        banks: &Banks,
+        started: Instant,
+        setting: String,
+    ) -> Result<(), CliError> {
         let (n_train, n_test) = (self.sets.train.len(), self.sets.test.len());
         let seconds = banks.seconds + started.elapsed().as_secs_f64();
         let peak_bytes = banks.peaks.max(commands::peaks(self.device)?);
-        self.rows.push(Row { encoder, probe, top1: accuracy.top1, top5: accuracy.top5, n_train, n_test, seconds, peak_bytes, setting });
+        self.rows.push(Row {
+            encoder,
+            probe,
+            top1: accuracy.top1,
+            top5: accuracy.top5,
+            n_train,
+            n_test,
+            seconds,
+            peak_bytes,
+            setting,
+        });
         Ok(())
     }
 
-    fn banks(&self, encoder: Encoder, extractor: &dyn FeatureExtractor, view: View, n_patches: usize) -> Result<Banks, CliError> {
+    fn banks(&self, extractor: &dyn FeatureExtractor, view: View, n_patches: usize) -> Result<Banks, CliError> {
         commands::reset_peaks(self.device)?;
         let started = Instant::now();
         let train = self.bank("training", &self.sets.train, extractor, view, n_patches)?;
         let test = self.bank("test", &self.sets.test, extractor, view, n_patches)?;
-        let _ = encoder;
         Ok(Banks { train, test, seconds: started.elapsed().as_secs_f64(), peaks: commands::peaks(self.device)? })
     }
 
-    fn bank(&self, name: &'static str, set: &Dataset, extractor: &dyn FeatureExtractor, view: View, n_patches: usize) -> Result<FeatureBank, CliError> {
+    fn bank(
+        &self,
+        name: &'static str,
+        set: &Dataset,
+        extractor: &dyn FeatureExtractor,
+        view: View,
+        n_patches: usize,
+    ) -> Result<FeatureBank, CliError> {
         let loader = LoaderConfig {
             n_patches,
             batch_size: self.run.config.evaluation.batch_size,
@@ -178,9 +205,15 @@ impl Scorer<'_> {
             prefetch: PREFETCH,
         };
         let loader = PatchLoader::new(set, &self.run.sampler, &loader)?;
-        let options = BankOptions { n_classes: self.sets.n_classes, device: self.device, kind: Kind::Float, patches_per_call: PATCHES_PER_CALL };
+        let options = BankOptions {
+            n_classes: self.sets.n_classes,
+            device: self.device,
+            kind: Kind::Float,
+            patches_per_call: PATCHES_PER_CALL,
+        };
         let mut bar = Bar::new("features", set.len() as u64, "images");
-        let bank = catch(|| FeatureBank::build(name, extractor, loader, &options, &mut |done| bar.advance(done as u64)));
+        let bank =
+            catch(|| FeatureBank::build(name, extractor, loader, &options, &mut |done| bar.advance(done as u64)));
         bar.finish();
         Ok(bank??)
     }
@@ -210,7 +243,7 @@ fn assemble(
         schema_version: report::SCHEMA_VERSION,
         title: report::title(identity, synthetic, sets.counts.as_ref()),
         dataset: identity.data.name.clone(),
-        dataset_description: sets.train.description(),
+        dataset_description: sets.description.clone(),
         synthetic,
         partial: sets.counts.is_some(),
         partial_counts: sets.counts.clone(),
@@ -229,7 +262,11 @@ fn assemble(
         seconds,
         patches_per_s: identity.training.patches_per_s,
         peak_bytes,
-        labelled: Labelled { n_train: sets.train.len(), n_train_available: sets.n_train_available, n_test: sets.test.len() },
+        labelled: Labelled {
+            n_train: sets.train.len(),
+            n_train_available: sets.n_train_available,
+            n_test: sets.test.len(),
+        },
         rows,
         // A number for a real set says nothing about generated images.
         published: if synthetic { Vec::new() } else { run.config.published.clone() },
@@ -243,6 +280,9 @@ fn print_table(report: &RunReport) {
     for row in &report.rows {
         let encoder = format!("{:?}", row.encoder).to_lowercase();
         let probe = format!("{:?}", row.probe).to_lowercase();
-        println!("  {encoder:<10} {probe:<7} top-1 {:6.2} %  top-5 {:6.2} %  {:7.1} s", row.top1, row.top5, row.seconds);
+        println!(
+            "  {encoder:<10} {probe:<7} top-1 {:6.2} %  top-5 {:6.2} %  {:7.1} s",
+            row.top1, row.top5, row.seconds
+        );
     }
 }

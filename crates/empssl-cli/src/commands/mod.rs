@@ -20,6 +20,9 @@ use crate::error::CliError;
 use crate::host;
 use crate::report::{Machine, PeakBytes, Versions};
 
+/// The epoch of random draws that belong to no epoch: what is scored or drawn is never what was trained on.
+pub(crate) const NO_EPOCH: u64 = u64::MAX;
+
 /// Sets up the device, its arithmetic and the threads, before the first tensor.
 pub(crate) fn prepare(compute: &DeviceArgs, precision: Precision) -> Result<Device, CliError> {
     determinism::set_deterministic(compute.deterministic)?;

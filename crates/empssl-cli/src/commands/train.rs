@@ -70,7 +70,8 @@ impl Job {
         let run = Run::new(RunConfig::read(&folder.recipe(), &[])?, identity.recipe.clone())?;
         let checkpoint = Checkpoint::load(&folder.checkpoint())?;
         if checkpoint.recipe != run.config.to_toml() {
-            let reason = "it was written under another recipe than the recipe.toml beside it; restore that file".to_owned();
+            let reason =
+                "it was written under another recipe than the recipe.toml beside it; restore that file".to_owned();
             return Err(CliError::File { what: "cannot resume from", path: folder.checkpoint(), reason });
         }
         let device = commands::prepare(&args.compute, run.config.training.precision)?;
@@ -193,11 +194,8 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>, CliError> {
 }
 
 fn new_trainer(run: &Run, args: &TrainArgs, seed: u64, dataset: &Dataset, device: Device) -> Result<Trainer, CliError> {
-    let logging = Logging {
-        max_steps: args.max_steps,
-        log_every: args.log_every,
-        checkpoint_every: args.checkpoint_every,
-    };
+    let logging =
+        Logging { max_steps: args.max_steps, log_every: args.log_every, checkpoint_every: args.checkpoint_every };
     let config = run.train_config(seed, &logging);
     demand_room(StepMemory::estimate(&run.network, run.sampler.side(), Kind::Float), &config, device)?;
     let network = initial_network(run, seed, device)?;
@@ -215,7 +213,14 @@ fn batch_source(run: &Run, dataset: Dataset, args: &TrainArgs) -> BatchSource {
     BatchSource { dataset, sampler: run.sampler.clone(), n_workers, prefetch: PREFETCH }
 }
 
-fn identity(run: &Run, seed: u64, dataset: &Dataset, source: ImageSource, trainer: &Trainer, device: Device) -> RunIdentity {
+fn identity(
+    run: &Run,
+    seed: u64,
+    dataset: &Dataset,
+    source: ImageSource,
+    trainer: &Trainer,
+    device: Device,
+) -> RunIdentity {
     let training = &run.config.training;
     let steps = trainer.n_steps();
     let mut model = ModelSummary {

@@ -29,8 +29,10 @@ fn a_run_is_trained_scored_and_exported() {
     assert_eq!((&report["synthetic"], &report["partial"]), (&Value::Bool(true), &Value::Bool(false)));
     assert_eq!(report["published"].as_array().unwrap().len(), 0);
     let rows = report["rows"].as_array().unwrap();
-    let names: Vec<String> = rows.iter().map(|row| format!("{} {}", row["encoder"], row["probe"]).replace('"', "")).collect();
-    let expected = ["trained linear", "trained knn", "untrained linear", "untrained knn", "pixels linear", "pixels knn"];
+    let names: Vec<String> =
+        rows.iter().map(|row| format!("{} {}", row["encoder"], row["probe"]).replace('"', "")).collect();
+    let expected =
+        ["trained linear", "trained knn", "untrained linear", "untrained knn", "pixels linear", "pixels knn"];
     assert_eq!(names, expected);
     assert!(rows.iter().all(|row| row["n_train"] == 500 && row["n_test"] == 2000), "one labelled subset for every row");
     assert!(rows.iter().all(|row| row["top1"].as_f64().unwrap() <= row["top5"].as_f64().unwrap()));
@@ -39,9 +41,13 @@ fn a_run_is_trained_scored_and_exported() {
 
     for (part, first) in [("network", "backbone.conv1.weight"), ("backbone", "conv1.weight")] {
         let file = folder.path().join(format!("{part}.safetensors"));
-        succeeds(empssl(folder.path(), &["export", run.to_str().unwrap(), "--part", part, "--out", file.to_str().unwrap()]));
+        succeeds(empssl(
+            folder.path(),
+            &["export", run.to_str().unwrap(), "--part", part, "--out", file.to_str().unwrap()],
+        ));
         let bytes = fs::read(&file).unwrap();
-        let header: Value = serde_json::from_slice(&bytes[8..8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize]).unwrap();
+        let header: Value =
+            serde_json::from_slice(&bytes[8..8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize]).unwrap();
         assert!(header.get(first).is_some(), "{part}");
         assert_eq!(header["__metadata__"]["dataset"], "synthetic");
     }
@@ -56,7 +62,10 @@ fn a_trial_continues_to_the_same_weights_as_a_whole_run() {
     assert_eq!(json(&parts.join("run.json"))["training"]["finished"], false);
     let resume = ["train", "--resume", "parts", "--device", "cpu", "--threads", "1", "--log-every", "1"];
     succeeds(empssl(folder.path(), &resume));
-    assert_eq!(fs::read(whole.join("checkpoint.safetensors")).unwrap(), fs::read(parts.join("checkpoint.safetensors")).unwrap());
+    assert_eq!(
+        fs::read(whole.join("checkpoint.safetensors")).unwrap(),
+        fs::read(parts.join("checkpoint.safetensors")).unwrap()
+    );
     assert_eq!(steps(&parts), [1, 2, 3, 4]);
     assert_eq!(json(&parts.join("run.json"))["training"]["finished"], true);
 }
@@ -80,7 +89,17 @@ fn ctrl_c_saves_and_leaves() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = crate::recipe("synthetic/smoke.toml");
     let mut command = Command::new(env!("CARGO_BIN_EXE_empssl"));
-    command.current_dir(folder.path()).args(["train", "--device", "cpu", "--threads", "1", "--workers", "1", "--log-every", "1"]);
+    command.current_dir(folder.path()).args([
+        "train",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--workers",
+        "1",
+        "--log-every",
+        "1",
+    ]);
     command.args(["--set", "training.length={steps=100000}", "--set", "training.batch_size=8", "--out", "run"]);
     let mut child = command.arg("--recipe").arg(recipe).stderr(Stdio::piped()).spawn().unwrap();
     let metrics = folder.path().join("run/metrics.jsonl");

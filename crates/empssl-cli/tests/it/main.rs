@@ -28,7 +28,8 @@ fn empssl(folder: &Path, arguments: &[&str]) -> Output {
 /// `empssl train` with the smoke recipe made smaller still, and more arguments.
 fn train(folder: &Path, more: &[&str]) -> Output {
     let recipe = recipe("synthetic/smoke.toml");
-    let mut arguments = vec!["train", "--device", "cpu", "--threads", "1", "--workers", "1", "--recipe", recipe.to_str().unwrap()];
+    let mut arguments =
+        vec!["train", "--device", "cpu", "--threads", "1", "--workers", "1", "--recipe", recipe.to_str().unwrap()];
     for change in ["training.length={steps=4}", "training.batch_size=8", "evaluation.probe.epochs=2"] {
         arguments.extend(["--set", change]);
     }

@@ -19,7 +19,8 @@ fn cifar10(folder: &Path, records: usize, label: impl Fn(usize) -> u8) {
     fs::create_dir_all(&files).unwrap();
     let names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
     fs::write(files.join("batches.meta.txt"), names.join("\n")).unwrap();
-    let bytes: Vec<u8> = (0..records).flat_map(|i| std::iter::once(label(i)).chain((0..3072).map(move |p| (p * 7 + i) as u8))).collect();
+    let bytes: Vec<u8> =
+        (0..records).flat_map(|i| std::iter::once(label(i)).chain((0..3072).map(move |p| (p * 7 + i) as u8))).collect();
     for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
         fs::write(files.join(format!("{name}.bin")), &bytes).unwrap();
     }
@@ -38,7 +39,11 @@ fn too_few_records_unless_partial() {
     let folder = tempfile::tempdir().unwrap();
     cifar10(folder.path(), 4, |i| i as u8);
     let data = folder.path().to_str().unwrap();
-    refuses_data(folder.path(), &["--dataset", "cifar10", "--data", data], &["found 20 images, expected 50000", "--partial"]);
+    refuses_data(
+        folder.path(),
+        &["--dataset", "cifar10", "--data", data],
+        &["found 20 images, expected 50000", "--partial"],
+    );
     succeeds(train(folder.path(), &["--dataset", "cifar10", "--data", data, "--partial", "--out", "run"]));
 }
 
@@ -63,7 +68,9 @@ fn tree(folder: &Path, images: usize) {
         fs::create_dir_all(&class).unwrap();
         for index in 0..images {
             let shade = (index * 40) as u8;
-            image::RgbImage::from_fn(40, 36, |x, y| image::Rgb([shade, x as u8 * 6, y as u8 * 7])).save(class.join(format!("{index}.png"))).unwrap();
+            image::RgbImage::from_fn(40, 36, |x, y| image::Rgb([shade, x as u8 * 6, y as u8 * 7]))
+                .save(class.join(format!("{index}.png")))
+                .unwrap();
         }
     }
 }
@@ -94,7 +101,10 @@ fn fewer_images_than_one_batch() {
     let folder = tempfile::tempdir().unwrap();
     tree(folder.path(), 3);
     let sentence = refuses(&train(folder.path(), &["--dataset", "folder", "--data", "tree"]), 4);
-    assert!(sentence.contains("`batch_size` must be at most the number of images") && sentence.contains("8 with 6 images"), "{sentence}");
+    assert!(
+        sentence.contains("`batch_size` must be at most the number of images") && sentence.contains("8 with 6 images"),
+        "{sentence}"
+    );
 }
 
 #[test]
@@ -121,7 +131,10 @@ fn an_unknown_key_of_a_recipe_file() {
     let text = fs::read_to_string(recipe("synthetic/smoke.toml")).unwrap();
     fs::write(folder.path().join("mine.toml"), text.replace("batch_size", "batchsize")).unwrap();
     let sentence = refuses(&empssl(folder.path(), &["train", "--recipe", "mine.toml"]), 4);
-    assert!(sentence.contains("mine.toml: line ") && sentence.contains("`batchsize`; did you mean `batch_size`?"), "{sentence}");
+    assert!(
+        sentence.contains("mine.toml: line ") && sentence.contains("`batchsize`; did you mean `batch_size`?"),
+        "{sentence}"
+    );
     let sentence = refuses(&empssl(folder.path(), &["train", "--recipe", "nowhere.toml"]), 6);
     assert!(sentence.contains("cannot read the recipe nowhere.toml"), "{sentence}");
 }
@@ -174,7 +187,10 @@ fn a_step_that_cannot_fit_into_memory() {
     let folder = tempfile::tempdir().unwrap();
     let huge = ["--set", "training.n_patches=100000", "--set", "network.base_width=64"];
     let sentence = refuses(&train(folder.path(), &huge), 1);
-    assert!(sentence.contains("out of memory") && sentence.contains("were free") && sentence.contains("would fit"), "{sentence}");
+    assert!(
+        sentence.contains("out of memory") && sentence.contains("were free") && sentence.contains("would fit"),
+        "{sentence}"
+    );
 }
 
 #[cfg(target_os = "linux")]

@@ -29,7 +29,9 @@ fn genuine_cifar10_records_train_and_say_how_many_they_are() {
 fn genuine_sets_are_described() {
     let Some(data) = shared_data() else { return };
     let data = data.to_str().unwrap();
-    let info = |name: &str| stdout(&succeeds(empssl(std::path::Path::new("."), &["data", "info", name, "--data", data, "--partial"])));
+    let info = |name: &str| {
+        stdout(&succeeds(empssl(std::path::Path::new("."), &["data", "info", name, "--data", data, "--partial"])))
+    };
     let (cifar10, cifar100) = (info("cifar10"), info("cifar100"));
     for part in ["images   8068 of 50000", "images   1017 of 10000", "classes  10", "airplane"] {
         assert!(cifar10.contains(part), "{cifar10}");

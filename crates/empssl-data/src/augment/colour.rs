@@ -22,11 +22,10 @@ pub fn brightness(pixels: &mut [u8], factor: f32) {
     look_up(pixels, &blend_table(0, factor));
 }
 
-/// Scales the distance of every value from the image's mean grey by `factor`.
+/// Scales the distance of every value from the image's mean grey by `factor`. At most 2^24 pixels.
 pub fn contrast(pixels: &mut [u8], factor: f32) {
     let (red, green, blue) = planes(pixels);
     let greys = red.iter().zip(&*green).zip(&*blue).map(|((&r, &g), &b)| u32::from(luma(r, g, b)));
-    // 2^24 pixels fit the sum: the largest patch there is.
     let mean = f64::from(greys.sum::<u32>()) / red.len() as f64;
     look_up(pixels, &blend_table((mean + 0.5) as u8, factor));
 }
@@ -85,7 +84,7 @@ mod tests {
 
     #[test]
     fn results_are_cut_off_and_clipped() {
-        // 1.3 x 50 = 65 is slightly above in float32; 1.3 x 10 = 13 likewise; 1.3 x 200 leaves the range.
+        // 129.9, 12.99, 64.95, 25.98 lose their fractions; 259.8 and 324.75 leave the range.
         assert_eq!(after(|pixels| brightness(pixels, 1.299)), [255, 129, 12, 64, 129, 25, 0, 129, 255]);
         // The distance from 77, by 1.5: 77 + 184.5, 77 + 34.5, 77 - 100.5.
         assert_eq!(after(|pixels| contrast(pixels, 1.5))[..3], [255, 111, 0]);

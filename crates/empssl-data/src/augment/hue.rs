@@ -26,9 +26,23 @@ fn to_hsv(red: u8, green: u8, blue: u8) -> (u8, u8, u8) {
     let range = f32::from(value - smallest);
     let (is_red, is_green) = (red == value, green == value);
     // The channels after and before the largest one, going round red, green, blue, and the sixths of a turn at it.
-    let choose = |of_red, of_green, of_blue| if is_red { of_red } else if is_green { of_green } else { of_blue };
+    let choose = |of_red, of_green, of_blue| {
+        if is_red {
+            of_red
+        } else if is_green {
+            of_green
+        } else {
+            of_blue
+        }
+    };
     let (after, before) = (choose(green, blue, red), choose(blue, red, green));
-    let at_largest = if is_red { 0.0 } else if is_green { 2.0 } else { 4.0 };
+    let at_largest = if is_red {
+        0.0
+    } else if is_green {
+        2.0
+    } else {
+        4.0
+    };
     let (side, middle) = if before == smallest { (1.0, after) } else { (-1.0, before) };
     let share = f32::from(value - middle) / range.max(1.0);
     let sixths = (at_largest + side) - side * share;

@@ -14,6 +14,7 @@ use crate::error::DataError;
 mod cifar;
 mod fingerprint;
 mod image_folder;
+mod jpeg;
 mod store;
 mod synthetic;
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array3, ArrayView3, CowArray, Ix3};
 
 use super::fingerprint::Hasher;
+use super::jpeg::check_complete;
 use crate::error::DataError;
 
 /// The images of a split.
@@ -110,9 +111,11 @@ fn view(pixels: &[u8], start: usize, height: usize, width: usize) -> CowArray<'_
 }
 
 /// Decodes a JPEG or PNG file to `[height, width, 3]`; grey images are repeated over the channels, an alpha channel is
-/// dropped, as Pillow's conversion to RGB does.
+/// dropped, as Pillow's conversion to RGB does. The content decides about the format: some PNG files are named `.JPEG`.
 pub(crate) fn decode(path: &Path) -> Result<Array3<u8>, DataError> {
-    let image = reader(path)?.decode().map_err(|error| bad(path, error))?.into_rgb8();
+    let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
+    check_complete(&bytes).map_err(|reason| bad(path, reason))?;
+    let image = image::load_from_memory(&bytes).map_err(|error| bad(path, error))?.into_rgb8();
     let (width, height) = image.dimensions();
     let shape = (height as usize, width as usize, 3);
     Array3::from_shape_vec(shape, image.into_raw()).map_err(|error| bad(path, error))
@@ -120,16 +123,11 @@ pub(crate) fn decode(path: &Path) -> Result<Array3<u8>, DataError> {
 
 /// The (width, height) in the header of an image file.
 pub(crate) fn dimensions(path: &Path) -> Result<(u32, u32), DataError> {
-    reader(path)?.into_dimensions().map_err(|error| bad(path, error))
+    let io = |error| DataError::io(path, error);
+    let reader = image::ImageReader::open(path).and_then(image::ImageReader::with_guessed_format).map_err(io)?;
+    reader.into_dimensions().map_err(|error| bad(path, error))
 }
 
-/// A reader that goes by the content of the file: some PNG files are named `.JPEG`.
-fn reader(path: &Path) -> Result<image::ImageReader<std::io::BufReader<std::fs::File>>, DataError> {
-    let reader = image::ImageReader::open(path).map_err(|error| DataError::io(path, error))?;
-    reader.with_guessed_format().map_err(|error| DataError::io(path, error))
-}
-
-/// Decoders break their messages into lines; one sentence has none.
 fn bad(path: &Path, reason: impl ToString) -> DataError {
     let reason = reason.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     DataError::BadImage { path: path.to_owned(), reason }

@@ -75,7 +75,8 @@ impl Case<'_> {
             _ => Stem::Imagenet,
         };
         let layers: Vec<i64> = self.case["layers"].as_array().unwrap().iter().map(|n| n.as_i64().unwrap()).collect();
-        let resnet = ResNetConfig { block, layers: layers.try_into().unwrap(), base_width: self.i64("base_width"), stem };
+        let resnet =
+            ResNetConfig { block, layers: layers.try_into().unwrap(), base_width: self.i64("base_width"), stem };
         let config = NetworkConfig { resnet, hidden: self.i64("hidden_dim"), projection: self.i64("z_dim") };
         Network::new(&config, self.kind, Device::Cpu).unwrap()
     }
@@ -100,7 +101,8 @@ impl Case<'_> {
     /// Sum and sum of absolute values of every parameter and buffer after a step.
     fn check_sums(&self, network: &Network, step: i64) {
         let at = |what: &str| &self.case[what][step as usize];
-        let tolerance = |what: &str| self.case["checksum_tolerance"][self.precision][what][step as usize].as_f64().unwrap();
+        let tolerance =
+            |what: &str| self.case["checksum_tolerance"][self.precision][what][step as usize].as_f64().unwrap();
         for (key, tensor) in network.state_dict() {
             let (sums, tolerance) = match at("param_checksums").get(&key) {
                 Some(sums) => (sums, tolerance("param")),
@@ -109,18 +111,29 @@ impl Case<'_> {
             let truth = [sums[0].as_f64().unwrap(), sums[1].as_f64().unwrap()];
             let tensor = tensor.to_kind(Kind::Double);
             let ours = [tensor.sum(Kind::Double).double_value(&[]), tensor.abs().sum(Kind::Double).double_value(&[])];
-            assert_close(&self.name(&format!("sums of {key} after step {step}")), &ours, &truth, tolerance * truth[1] + 1e-12);
+            assert_close(
+                &self.name(&format!("sums of {key} after step {step}")),
+                &ours,
+                &truth,
+                tolerance * truth[1] + 1e-12,
+            );
         }
     }
 
     fn close_term(&self, key: &str, ours: &Tensor, step: i64) {
         let name = format!("{key} of step {step}");
-        assert_close(&self.name(&name), &[ours.double_value(&[])], &[self.history(key, step)], self.tolerance_at(key, step));
+        assert_close(
+            &self.name(&name),
+            &[ours.double_value(&[])],
+            &[self.history(key, step)],
+            self.tolerance_at(key, step),
+        );
     }
 
     fn close(&self, name: &str, ours: &Tensor, truth: &Tensor, tolerance: f64) {
         assert_eq!(ours.size(), truth.size(), "{}", self.name(name));
-        let values = |tensor: &Tensor| Vec::<f64>::try_from(tensor.detach().to_kind(Kind::Double).flatten(0, -1)).unwrap();
+        let values =
+            |tensor: &Tensor| Vec::<f64>::try_from(tensor.detach().to_kind(Kind::Double).flatten(0, -1)).unwrap();
         assert_close(&self.name(name), &values(ours), &values(truth), tolerance);
     }
 

@@ -1,0 +1,31 @@
+//! Seconds of training.
+
+use std::time::Instant;
+
+/// Seconds of training, in laps from one record to the next.
+pub(crate) struct Clock {
+    began: Instant,
+    lap_began: Instant,
+    lap_step: u64,
+    /// From the start to the end of the last lap.
+    pub(crate) seconds: f64,
+    /// Of the last lap.
+    pub(crate) lap_seconds: f64,
+}
+
+impl Clock {
+    pub(crate) fn start(step: u64) -> Self {
+        let now = Instant::now();
+        Self { began: now, lap_began: now, lap_step: step, seconds: 0.0, lap_seconds: 0.0 }
+    }
+
+    /// Ends the lap at `step`; returns its number of steps.
+    pub(crate) fn lap(&mut self, step: u64) -> f64 {
+        let now = Instant::now();
+        self.seconds = (now - self.began).as_secs_f64();
+        self.lap_seconds = (now - self.lap_began).as_secs_f64().max(1e-9);
+        let steps = (step - self.lap_step) as f64;
+        (self.lap_began, self.lap_step) = (now, step);
+        steps
+    }
+}
