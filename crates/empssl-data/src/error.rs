@@ -44,7 +44,7 @@ pub enum DataError {
     },
     /// A record file ends inside a record.
     #[error(
-        "truncated record file {}: found {bytes} bytes, expected a multiple of {record_bytes}; fetch or unpack it again",
+        "truncated record file {}: found {bytes} bytes, expected a multiple of {record_bytes}; unpack it again",
         path.display()
     )]
     TruncatedRecords {
@@ -137,7 +137,11 @@ pub enum DataError {
         path: PathBuf,
     },
     /// The two splits of a tree disagree about the classes.
-    #[error("class folder `{class}` is in {} but not in {}: both splits need the same classes", present.display(), absent.display())]
+    #[error(
+        "class folder `{class}` is in {} but not in {}: both splits need the same classes",
+        present.display(),
+        absent.display()
+    )]
     SplitsDiffer {
         /// The class.
         class: String,

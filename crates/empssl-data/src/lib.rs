@@ -12,7 +12,8 @@
 //! Letters in shapes: `n` patches per image, `b` images per batch, `s` the side of a patch in pixels.
 //!
 //! ```
-//! use empssl_data::{LoaderConfig, OnBadImage, OpenOptions, Order, PatchConfig, PatchLoader, PatchSampler, Split, View};
+//! use empssl_data::{LoaderConfig, OnBadImage, OpenOptions, Order, PatchConfig};
+//! use empssl_data::{PatchLoader, PatchSampler, Split, View};
 //!
 //! # fn main() -> Result<(), empssl_data::DataError> {
 //! let options = OpenOptions { name: "synthetic".into(), root: None, partial: false, on_bad_image: OnBadImage::Fail };

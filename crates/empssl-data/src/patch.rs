@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::augment::blur::{BlurScratch, blur};
 use crate::augment::colour::{brightness, contrast, grayscale, saturation, solarize};
 use crate::augment::hue::rotate_hue;
-use crate::augment::resample::{CropBox, Interpolation, ResizeScratch, resized_crop};
+use crate::augment::resample::{CropBox, Interpolation, ResizeScratch, ResizedCrop};
 use crate::error::DataError;
 use crate::maths;
 use crate::rng::{Purpose, Stream};
@@ -245,8 +245,8 @@ impl PatchSampler {
         PatchParams { crop, flip, jitter, grayscale, blur, solarize }
     }
 
-    /// torchvision's `RandomResizedCrop.get_params`: ten attempts at a rectangle that fits, then the largest central one
-    /// of an admissible ratio.
+    /// torchvision's `RandomResizedCrop.get_params`: ten attempts at a rectangle that fits, then the largest central
+    /// one of an admissible ratio.
     fn draw_crop(&self, height: usize, width: usize, stream: &mut Stream) -> CropBox {
         let area = (height * width) as f64;
         for _ in 0..10 {
@@ -286,7 +286,8 @@ impl PatchSampler {
     pub fn apply(&self, image: ArrayView3<'_, u8>, params: &PatchParams, out: &mut [u8]) {
         SCRATCH.with_borrow_mut(|scratch| {
             let PatchConfig { side, interpolation, .. } = self.config;
-            resized_crop(image, params.crop, side, interpolation, params.flip, &mut scratch.resize, out);
+            let PatchParams { crop, flip, .. } = *params;
+            ResizedCrop { crop, side, interpolation, flip }.write(image, &mut scratch.resize, out);
             params.jitter.iter().flatten().for_each(|step| step.apply(out));
             if params.grayscale {
                 grayscale(out);

@@ -7,6 +7,8 @@
 //! The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 
 /// What a stream is for; streams of different purposes never share numbers.
+///
+/// The place of a purpose in this list is part of its streams' addresses, so new ones go to the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The order of the images of an epoch.

@@ -4,7 +4,7 @@ use empssl_data::rng::shuffled;
 use empssl_data::{Dataset, PatchSampler, Split, picture};
 
 use crate::args::{DataArgs, DataCommand};
-use crate::commands::{ImageSource, NO_EPOCH};
+use crate::commands::{ImageSource, NO_EPOCH, say};
 use crate::config::RunConfig;
 use crate::error::CliError;
 
@@ -19,7 +19,7 @@ pub(crate) fn run(args: &DataArgs) -> Result<(), CliError> {
             let sampler = PatchSampler::new(&RunConfig::read(recipe, &[])?.patches)?;
             let set = ImageSource::new(name, images).open(Split::Train)?;
             draw(&set, &sampler, *seed, out)?;
-            println!("{}", out.display());
+            say(out.display());
             Ok(())
         }
     }
@@ -36,11 +36,11 @@ pub(crate) fn draw(set: &Dataset, sampler: &PatchSampler, seed: u64, out: &std::
 fn info(source: &ImageSource) -> Result<(), CliError> {
     for (split, name) in [(Split::Train, "train"), (Split::Test, "test")] {
         let set = source.open(split)?;
-        println!("{name}: {}", set.description());
+        say(format_args!("{name}: {}", set.description()));
         print_counts(&set);
         print_pixels(&set)?;
         for bad in set.skipped() {
-            println!("  left out {}: {}", bad.path.display(), bad.reason);
+            say(format_args!("  left out {}: {}", bad.path.display(), bad.reason));
         }
     }
     Ok(())
@@ -48,16 +48,16 @@ fn info(source: &ImageSource) -> Result<(), CliError> {
 
 fn print_counts(set: &Dataset) {
     let expected = set.expected_len().map_or(String::new(), |expected| format!(" of {expected}"));
-    println!("  images   {}{expected}", set.len());
+    say(format_args!("  images   {}{expected}", set.len()));
     let Some(labels) = set.labels() else {
-        println!("  labels   none");
+        say("  labels   none");
         return;
     };
     let mut counts = vec![0usize; set.class_names().len()];
     labels.iter().for_each(|&label| counts[label as usize] += 1);
-    println!("  classes  {}", set.class_names().len());
+    say(format_args!("  classes  {}", set.class_names().len()));
     for (name, count) in set.class_names().iter().zip(counts) {
-        println!("    {name:<24} {count}");
+        say(format_args!("    {name:<24} {count}"));
     }
 }
 
@@ -79,8 +79,8 @@ fn print_pixels(set: &Dataset) -> Result<(), CliError> {
     let mean = sums.map(|sum| sum as f64 / pixels as f64 / 255.0);
     let deviation =
         [0, 1, 2].map(|c| (squares[c] as f64 / pixels as f64 / 65025.0 - mean[c] * mean[c]).max(0.0).sqrt());
-    println!("  sides    {}x{} to {}x{} (height x width)", smallest.0, smallest.1, largest.0, largest.1);
-    println!("  mean     {:.4} {:.4} {:.4}", mean[0], mean[1], mean[2]);
-    println!("  std      {:.4} {:.4} {:.4}", deviation[0], deviation[1], deviation[2]);
+    say(format_args!("  sides    {}x{} to {}x{} (height x width)", smallest.0, smallest.1, largest.0, largest.1));
+    say(format_args!("  mean     {:.4} {:.4} {:.4}", mean[0], mean[1], mean[2]));
+    say(format_args!("  std      {:.4} {:.4} {:.4}", deviation[0], deviation[1], deviation[2]));
     Ok(())
 }

@@ -6,31 +6,32 @@ use empssl_torch::{memory, precision, version};
 use tch::Device;
 
 use crate::args::DeviceArgs;
+use crate::commands::say;
 use crate::config::Precision;
 use crate::error::CliError;
 use crate::{commands, host};
 
 pub(crate) fn run(args: &DeviceArgs) -> Result<(), CliError> {
-    println!("empssl        {}", env!("CARGO_PKG_VERSION"));
-    println!("libtorch      {}", libtorch_text());
-    println!(
+    say(format_args!("empssl        {}", env!("CARGO_PKG_VERSION")));
+    say(format_args!("libtorch      {}", libtorch_text()));
+    say(format_args!(
         "loaded from   {}",
         version::library_path().map_or("unknown".to_owned(), |path| path.display().to_string())
-    );
+    ));
     let cuda = device::open();
-    println!("CUDA          {}", cuda_text(&cuda));
+    say(format_args!("CUDA          {}", cuda_text(&cuda)));
     let device = commands::prepare(args, Precision::Fp32)?;
-    println!("device        {}", device_text(device));
+    say(format_args!("device        {}", device_text(device)));
     if let Some(memory) = memory::device_memory(device)? {
-        println!("device memory {} free of {}", Bytes(memory.free), Bytes(memory.total));
+        say(format_args!("device memory {} free of {}", Bytes(memory.free), Bytes(memory.total)));
     }
     let tf32 = precision::tf32()?;
-    println!(
+    say(format_args!(
         "TF32          convolutions {}, products {} (precision fp32)",
         on_off(tf32.convolutions),
         on_off(tf32.products)
-    );
-    println!("threads       {} of {} processors", tch::get_num_threads(), host::n_processors());
+    ));
+    say(format_args!("threads       {} of {} processors", tch::get_num_threads(), host::n_processors()));
     match cuda {
         // A machine with a GPU that cannot be used is sick even when the CPU was asked for.
         Err(problem) if problem != CudaProblem::NoDriver && args.device == DeviceChoice::Auto => {

@@ -14,7 +14,7 @@ use empssl_train::Checkpoint;
 use tch::{Device, Kind, Tensor};
 
 use crate::args::EvalArgs;
-use crate::commands::{self, NO_EPOCH, train};
+use crate::commands::{self, NO_EPOCH, say, train};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     let report = assemble(&run, &identity, &sets, rows, curve, seconds, device);
     write_json(&folder.report(), &report)?;
     print_table(&report);
-    println!("{}", folder.report().display());
+    say(folder.report().display());
     Ok(())
 }
 
@@ -276,13 +276,13 @@ fn assemble(
 }
 
 fn print_table(report: &RunReport) {
-    println!("{}", report.title);
+    say(&report.title);
     for row in &report.rows {
         let encoder = format!("{:?}", row.encoder).to_lowercase();
         let probe = format!("{:?}", row.probe).to_lowercase();
-        println!(
+        say(format_args!(
             "  {encoder:<10} {probe:<7} top-1 {:6.2} %  top-5 {:6.2} %  {:7.1} s",
             row.top1, row.top5, row.seconds
-        );
+        ));
     }
 }

@@ -7,6 +7,7 @@ use empssl_train::Checkpoint;
 use tch::{Device, Kind};
 
 use crate::args::{ExportArgs, Part};
+use crate::commands::say;
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
 use crate::report::RunIdentity;
@@ -25,6 +26,6 @@ pub(crate) fn run(args: &ExportArgs) -> Result<(), CliError> {
     let metadata = [("format", "pt"), ("recipe", &run.recipe), ("dataset", &identity.data.name)];
     let metadata: BTreeMap<String, String> = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     weights::write(&args.out, &tensors, &metadata)?;
-    println!("{} tensors in {}", tensors.len(), args.out.display());
+    say(format_args!("{} tensors in {}", tensors.len(), args.out.display()));
     Ok(())
 }

@@ -7,6 +7,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod train;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use empssl_data::{Dataset, OpenOptions, Split};
@@ -64,6 +65,13 @@ pub(crate) fn reset_peaks(device: Device) -> Result<(), CliError> {
 pub(crate) fn peaks(device: Device) -> Result<PeakBytes, CliError> {
     let device = memory::device_memory(device)?.map(|memory| memory.peak);
     Ok(PeakBytes { host: host::peak_bytes(), device })
+}
+
+/// Prints a line for the user. Where nobody reads on, as behind `| head`, the program has nothing left to do.
+pub(crate) fn say(line: impl std::fmt::Display) {
+    if let Err(error) = writeln!(io::stdout(), "{line}") {
+        std::process::exit(i32::from(error.kind() != io::ErrorKind::BrokenPipe));
+    }
 }
 
 /// Which images to open, from flags or from a run.

@@ -31,3 +31,15 @@ fn the_doctor_reports_what_runs() {
         assert!(text.contains(word), "{text}");
     }
 }
+
+#[test]
+fn a_reader_who_stops_reading_is_no_error() {
+    use std::process::{Command, Stdio};
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_empssl"));
+    command.args(["data", "info", "synthetic"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", crate::stderr(&output));
+}

@@ -6,8 +6,9 @@
 
 use super::{cut_off, planes, round};
 
-/// Rotates the hue by `factor` turns, from -0.5 to 0.5. A factor of 0 is not the identity: the colours still pass through
-/// 8-bit HSV.
+/// Rotates the hue by `factor` turns, from -0.5 to 0.5.
+///
+/// A factor of 0 is not the identity: the colours still pass through 8-bit HSV.
 pub fn rotate_hue(pixels: &mut [u8], factor: f32) {
     // torchvision cuts off the fraction of a level, towards zero, and adds modulo 256.
     let shift = (f64::from(factor) * 255.0) as i32 as u8;
@@ -36,13 +37,7 @@ fn to_hsv(red: u8, green: u8, blue: u8) -> (u8, u8, u8) {
         }
     };
     let (after, before) = (choose(green, blue, red), choose(blue, red, green));
-    let at_largest = if is_red {
-        0.0
-    } else if is_green {
-        2.0
-    } else {
-        4.0
-    };
+    let at_largest = f32::from(choose(0, 2, 4));
     let (side, middle) = if before == smallest { (1.0, after) } else { (-1.0, before) };
     let share = f32::from(value - middle) / range.max(1.0);
     let sixths = (at_largest + side) - side * share;

@@ -56,6 +56,11 @@ impl CropBox {
     pub fn whole(height: usize, width: usize) -> Self {
         Self { top: 0, left: 0, height, width }
     }
+
+    /// Whether it is not empty and lies within an image of this size.
+    fn is_within(self, height: usize, width: usize) -> bool {
+        self.height > 0 && self.width > 0 && self.top + self.height <= height && self.left + self.width <= width
+    }
 }
 
 /// Memory for resizing, and the weights of the sizes met so far.
@@ -85,81 +90,82 @@ impl ResizeScratch {
     }
 }
 
-/// Crops `image` (`[height, width, 3]`), resizes the crop to `side` x `side`, mirrors it if `flip`, and writes it planar
-/// (`[3, side, side]`) to `out`.
-///
-/// # Panics
-/// When the crop is empty or leaves the image, or `out` has another length.
-pub fn resized_crop(
-    image: ArrayView3<'_, u8>,
-    crop: CropBox,
-    side: usize,
-    interpolation: Interpolation,
-    flip: bool,
-    scratch: &mut ResizeScratch,
-    out: &mut [u8],
-) {
-    assert_eq!(out.len(), 3 * side * side, "a patch of side {side} has another length");
-    assert!(crop.height > 0 && crop.width > 0, "an empty crop");
-    let image = image.as_standard_layout();
-    let pixels = image.as_slice().unwrap_or_default();
-    let row_bytes = image.dim().1 * 3;
-    let row = |y: usize| &pixels[(crop.top + y) * row_bytes..][crop.left * 3..][..crop.width * 3];
-    scratch.narrow.resize(3 * crop.height * side, 0);
-    if interpolation == Interpolation::Bilinear && (2 * crop.width, 2 * crop.height) == (side, side) {
-        double(row, side / 2, flip, scratch, out);
-    } else {
-        resize(row, crop, side, interpolation, flip, scratch, out);
-    }
+/// A crop of an image, resized to a square patch.
+#[derive(Clone, Copy, Debug)]
+pub struct ResizedCrop {
+    /// The part of the image.
+    pub crop: CropBox,
+    /// Rows and columns of the patch.
+    pub side: usize,
+    /// How it is resized.
+    pub interpolation: Interpolation,
+    /// Whether the patch is mirrored.
+    pub flip: bool,
 }
 
-/// The general way, for any sizes.
-fn resize<'a>(
-    row: impl Fn(usize) -> &'a [u8],
-    crop: CropBox,
-    side: usize,
-    interpolation: Interpolation,
-    flip: bool,
-    scratch: &mut ResizeScratch,
-    out: &mut [u8],
-) {
-    scratch.prepare([crop.width, crop.height], side, interpolation);
-    let ResizeScratch { weights, narrow, sums, .. } = scratch;
-    let across = &weights[&(crop.width, side, interpolation)];
-    let down = &weights[&(crop.height, side, interpolation)];
-    let plane = crop.height * side;
-    for y in 0..crop.height {
-        across.resize_row(row(y), flip, &mut narrow[y * side..], plane, side);
+impl ResizedCrop {
+    /// Writes the patch of `image` (`[height, width, 3]`) to `out`, planar: `[3, side, side]`.
+    ///
+    /// # Panics
+    /// When the image has other than three channels, the crop is empty or leaves it, or `out` has another length.
+    pub fn write(&self, image: ArrayView3<'_, u8>, scratch: &mut ResizeScratch, out: &mut [u8]) {
+        let Self { crop, side, interpolation, .. } = *self;
+        let (height, width, channels) = image.dim();
+        assert_eq!(channels, 3, "an image has three channels");
+        assert_eq!(out.len(), 3 * side * side, "a patch of side {side} has another length");
+        assert!(crop.is_within(height, width), "{crop:?} is empty or leaves an image of {height} x {width}");
+        let image = image.as_standard_layout();
+        let pixels = image.as_slice().unwrap_or_default();
+        let row = |y: usize| &pixels[((crop.top + y) * width + crop.left) * 3..][..crop.width * 3];
+        scratch.narrow.resize(3 * crop.height * side, 0);
+        if interpolation == Interpolation::Bilinear && (2 * crop.width, 2 * crop.height) == (side, side) {
+            self.double(row, scratch, out);
+        } else {
+            self.resize(row, scratch, out);
+        }
     }
-    for (narrow, out) in narrow.chunks_exact(plane).zip(out.chunks_exact_mut(side * side)) {
-        down.resize_columns(narrow, out, side, sums);
-    }
-}
 
-/// Exactly twofold enlargement of `small` x `small` pixels by the triangle filter, which is what the 32-pixel recipe does to
-/// every patch: the general way with weights of exactly 3/4 and 1/4, in 16 bits instead of 32.
-fn double<'a>(row: impl Fn(usize) -> &'a [u8], small: usize, flip: bool, scratch: &mut ResizeScratch, out: &mut [u8]) {
-    let ResizeScratch { narrow, line, .. } = scratch;
-    let side = 2 * small;
-    let plane = small * side;
-    line.resize(small + 2, 0);
-    for (y, channel) in (0..small).flat_map(|y| (0..3).map(move |channel| (y, channel))) {
-        line[1..].iter_mut().zip(row(y).chunks_exact(3)).for_each(|(value, pixel)| *value = pixel[channel]);
-        if flip {
-            line[1..=small].reverse();
+    /// The general way, for any sizes.
+    fn resize<'a>(&self, row: impl Fn(usize) -> &'a [u8], scratch: &mut ResizeScratch, out: &mut [u8]) {
+        let Self { crop, side, interpolation, flip } = *self;
+        scratch.prepare([crop.width, crop.height], side, interpolation);
+        let ResizeScratch { weights, narrow, sums, .. } = scratch;
+        let across = &weights[&(crop.width, side, interpolation)];
+        let down = &weights[&(crop.height, side, interpolation)];
+        let plane = crop.height * side;
+        for y in 0..crop.height {
+            across.resize_row(row(y), flip, &mut narrow[y * side..], plane, side);
         }
-        (line[0], line[small + 1]) = (line[1], line[small]);
-        let wide = narrow[channel * plane + y * side..].chunks_exact_mut(2);
-        for (pair, near) in wide.zip(line.windows(3)) {
-            (pair[0], pair[1]) = (mix(near[1], near[0]), mix(near[1], near[2]));
+        for (narrow, out) in narrow.chunks_exact(plane).zip(out.chunks_exact_mut(side * side)) {
+            down.resize_columns(narrow, out, side, sums);
         }
     }
-    for (narrow, out) in narrow.chunks_exact(plane).zip(out.chunks_exact_mut(side * side)) {
-        let row = |y: usize| &narrow[y.min(small - 1) * side..][..side];
-        for (y, pair) in out.chunks_exact_mut(2 * side).enumerate() {
-            let (upper, lower) = pair.split_at_mut(side);
-            mix_rows(row(y), row(y.saturating_sub(1)), upper);
-            mix_rows(row(y), row(y + 1), lower);
+
+    /// Exactly twofold enlargement by the triangle filter, which is what the 32-pixel recipe does to every patch: the
+    /// general way with weights of exactly 3/4 and 1/4, in 16 bits instead of 32.
+    fn double<'a>(&self, row: impl Fn(usize) -> &'a [u8], scratch: &mut ResizeScratch, out: &mut [u8]) {
+        let (side, small) = (self.side, self.side / 2);
+        let ResizeScratch { narrow, line, .. } = scratch;
+        let plane = small * side;
+        line.resize(small + 2, 0);
+        for (y, channel) in (0..small).flat_map(|y| (0..3).map(move |channel| (y, channel))) {
+            line[1..].iter_mut().zip(row(y).chunks_exact(3)).for_each(|(value, pixel)| *value = pixel[channel]);
+            if self.flip {
+                line[1..=small].reverse();
+            }
+            (line[0], line[small + 1]) = (line[1], line[small]);
+            let wide = narrow[channel * plane + y * side..].chunks_exact_mut(2);
+            for (pair, near) in wide.zip(line.windows(3)) {
+                (pair[0], pair[1]) = (mix(near[1], near[0]), mix(near[1], near[2]));
+            }
+        }
+        for (narrow, out) in narrow.chunks_exact(plane).zip(out.chunks_exact_mut(side * side)) {
+            let row = |y: usize| &narrow[y.min(small - 1) * side..][..side];
+            for (y, pair) in out.chunks_exact_mut(2 * side).enumerate() {
+                let (upper, lower) = pair.split_at_mut(side);
+                mix_rows(row(y), row(y.saturating_sub(1)), upper);
+                mix_rows(row(y), row(y + 1), lower);
+            }
         }
     }
 }
@@ -272,7 +278,8 @@ mod tests {
 
     fn resize(image: &Array3<u8>, crop: CropBox, side: usize, interpolation: Interpolation, flip: bool) -> Vec<u8> {
         let mut out = vec![0; 3 * side * side];
-        resized_crop(image.view(), crop, side, interpolation, flip, &mut ResizeScratch::default(), &mut out);
+        let resized = ResizedCrop { crop, side, interpolation, flip };
+        resized.write(image.view(), &mut ResizeScratch::default(), &mut out);
         out
     }
 
@@ -329,8 +336,9 @@ mod tests {
             for flip in [false, true] {
                 let mut scratch = ResizeScratch { narrow: vec![0; 6 * small * small], ..ResizeScratch::default() };
                 let mut general = vec![0; 12 * small * small];
-                super::resize(row, crop, 2 * small, Interpolation::Bilinear, flip, &mut scratch, &mut general);
-                assert_eq!(resize(&image, crop, 2 * small, Interpolation::Bilinear, flip), general, "{small} {flip}");
+                let interpolation = Interpolation::Bilinear;
+                ResizedCrop { crop, side: 2 * small, interpolation, flip }.resize(row, &mut scratch, &mut general);
+                assert_eq!(resize(&image, crop, 2 * small, interpolation, flip), general, "{small} {flip}");
             }
         }
     }
@@ -341,7 +349,8 @@ mod tests {
         let image = row(&[1; 300]);
         for width in 1..300 {
             let crop = CropBox { top: 0, left: 0, height: 1, width };
-            resized_crop(image.view(), crop, 2, Interpolation::Bilinear, false, &mut scratch, &mut [0; 12]);
+            let resized = ResizedCrop { crop, side: 2, interpolation: Interpolation::Bilinear, flip: false };
+            resized.write(image.view(), &mut scratch, &mut [0; 12]);
         }
         assert!(scratch.weights.len() <= ResizeScratch::MAX_KEPT + 2);
     }
@@ -352,8 +361,17 @@ mod tests {
         let transposed = image.view().permuted_axes([1, 0, 2]).as_standard_layout().into_owned();
         let crop = CropBox { top: 1, left: 0, height: 3, width: 5 };
         let mut out = vec![0; 3 * 9 * 9];
-        let view = transposed.view().permuted_axes([1, 0, 2]);
-        resized_crop(view, crop, 9, Interpolation::Bicubic, false, &mut ResizeScratch::default(), &mut out);
+        let resized = ResizedCrop { crop, side: 9, interpolation: Interpolation::Bicubic, flip: false };
+        resized.write(transposed.view().permuted_axes([1, 0, 2]), &mut ResizeScratch::default(), &mut out);
         assert_eq!(out, resize(&image, crop, 9, Interpolation::Bicubic, false));
+    }
+
+    #[test]
+    fn a_crop_that_leaves_the_image_or_is_empty_is_refused() {
+        let crop = |top, left, height, width| CropBox { top, left, height, width };
+        assert!(crop(1, 2, 3, 4).is_within(4, 6));
+        for crop in [crop(2, 2, 3, 4), crop(1, 3, 3, 4), crop(1, 2, 0, 4), crop(1, 2, 3, 0)] {
+            assert!(!crop.is_within(4, 6), "{crop:?}");
+        }
     }
 }

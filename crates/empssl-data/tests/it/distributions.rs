@@ -240,7 +240,7 @@ fn check_pipeline(section: &str, config: &PatchConfig, views: u32, input: impl F
 #[test]
 fn golden_augment_cifar_patches_look_as_published() {
     check_pipeline("pipeline_cifar", &PatchConfig::cifar32(), 3000, |family, index| {
-        let tensors = family.tensors("cifar.safetensors");
+        let tensors = family.tensors(family.index["cifar"]["file"].as_str().expect("a file"));
         let images = tensors.get("input");
         let bytes = images.shape[1..].iter().product::<usize>();
         (images.shape[2], images.u8()[index * bytes..][..bytes].to_vec())
@@ -250,7 +250,7 @@ fn golden_augment_cifar_patches_look_as_published() {
 #[test]
 fn golden_augment_imagenet_patches_look_as_published() {
     check_pipeline("pipeline_imagenet", &PatchConfig::imagenet224(), 300, |family, index| {
-        let tensors = family.tensors("photos.safetensors");
+        let tensors = family.tensors(family.index["photos"]["file"].as_str().expect("a file"));
         let image = tensors.get(&format!("photo{index}.input"));
         (image.shape[1], image.u8().to_vec())
     });

@@ -3,7 +3,7 @@
 use empssl_data::augment::blur::{BlurScratch, blur};
 use empssl_data::augment::colour::{brightness, contrast, grayscale, saturation, solarize};
 use empssl_data::augment::hue::rotate_hue;
-use empssl_data::augment::resample::{CropBox, Interpolation, ResizeScratch, resized_crop};
+use empssl_data::augment::resample::{CropBox, Interpolation, ResizeScratch, ResizedCrop};
 use empssl_golden::{Family, GoldenTensor, Tensors};
 use ndarray::{Array3, ArrayView3, Axis};
 use serde_json::Value;
@@ -152,7 +152,8 @@ fn crop(work: &mut Planar, step: &Value) {
     let crop = CropBox { top, left, height, width };
     let image = work.interleaved();
     // Mirrored twice, so that the mirrored way of writing is checked too.
-    resized_crop(image.view(), crop, side, interpolation, true, &mut ResizeScratch::default(), &mut out);
+    let resized = ResizedCrop { crop, side, interpolation, flip: true };
+    resized.write(image.view(), &mut ResizeScratch::default(), &mut out);
     out.chunks_exact_mut(side).for_each(<[u8]>::reverse);
     *work = Planar { pixels: out, width: side };
 }
