@@ -48,6 +48,8 @@ pub(crate) enum CliError {
     RunExists(PathBuf),
     #[error("{0}")]
     Run(String),
+    #[error("{0}")]
+    Unlabelled(String),
     #[error("stopped by Ctrl-C at step {step}; what was learnt is in {path}. `empssl train --resume {run}` goes on")]
     Interrupted { step: u64, path: PathBuf, run: String },
 }
@@ -62,7 +64,7 @@ impl CliError {
         match self {
             Self::Recipe(_) | Self::Loss(_) | Self::Data(DataError::BadSetting { .. }) => 4,
             Self::Train(TrainError::Setting { .. }) | Self::Model(ModelError::Config { .. }) => 4,
-            Self::Train(TrainError::Data(_)) | Self::Data(_) => 3,
+            Self::Train(TrainError::Data(_)) | Self::Data(_) | Self::Unlabelled(_) => 3,
             Self::Device(_) => 5,
             Self::File { .. } | Self::RunExists(_) | Self::Run(_) => 6,
             Self::Interrupted { .. } => 130,

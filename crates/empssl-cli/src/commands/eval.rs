@@ -76,6 +76,7 @@ impl LabelledSets {
     fn open(identity: &RunIdentity, at_most: usize) -> Result<Self, CliError> {
         let train = identity.data.source.open(Split::Train)?;
         train::demand_same_data(&identity.data, &train)?;
+        demand_labels(&train)?;
         let test = identity.data.source.open(Split::Test)?;
         let skipped = SkippedImage::of(&train).into_iter().chain(SkippedImage::of(&test)).collect();
         let counts = PartialCounts::of(&train, &test);
@@ -84,6 +85,17 @@ impl LabelledSets {
         let train = train.subset(&share(n_train_available, at_most, identity.seed))?;
         Ok(Self { train, test, n_train_available, description, counts, skipped, n_classes })
     }
+}
+
+/// Scores need labels; training does not.
+fn demand_labels(set: &Dataset) -> Result<(), CliError> {
+    if set.labels().is_some() {
+        return Ok(());
+    }
+    let what = set.description();
+    Err(CliError::Unlabelled(format!(
+        "{what}: the images have no labels, and scores need them; put each class in a folder of its own"
+    )))
 }
 
 /// A random share of `0..n`, in order: the same for every row, and for every run of the same seed.

@@ -97,6 +97,23 @@ fn an_empty_class_folder() {
 }
 
 #[test]
+fn images_without_labels_train_and_say_why_they_are_not_scored() {
+    let folder = tempfile::tempdir().unwrap();
+    tree(folder.path(), 5);
+    let flat = folder.path().join("flat");
+    fs::create_dir(&flat).unwrap();
+    for (index, class) in ["train/cat", "train/dog"].iter().enumerate() {
+        for image in fs::read_dir(folder.path().join("tree").join(class)).unwrap() {
+            let image = image.unwrap().path();
+            fs::copy(&image, flat.join(format!("{index}-{}", image.file_name().unwrap().to_str().unwrap()))).unwrap();
+        }
+    }
+    succeeds(train(folder.path(), &["--dataset", "folder", "--data", "flat", "--out", "run"]));
+    let sentence = refuses(&empssl(folder.path(), &["eval", "run", "--device", "cpu"]), 3);
+    assert!(sentence.contains("the images have no labels") && sentence.contains("folder of its own"), "{sentence}");
+}
+
+#[test]
 fn fewer_images_than_one_batch() {
     let folder = tempfile::tempdir().unwrap();
     tree(folder.path(), 3);
