@@ -99,10 +99,8 @@ pub(crate) struct TrainingSection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Precision {
-    /// float32 throughout.
+    /// float32 throughout: TF32 is off in cuDNN, where libtorch's default leaves it on, and in cuBLAS.
     Fp32,
-    /// Tensor cores with a 10-bit mantissa where the device has them; float32 elsewhere.
-    Tf32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -57,13 +57,17 @@ pub struct LoaderConfig {
 }
 
 impl LoaderConfig {
-    fn check(&self, images: usize) -> Result<(), DataError> {
+    fn check(&self, images: usize, side: usize) -> Result<(), DataError> {
         let counts = [("n_patches", self.n_patches), ("batch_size", self.batch_size), ("n_workers", self.n_workers)];
         if let Some((key, count)) = counts.into_iter().find(|&(_, count)| count == 0) {
             return Err(DataError::setting(key, count, "at least 1"));
         }
         if u32::try_from(self.n_patches).is_err() {
             return Err(DataError::setting("n_patches", self.n_patches, format!("at most {}", u32::MAX)));
+        }
+        if self.batch_bytes(images, side).is_none() {
+            let expected = format!("patches of side {side} of {} images that fit the memory", self.batch_size);
+            return Err(DataError::setting("n_patches", self.n_patches, expected));
         }
         if self.view == View::Whole && self.n_patches != 1 {
             return Err(DataError::setting("n_patches", self.n_patches, "1 where the view is the whole image"));
@@ -76,6 +80,13 @@ impl LoaderConfig {
             return Err(DataError::setting("first_batch", self.first_batch, expected));
         }
         Ok(())
+    }
+
+    /// The bytes of a batch; `None` if no machine could address them.
+    fn batch_bytes(&self, images: usize, side: usize) -> Option<usize> {
+        let factors = [self.n_patches, self.batch_size.min(images), 3, side, side];
+        let bytes = factors.into_iter().try_fold(1, usize::checked_mul)?;
+        isize::try_from(bytes).is_ok().then_some(bytes)
     }
 
     fn n_batches(&self, images: usize) -> usize {
@@ -113,7 +124,7 @@ impl PatchLoader {
     /// # Errors
     /// When a setting cannot work, the images do not fill one batch, or no thread can be started.
     pub fn new(dataset: &Dataset, sampler: &PatchSampler, config: &LoaderConfig) -> Result<Self, DataError> {
-        config.check(dataset.len())?;
+        config.check(dataset.len(), sampler.side())?;
         let n_batches = config.n_batches(dataset.len());
         let no_threads = |reason: &dyn ToString| DataError::NoThreads { reason: reason.to_string() };
         let name = |worker| format!("patches-{worker}");
@@ -354,6 +365,11 @@ mod tests {
         assert_eq!(refusal(&LoaderConfig { n_workers: 0, ..config() }), zero("n_workers"));
         let huge = refusal(&LoaderConfig { n_patches: 1 << 32, ..config() });
         assert!(huge.starts_with("`n_patches` is 4294967296, expected at most"), "{huge}");
+        let large = PatchSampler::new(&PatchConfig { side: 4096, ..PatchConfig::cifar32() }).unwrap();
+        let everything = LoaderConfig { n_patches: u32::MAX as usize, batch_size: 1 << 40, ..config() };
+        let images = IMAGES.subset(&[0; 100]).unwrap();
+        let unaddressable = PatchLoader::new(&images, &large, &everything).unwrap_err().to_string();
+        assert!(unaddressable.ends_with("that fit the memory"), "{unaddressable}");
         let whole = refusal(&LoaderConfig { view: View::Whole, ..config() });
         assert!(whole.starts_with("`n_patches` is 3, expected 1 where"), "{whole}");
         let late = refusal(&LoaderConfig { first_batch: 6, ..config() });

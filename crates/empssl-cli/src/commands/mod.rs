@@ -28,7 +28,9 @@ pub(crate) const NO_EPOCH: u64 = u64::MAX;
 pub(crate) fn prepare(compute: &DeviceArgs, precision: Precision) -> Result<Device, CliError> {
     determinism::set_deterministic(compute.deterministic)?;
     let device = device::select(compute.device)?;
-    precision::set_tf32(precision == Precision::Tf32)?;
+    match precision {
+        Precision::Fp32 => precision::set_tf32(false)?,
+    }
     let threads = compute.threads.unwrap_or_else(host::n_processors).max(1);
     tch::set_num_threads(threads as i32);
     Ok(device)
