@@ -18,8 +18,31 @@ use serde_json::Value;
 pub fn shared_dir() -> PathBuf {
     match std::env::var_os("EMPSSL_SHARED") {
         Some(dir) => PathBuf::from(dir),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
+        None => package_dir().join("../../../shared"),
     }
+}
+
+/// The folder that the archives of genuine images beside the reference values are unpacked to: `EMPSSL_SHARED_DATA`, or
+/// `target/shared-data`. Where `what` is not in it, says why the test is skipped and returns `None`.
+///
+/// # Panics
+/// As [`skip`].
+pub fn genuine_images(what: &str) -> Option<PathBuf> {
+    let root = match std::env::var_os("EMPSSL_SHARED_DATA") {
+        Some(dir) => PathBuf::from(dir),
+        None => package_dir().join("../../target/shared-data"),
+    };
+    if root.join(what).is_dir() {
+        return Some(root);
+    }
+    let archives = shared_dir().join("data");
+    skip(&format!("{what} (unpack the archives of {} there)", archives.display()), &root);
+    None
+}
+
+/// The package under test, which lies in `crates/` as this one does; cargo says where when it runs the test.
+fn package_dir() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
 }
 
 /// Says why a test is skipped, or fails where skipping is not allowed (`EMPSSL_REQUIRE_SHARED` is set).
@@ -173,9 +196,9 @@ pub fn max_abs_diff(ours: &[f64], truth: &[f64]) -> f64 {
     if ours.len() != truth.len() {
         return f64::INFINITY;
     }
-    let worst = |worst: f64, diff: f64| if diff <= worst { worst } else { diff };
-    let max = ours.iter().zip(truth).map(|(a, b)| (a - b).abs()).fold(0.0, worst);
-    if max.is_nan() { f64::INFINITY } else { max }
+    let differences = ours.iter().zip(truth).map(|(a, b)| (a - b).abs());
+    // `f64::max` passes over NaN, which must count as the largest difference there is.
+    differences.map(|diff| if diff.is_nan() { f64::INFINITY } else { diff }).fold(0.0, f64::max)
 }
 
 /// Fails unless every value is within `tolerance` of the truth.

@@ -1,23 +1,12 @@
 //! The program on genuine images; skipped with a printed line where they are not at hand.
 
-use std::path::PathBuf;
+use empssl_golden::genuine_images;
 
 use crate::{empssl, stdout, succeeds, train};
 
-/// The folder where the genuine images were unpacked: `EMPSSL_SHARED_DATA`, or `target/shared-data`.
-fn shared_data() -> Option<PathBuf> {
-    let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/shared-data");
-    let folder = std::env::var_os("EMPSSL_SHARED_DATA").map_or_else(default, PathBuf::from);
-    if folder.join("cifar-10-batches-bin").is_dir() {
-        return Some(folder);
-    }
-    empssl_golden::skip("the unpacked real images", &folder);
-    None
-}
-
 #[test]
 fn genuine_cifar10_records_train_and_say_how_many_they_are() {
-    let Some(data) = shared_data() else { return };
+    let Some(data) = genuine_images("cifar-10-batches-bin") else { return };
     let folder = tempfile::tempdir().unwrap();
     let data = data.to_str().unwrap();
     succeeds(train(folder.path(), &["--dataset", "cifar10", "--data", data, "--partial", "--out", "run"]));
@@ -27,7 +16,7 @@ fn genuine_cifar10_records_train_and_say_how_many_they_are() {
 
 #[test]
 fn genuine_sets_are_described() {
-    let Some(data) = shared_data() else { return };
+    let Some(data) = genuine_images("cifar-10-batches-bin") else { return };
     let data = data.to_str().unwrap();
     let info = |name: &str| {
         stdout(&succeeds(empssl(std::path::Path::new("."), &["data", "info", name, "--data", data, "--partial"])))

@@ -3,22 +3,7 @@
 use std::path::PathBuf;
 
 use empssl_data::{Dataset, OnBadImage, OpenOptions, Split, open};
-use empssl_golden::skip;
-
-/// The folder that the archives of `shared/data` are unpacked to: `EMPSSL_SHARED_DATA`, or the build folder's
-/// `shared-data`.
-fn unpacked(what: &str) -> Option<PathBuf> {
-    let root = match std::env::var_os("EMPSSL_SHARED_DATA") {
-        Some(dir) => PathBuf::from(dir),
-        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/shared-data"),
-    };
-    let found = root.join(what).is_dir();
-    if !found {
-        let archives = empssl_golden::shared_dir().join("data");
-        skip(&format!("{what} (unpack {} there)", archives.display()), &root);
-    }
-    found.then_some(root)
-}
+use empssl_golden::genuine_images;
 
 fn open_partial(name: &str, root: PathBuf, split: Split) -> Dataset {
     let options = OpenOptions { name: name.into(), root: Some(root), partial: true, on_bad_image: OnBadImage::Fail };
@@ -39,7 +24,7 @@ fn gap(a: &Dataset, a_index: usize, b: &Dataset, b_index: usize) -> f64 {
 
 #[test]
 fn cifar10_records() {
-    let Some(root) = unpacked("cifar-10-batches-bin") else { return };
+    let Some(root) = genuine_images("cifar-10-batches-bin") else { return };
     let train = open_partial("cifar10", root.clone(), Split::Train);
     let test = open_partial("cifar10", root.join("cifar-10-batches-bin"), Split::Test);
     assert_eq!((train.len(), test.len()), (8_068, 1_017));
@@ -57,7 +42,7 @@ fn cifar10_records() {
 
 #[test]
 fn cifar100_records() {
-    let Some(root) = unpacked("cifar-100-binary") else { return };
+    let Some(root) = genuine_images("cifar-100-binary") else { return };
     let train = open_partial("cifar100", root.clone(), Split::Train);
     let test = open_partial("cifar100", root, Split::Test);
     assert_eq!((train.len(), test.len()), (486, 916));
@@ -69,7 +54,9 @@ fn cifar100_records() {
 /// Within a class both forms keep the official order, so the k-th frog of either is the same frog.
 #[test]
 fn cifar10_records_and_jpeg_tree_agree_but_for_the_compression() {
-    let (Some(root), Some(_)) = (unpacked("cifar-10-batches-bin"), unpacked("cifar10-jpeg")) else { return };
+    let (Some(root), Some(_)) = (genuine_images("cifar-10-batches-bin"), genuine_images("cifar10-jpeg")) else {
+        return;
+    };
     let records = open_partial("cifar10", root.clone(), Split::Test);
     let tree = open_partial("cifar10", root.join("cifar10-jpeg"), Split::Test);
     assert_eq!((tree.len(), tree.is_partial(), tree.class_names()), (10_000, false, records.class_names()));
@@ -89,7 +76,7 @@ fn cifar10_records_and_jpeg_tree_agree_but_for_the_compression() {
 
 #[test]
 fn photographs_open_as_a_folder_and_decode_on_demand() {
-    let Some(root) = unpacked("imagenet-photos") else { return };
+    let Some(root) = genuine_images("imagenet-photos") else { return };
     let photos = open_partial("folder", root.join("imagenet-photos"), Split::Test);
     assert_eq!((photos.len(), photos.class_names().len()), (100, 100));
     let image = photos.image(0).expect("a photograph");
@@ -99,7 +86,7 @@ fn photographs_open_as_a_folder_and_decode_on_demand() {
 /// Grey images are among them, and the images lie one folder below their class.
 #[test]
 fn tiny_imagenet_train_opens_as_a_tree() {
-    let Some(root) = unpacked("tiny-imagenet-200") else { return };
+    let Some(root) = genuine_images("tiny-imagenet-200") else { return };
     let tree = root.join("tiny-imagenet-200/train");
     let images = open_partial("folder", tree, Split::Train);
     assert_eq!((images.len(), images.class_names().len()), (20_000, 200));
