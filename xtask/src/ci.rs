@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::failure::{Code, Failure, Outcome};
 use crate::reproduce::{self, Profile};
 use crate::workspace::{self, Workspace};
-use crate::{process, setup, test, tidy};
+use crate::{process, setup, table, test, tidy};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -22,9 +22,10 @@ pub(crate) struct Args {
 /// One thing that must hold.
 type Step = (&'static str, fn(&Workspace) -> Outcome);
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     ("fmt", |workspace| cargo(workspace, &["fmt", "--all", "--check"])),
     ("tidy", tidy::run),
+    ("table", |workspace| table::run(&table::Args { check: true }, workspace)),
     ("edges", edges::run),
     ("setup", setup::ensure),
     ("clippy", |workspace| cargo(workspace, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),

@@ -9,6 +9,7 @@ mod process;
 mod report;
 mod reproduce;
 mod setup;
+mod table;
 mod test;
 mod tidy;
 mod workspace;
@@ -52,6 +53,8 @@ enum Task {
     Reproduce(reproduce::Args),
     /// Write report.md and report.html of a run again from what its folder holds
     Report(report::Args),
+    /// Write the README's results table from the reports under docs/results/
+    Table(table::Args),
     /// Run every test of the workspace
     Test(test::Args),
     /// Everything that must hold before a change is merged
@@ -76,6 +79,7 @@ fn run(task: &Task, workspace: &Workspace) -> Outcome {
         Task::Setup(args) => setup::run(args, workspace),
         Task::Reproduce(args) => reproduce::run(args, workspace),
         Task::Report(args) => report::run(args),
+        Task::Table(args) => table::run(args, workspace),
         Task::Test(args) => test::run(args, workspace),
         Task::Ci(args) => ci::run(args, workspace),
         Task::Tidy => tidy::run(workspace),
@@ -95,7 +99,7 @@ mod tests {
     #[test]
     fn help_names_every_task_and_every_exit_code() {
         let help = Cli::command().render_help().to_string();
-        for word in ["setup", "reproduce", "report", "test", "ci", "tidy", "Exit codes", "130  interrupted"] {
+        for word in ["setup", "reproduce", "report", "table", "test", "ci", "tidy", "Exit codes", "130  interrupted"] {
             assert!(help.contains(word), "`{word}` is missing from:\n{help}");
         }
         for code in failure::Code::ALL {

@@ -7,9 +7,9 @@ mod base64;
 mod chart;
 mod html;
 mod markdown;
-mod model;
+pub(crate) mod model;
 mod terminal;
-mod text;
+pub(crate) mod text;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -91,19 +91,13 @@ fn every_argument_reaches_the_program_and_no_other_does() {
 }
 
 #[test]
-fn a_missed_bar_and_a_slow_quick_run_fail_the_check() {
+fn a_missed_bar_fails_the_check() {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/run");
     let mut report = Report::read(&fixture).unwrap();
-    let [soon, late] = [60, 601].map(Duration::from_secs);
-    let failure = judge(&args(), &report, soon).unwrap_err();
+    let failure = judge(&report).unwrap_err();
     assert_eq!((failure.code, failure.to_string().as_str()), (Code::Check, "not met: kNN: trained minus raw pixels"));
     report.bars.retain(|bar| bar.holds);
-    judge(&args(), &report, soon).unwrap();
-    let message = judge(&args(), &report, late).unwrap_err().to_string();
-    assert!(message.contains("took 10.0 minutes"), "{message}");
-    judge(&Args { recipe: "one-epoch".to_owned(), ..args() }, &report, late).unwrap();
-    report.device = "cuda:0".to_owned();
-    judge(&args(), &report, late).unwrap();
+    judge(&report).unwrap();
 }
 
 /// A program that stands in for `empssl`: training writes the fixture's files into the folder after `--out`.

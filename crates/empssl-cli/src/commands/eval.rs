@@ -10,7 +10,6 @@ use empssl_eval::{
 };
 use empssl_model::{Mode, Network};
 use empssl_torch::catch;
-use empssl_train::Checkpoint;
 use tch::{Device, Kind, Tensor};
 
 use crate::args::EvalArgs;
@@ -25,8 +24,11 @@ use crate::report::{
 };
 use crate::run_folder::{RunFolder, read_json, write_json};
 
-/// Most patches in one forward pass of an evaluation.
+/// Most patches in one forward pass on a GPU.
 const PATCHES_PER_CALL: i64 = 2000;
+/// Largest feature map of a forward pass on the CPU, in bytes. Allocators hand larger blocks back to the system, and
+/// fetching fresh pages for every layer then costs as much as computing it.
+const CPU_MAP_BYTES: i64 = 16 << 20;
 /// Batches cut ahead.
 const PREFETCH: usize = 4;
 
@@ -40,7 +42,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     let device = commands::prepare(&args.compute, run.config.training.precision)?;
     let sets = LabelledSets::open(&identity, run.config.evaluation.labelled_images)?;
     let mut network = train::initial_network(&run, identity.seed, device)?;
-    let checkpoint = Checkpoint::load(&folder.checkpoint())?;
+    let checkpoint = commands::load_checkpoint(&folder, &run)?;
     let workers = args.workers.unwrap_or_else(host::default_workers).max(1);
     let mut scorer =
         Scorer { run: &run, sets: &sets, seed: identity.seed, device, workers, rows: Vec::new(), curve: Vec::new() };
@@ -188,6 +190,12 @@ impl Scorer<'_> {
         Ok(())
     }
 
+    fn patches_per_call(&self) -> i64 {
+        let side = self.run.sampler.side() as i64;
+        let map = self.run.network.resnet.base_width * side * side * Kind::Float.elt_size_in_bytes() as i64;
+        if self.device.is_cuda() { PATCHES_PER_CALL } else { (CPU_MAP_BYTES / map).max(1) }
+    }
+
     fn banks(&self, extractor: &dyn FeatureExtractor, view: View, n_patches: usize) -> Result<Banks, CliError> {
         commands::reset_peaks(self.device)?;
         let started = Instant::now();
@@ -221,7 +229,7 @@ impl Scorer<'_> {
             n_classes: self.sets.n_classes,
             device: self.device,
             kind: Kind::Float,
-            patches_per_call: PATCHES_PER_CALL,
+            patches_per_call: self.patches_per_call(),
         };
         let mut bar = Bar::new("features", set.len() as u64, "images");
         let bank =

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use empssl_model::{Network, weights};
-use empssl_train::Checkpoint;
 use tch::{Device, Kind};
 
 use crate::args::{ExportArgs, Part};
-use crate::commands::say;
+use crate::commands::{self, say};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
 use crate::report::RunIdentity;
@@ -18,7 +17,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<(), CliError> {
     let identity: RunIdentity = read_json(&folder.identity())?;
     let run = Run::new(RunConfig::read(&folder.recipe(), &[])?, identity.recipe)?;
     let mut network = Network::new(&run.network, Kind::Float, Device::Cpu)?;
-    network.load_state_dict(&Checkpoint::load(&folder.checkpoint())?.network)?;
+    network.load_state_dict(&commands::load_checkpoint(&folder, &run)?.network)?;
     let tensors = match args.part {
         Part::Network => network.state_dict(),
         Part::Backbone => network.backbone_state_dict(),

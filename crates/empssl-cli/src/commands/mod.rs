@@ -12,14 +12,16 @@ use std::path::PathBuf;
 
 use empssl_data::{Dataset, OpenOptions, Split};
 use empssl_torch::{determinism, device, memory, precision, version};
+use empssl_train::Checkpoint;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::args::{BadImage, DeviceArgs, ImageArgs};
-use crate::config::Precision;
+use crate::config::{Precision, Run};
 use crate::error::CliError;
 use crate::host;
 use crate::report::{Machine, PeakBytes, Versions};
+use crate::run_folder::RunFolder;
 
 /// The epoch of random draws that belong to no epoch: what is scored or drawn is never what was trained on.
 pub(crate) const NO_EPOCH: u64 = u64::MAX;
@@ -67,6 +69,17 @@ pub(crate) fn reset_peaks(device: Device) -> Result<(), CliError> {
 pub(crate) fn peaks(device: Device) -> Result<PeakBytes, CliError> {
     let device = memory::device_memory(device)?.map(|memory| memory.peak);
     Ok(PeakBytes { host: host::peak_bytes(), device })
+}
+
+/// The checkpoint of a run, which must have been written under the recipe that lies beside it.
+pub(crate) fn load_checkpoint(folder: &RunFolder, run: &Run) -> Result<Checkpoint, CliError> {
+    let checkpoint = Checkpoint::load(&folder.checkpoint())?;
+    if checkpoint.recipe == run.config.to_toml() {
+        return Ok(checkpoint);
+    }
+    let reason =
+        "it was written under another recipe than the recipe.toml beside it; put back the one that belongs there";
+    Err(CliError::file("cannot use", &folder.checkpoint(), reason))
 }
 
 /// Prints a line for the user. Where nobody reads on, as behind `| head`, the program has nothing left to do.

@@ -68,12 +68,7 @@ impl Job {
         let folder = RunFolder::open(path)?;
         let identity: RunIdentity = read_json(&folder.identity())?;
         let run = Run::new(RunConfig::read(&folder.recipe(), &[])?, identity.recipe.clone())?;
-        let checkpoint = Checkpoint::load(&folder.checkpoint())?;
-        if checkpoint.recipe != run.config.to_toml() {
-            let reason =
-                "it was written under another recipe than the recipe.toml beside it; restore that file".to_owned();
-            return Err(CliError::File { what: "cannot resume from", path: folder.checkpoint(), reason });
-        }
+        let checkpoint = commands::load_checkpoint(&folder, &run)?;
         let device = commands::prepare(&args.compute, run.config.training.precision)?;
         let dataset = identity.data.source.open(Split::Train)?;
         demand_same_data(&identity.data, &dataset)?;
