@@ -90,7 +90,8 @@ impl Setup {
             python: OsString::from("python3"),
             compiler: env::var_os("CXX").filter(|name| !name.is_empty()).unwrap_or_else(|| OsString::from("c++")),
             platform: (env::consts::OS, env::consts::ARCH),
-            has_driver: ["/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0"]
+            // The same signs by which `empssl` decides that there is a GPU to use.
+            has_driver: ["/dev/nvidiactl", "/dev/nvidia0", "/usr/lib/wsl/lib/libcuda.so.1"]
                 .iter()
                 .any(|path| Path::new(path).exists()),
             free_bytes: disk::free_bytes,

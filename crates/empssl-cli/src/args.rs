@@ -109,8 +109,8 @@ pub(crate) struct TrainArgs {
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub(crate) log_every: u64,
     /// Save a checkpoint every so many steps, besides at the end.
-    #[arg(long, value_name = "N")]
-    pub(crate) checkpoint_every: Option<u64>,
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub(crate) checkpoint_every: u64,
     /// The run folder to write [default: runs/DATASET-RECIPE-sSEED].
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
@@ -118,7 +118,7 @@ pub(crate) struct TrainArgs {
     #[arg(long)]
     pub(crate) force: bool,
     /// Go on with an interrupted run, in its folder and by its own recipe, data set and seed.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "dataset", "seed", "set", "out", "force", "data", "partial"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "dataset", "seed", "set", "out", "force", "partial", "on_bad_image"])]
     pub(crate) resume: Option<PathBuf>,
 }
 
@@ -184,9 +184,9 @@ pub(crate) enum DataCommand {
         /// The PNG file to write.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Whose augmentation to draw.
-        #[arg(long, value_name = "FILE", default_value = "configs/synthetic/quick.toml")]
-        recipe: PathBuf,
+        /// Whose augmentation to draw [default: the one of 32-pixel patches].
+        #[arg(long, value_name = "FILE")]
+        recipe: Option<PathBuf>,
         /// Which images and patches are drawn.
         #[arg(long, default_value_t = 0, value_name = "S")]
         seed: u64,

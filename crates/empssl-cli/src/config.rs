@@ -272,10 +272,12 @@ impl Run {
             eps_sq: config.loss.eps_sq,
         };
         demand_possible(&config)?;
+        let network = config.network.resolve();
+        network.check()?;
         Ok(Self {
             recipe,
             sampler: PatchSampler::new(&config.patches)?,
-            network: config.network.resolve(),
+            network,
             loss: EmpSslLoss::new(&loss)?,
             probe: config.evaluation.probe.resolve(),
             knn: KnnConfig {
@@ -480,6 +482,7 @@ mod tests {
             ("patches.flip_p=nan", "flip_p"),
             ("loss.eps_sq=nan", "eps_sq"),
             ("loss.eps_sq=-0.2", "eps_sq"),
+            ("network.base_width=-16", "resnet.base_width"),
             ("evaluation.n_patches=0", "evaluation.n_patches = 0"),
             ("evaluation.view=whole", "evaluation.n_patches = 2"),
             ("evaluation.batch_size=0", "evaluation.batch_size = 0"),

@@ -67,10 +67,16 @@ impl CliError {
             Self::Train(TrainError::Data(_)) | Self::Data(_) | Self::Unlabelled(_) => 3,
             Self::Device(_) => 5,
             Self::File { .. } | Self::RunExists(_) | Self::Run(_) => 6,
+            Self::Train(TrainError::Checkpoint { .. } | TrainError::Observer(_)) => 6,
+            Self::Model(error) | Self::Train(TrainError::Model(error)) if is_about_a_file(error) => 6,
             Self::Interrupted { .. } => 130,
             Self::Train(_) | Self::Eval(_) | Self::Model(_) | Self::Shim(_) | Self::Torch(_) => 1,
         }
     }
+}
+
+fn is_about_a_file(error: &ModelError) -> bool {
+    matches!(error, ModelError::Read { .. } | ModelError::Format { .. } | ModelError::Write { .. })
 }
 
 /// The flag of this program that does what the sentence of the data crate proposes.

@@ -19,12 +19,16 @@ mod run_folder;
 use std::process::ExitCode;
 
 use clap::Parser;
+use empssl_torch::catch;
 
 use crate::args::{Args, Command};
 use crate::error::CliError;
 
 fn main() -> ExitCode {
-    match dispatch(Args::parse()) {
+    let args = Args::parse();
+    // Whatever libtorch throws outside a step, memory that ran out above all, is an error like any other.
+    let outcome = catch(|| dispatch(args)).map_err(CliError::from).flatten();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

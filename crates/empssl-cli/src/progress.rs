@@ -22,18 +22,27 @@ pub(crate) struct TrainProgress {
     path: String,
     began: Instant,
     first_step: Option<u64>,
+    /// Seconds of training that the kept lines tell of.
+    pub(crate) seconds_before: f64,
 }
 
 impl TrainProgress {
     /// Continues the file after `first_step` steps: lines of later steps, left by a run that was killed after its last
     /// checkpoint, are dropped, so that each step is there once.
     pub(crate) fn new(metrics: &Path, first_step: u64, n_steps: u64) -> Result<Self, CliError> {
-        keep_up_to(metrics, first_step)?;
+        let seconds_before = keep_up_to(metrics, first_step)?;
         let file = OpenOptions::new().create(true).append(true).open(metrics);
         let file = file.map_err(|e| CliError::file("cannot write", metrics, e))?;
         let bar = Bar::new("training", n_steps, "steps");
         bar.bar.set_position(first_step);
-        Ok(Self { bar, metrics: file, path: metrics.display().to_string(), began: Instant::now(), first_step: None })
+        Ok(Self {
+            bar,
+            metrics: file,
+            path: metrics.display().to_string(),
+            began: Instant::now(),
+            first_step: None,
+            seconds_before,
+        })
     }
 }
 
@@ -64,14 +73,18 @@ impl Observer for TrainProgress {
     }
 }
 
-/// Drops the lines of a metrics file that lie after `last_step`, and a line cut short by a kill.
-fn keep_up_to(path: &Path, last_step: u64) -> Result<(), CliError> {
-    let Ok(file) = File::open(path) else { return Ok(()) };
-    let records = BufReader::new(file).lines().map_while(Result::ok);
-    let kept =
-        records.filter(|line| serde_json::from_str(line).is_ok_and(|record: StepRecord| record.step <= last_step));
-    let text: String = kept.map(|line| line + "\n").collect();
-    crate::run_folder::write_file(path, text.as_bytes())
+/// Drops the lines of a metrics file that lie after `last_step`, and a line cut short by a kill; returns the seconds of
+/// training up to the last line kept.
+fn keep_up_to(path: &Path, last_step: u64) -> Result<f64, CliError> {
+    let Ok(file) = File::open(path) else { return Ok(0.0) };
+    let parsed = BufReader::new(file).lines().map_while(Result::ok).filter_map(|line| {
+        let record: StepRecord = serde_json::from_str(&line).ok()?;
+        (record.step <= last_step).then_some((line, record.seconds))
+    });
+    let (lines, seconds): (Vec<String>, Vec<f64>) = parsed.unzip();
+    let text: String = lines.into_iter().map(|line| line + "\n").collect();
+    crate::run_folder::write_file(path, text.as_bytes())?;
+    Ok(seconds.last().copied().unwrap_or(0.0))
 }
 
 /// A bar on a terminal; elsewhere a plain line now and then.
@@ -163,6 +176,7 @@ mod tests {
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, format!("{}{}{}{}", line(1), line(10), line(20), &line(30)[..7])).unwrap();
         let mut progress = TrainProgress::new(&path, 10, 40).unwrap();
+        assert_eq!(progress.seconds_before, 2.0);
         let record: StepRecord = serde_json::from_str(&line(20)).unwrap();
         progress.on_record(&record).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}{}{}", line(1), line(10), line(20)));

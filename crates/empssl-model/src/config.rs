@@ -96,7 +96,10 @@ impl NetworkConfig {
     }
 
     /// Refuses sizes that are not positive.
-    pub(crate) fn check(&self) -> Result<(), ModelError> {
+    ///
+    /// # Errors
+    /// [`ModelError::Config`], which names the first.
+    pub fn check(&self) -> Result<(), ModelError> {
         self.resnet.check()?;
         check_positive("hidden", self.hidden)?;
         check_positive("projection", self.projection)

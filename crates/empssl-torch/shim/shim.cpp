@@ -66,7 +66,10 @@ char *empssl_cuda_device_count(int32_t *registered, int64_t *count) {
 }
 
 char *empssl_device_synchronize(int64_t index) {
-  return guarded([&] { at::detail::getCUDAHooks().deviceSynchronize(static_cast<c10::DeviceIndex>(index)); });
+  return guarded([&] {
+    TORCH_CHECK(index >= 0 && index < at::detail::getCUDAHooks().deviceCount(), "there is no CUDA device ", index);
+    at::detail::getCUDAHooks().deviceSynchronize(static_cast<c10::DeviceIndex>(index));
+  });
 }
 
 int32_t empssl_get_gradients(void) { return c10::GradMode::is_enabled() ? 1 : 0; }

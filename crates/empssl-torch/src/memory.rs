@@ -2,6 +2,7 @@
 
 use tch::Device;
 
+use crate::device;
 use crate::ffi::{self, ShimError};
 
 /// Bytes on one CUDA device.
@@ -26,7 +27,10 @@ pub struct DeviceMemory {
 /// When the device does not exist or libtorch cannot reach it.
 pub fn device_memory(device: Device) -> Result<Option<DeviceMemory>, ShimError> {
     match device {
-        Device::Cuda(index) => ffi::device_memory(index as i64).map(Some),
+        Device::Cuda(index) => {
+            opened(index)?;
+            ffi::device_memory(index as i64).map(Some)
+        }
         _ => Ok(None),
     }
 }
@@ -37,8 +41,19 @@ pub fn device_memory(device: Device) -> Result<Option<DeviceMemory>, ShimError> 
 /// When the device does not exist or libtorch cannot reach it.
 pub fn reset_peak(device: Device) -> Result<(), ShimError> {
     match device {
-        Device::Cuda(index) => ffi::reset_peak_device_memory(index as i64),
+        Device::Cuda(index) => {
+            opened(index)?;
+            ffi::reset_peak_device_memory(index as i64)
+        }
         _ => Ok(()),
+    }
+}
+
+/// libtorch looks for CUDA once in a process, so CUDA is opened before the first question about a device.
+fn opened(index: usize) -> Result<(), ShimError> {
+    match device::open() {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(ShimError(format!("CUDA device {index} cannot be reached: {problem}"))),
     }
 }
 

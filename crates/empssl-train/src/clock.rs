@@ -5,24 +5,25 @@ use std::time::Instant;
 /// Seconds of training, in laps from one record to the next.
 pub(crate) struct Clock {
     began: Instant,
+    seconds_before: f64,
     lap_began: Instant,
     lap_step: u64,
-    /// From the start to the end of the last lap.
+    /// From the start of the run to the end of the last lap, earlier processes included.
     pub(crate) seconds: f64,
     /// Of the last lap.
     pub(crate) lap_seconds: f64,
 }
 
 impl Clock {
-    pub(crate) fn start(step: u64) -> Self {
+    pub(crate) fn start(step: u64, seconds_before: f64) -> Self {
         let now = Instant::now();
-        Self { began: now, lap_began: now, lap_step: step, seconds: 0.0, lap_seconds: 0.0 }
+        Self { began: now, seconds_before, lap_began: now, lap_step: step, seconds: 0.0, lap_seconds: 0.0 }
     }
 
     /// Ends the lap at `step`; returns its number of steps.
     pub(crate) fn lap(&mut self, step: u64) -> f64 {
         let now = Instant::now();
-        self.seconds = (now - self.began).as_secs_f64();
+        self.seconds = self.seconds_before + (now - self.began).as_secs_f64();
         self.lap_seconds = (now - self.lap_began).as_secs_f64().max(1e-9);
         let steps = (step - self.lap_step) as f64;
         (self.lap_began, self.lap_step) = (now, step);

@@ -33,7 +33,8 @@ impl StepMemory {
 
     /// The peak for so many patches of so many images.
     pub fn total(&self, n_patches: usize, batch_size: usize) -> u64 {
-        self.fixed + self.per_patch * (n_patches * batch_size) as u64
+        let patches = (n_patches as u64).saturating_mul(batch_size as u64);
+        self.fixed.saturating_add(self.per_patch.saturating_mul(patches))
     }
 
     /// The setting that would fit into `room` bytes, as a sentence.
@@ -79,7 +80,8 @@ pub(crate) fn explain(
     }
     let need = StepMemory::estimate(network.config(), side, network.kind());
     let advice = match room(device) {
-        Ok(Some(room)) => need.advice(config, room),
+        // What just failed cannot be what fits, whatever the estimate says.
+        Ok(Some(room)) => need.advice(config, room.min(need.total(config.n_patches, config.batch_size) * 9 / 10)),
         _ => "use fewer patches (n_patches) or images (batch_size) a step".to_owned(),
     };
     out_of_memory(failure, advice, config)

@@ -19,7 +19,7 @@ pub struct StepRecord {
     pub coding_rate: f64,
     /// Patches trained on per second since the record before.
     pub patches_per_s: f64,
-    /// Seconds of training since this process began to train.
+    /// Seconds of training so far, in this process and in earlier ones of the same run.
     pub seconds: f64,
 }
 

@@ -78,7 +78,7 @@ impl Trainer {
     ) -> Result<Outcome, TrainError> {
         let schedule = self.schedule()?;
         let last_step = self.n_steps();
-        let mut clock = Clock::start(self.step);
+        let mut clock = Clock::start(self.step, checkpoint.seconds_before);
         let mut last_loss = None;
         for batch in source.batches(&self.config.clone(), self.step..last_step) {
             let (epoch, batch) = batch?;
@@ -86,7 +86,7 @@ impl Trainer {
             let terms = self.step(&batch, lr)?;
             self.step += 1;
             observer.on_step(self.step, last_step);
-            let stopping = stop.load(Ordering::Relaxed);
+            let stopping = stop.load(Ordering::Relaxed) && self.step < last_step;
             if stopping || self.is_record_due(last_step) {
                 let record = self.record(&terms, epoch, lr, &mut clock);
                 self.demand_finite(last_loss)?;
@@ -162,7 +162,7 @@ impl Trainer {
         self.step == last_step || self.config.checkpoint_every.is_some_and(|every| self.step.is_multiple_of(every))
     }
 
-    /// Reads the metrics from the device: the only place of the loop that waits for it.
+    /// Reads the metrics from the device and waits for it.
     fn record(&self, terms: &LossTerms, epoch: u64, lr: f64, clock: &mut Clock) -> StepRecord {
         let packed = Tensor::stack(&[&terms.total, &terms.invariance, &terms.coding_rate], 0);
         let values: Vec<f64> =
@@ -234,6 +234,8 @@ pub struct CheckpointPlan {
     pub path: Option<PathBuf>,
     /// The resolved recipe, as text.
     pub recipe: String,
+    /// Seconds of training in earlier processes of the same run.
+    pub seconds_before: f64,
 }
 
 /// The name of the first parameter or buffer that holds a NaN or an infinity; one number is read from the device
@@ -283,7 +285,7 @@ mod tests {
     }
 
     fn run(trainer: &mut Trainer, path: Option<PathBuf>, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
-        let plan = CheckpointPlan { path, recipe: "recipe".to_owned() };
+        let plan = CheckpointPlan { path, recipe: "recipe".to_owned(), seconds_before: 1000.0 };
         trainer.run(&source(), &plan, &AtomicBool::new(false), observer)
     }
 
@@ -314,6 +316,7 @@ mod tests {
         assert_eq!(steps, [1, 2, 4, 6]);
         assert_eq!(records.0.iter().map(|record| record.epoch).collect::<Vec<_>>(), [0, 0, 1, 1]);
         let schedule = CosineSchedule::new(0.1, 6).unwrap();
+        assert!(records.0.iter().all(|record| record.seconds > 1000.0), "seconds go on from earlier processes");
         assert!(records.0.iter().all(|record| record.lr == schedule.lr(record.step - 1)));
         assert!(records.0.iter().all(|r| (200.0 * r.invariance - r.coding_rate - r.loss).abs() < 1e-3 && r.loss < 0.0));
     }
@@ -351,7 +354,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint.safetensors");
         let mut trainer = trainer(config());
-        let plan = CheckpointPlan { path: Some(path.clone()), recipe: "recipe".to_owned() };
+        let plan = CheckpointPlan { path: Some(path.clone()), ..CheckpointPlan::default() };
         let outcome = trainer.run(&source(), &plan, &AtomicBool::new(true), &mut ()).unwrap();
         assert_eq!((outcome, trainer.steps_done()), (Outcome::Interrupted, 1));
         assert_eq!(Checkpoint::load(&path).unwrap().step, 1);

@@ -1,7 +1,7 @@
 //! `empssl data`: what a data set holds, and what the network sees of it.
 
 use empssl_data::rng::shuffled;
-use empssl_data::{Dataset, PatchSampler, Split, picture};
+use empssl_data::{DataError, Dataset, PatchConfig, PatchSampler, Split, picture};
 
 use crate::args::{DataArgs, DataCommand};
 use crate::commands::{ImageSource, NO_EPOCH, say};
@@ -16,7 +16,11 @@ pub(crate) fn run(args: &DataArgs) -> Result<(), CliError> {
     match &args.command {
         DataCommand::Info { name, images } => info(&ImageSource::new(name, images)),
         DataCommand::Show { name, images, out, recipe, seed } => {
-            let sampler = PatchSampler::new(&RunConfig::read(recipe, &[])?.patches)?;
+            let patches = match recipe {
+                Some(path) => RunConfig::read(path, &[])?.patches,
+                None => PatchConfig::cifar32(),
+            };
+            let sampler = PatchSampler::new(&patches)?;
             let set = ImageSource::new(name, images).open(Split::Train)?;
             draw(&set, &sampler, *seed, out)?;
             say(out.display());
@@ -35,7 +39,14 @@ pub(crate) fn draw(set: &Dataset, sampler: &PatchSampler, seed: u64, out: &std::
 
 fn info(source: &ImageSource) -> Result<(), CliError> {
     for (split, name) in [(Split::Train, "train"), (Split::Test, "test")] {
-        let set = source.open(split)?;
+        let set = match source.open(split) {
+            // A folder of images need not be split.
+            Err(CliError::Data(DataError::MissingFolder { .. })) if split == Split::Test && source.name == "folder" => {
+                say("test: none");
+                continue;
+            }
+            opened => opened?,
+        };
         say(format_args!("{name}: {}", set.description()));
         print_counts(&set);
         print_pixels(&set)?;

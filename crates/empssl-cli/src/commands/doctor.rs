@@ -20,7 +20,9 @@ pub(crate) fn run(args: &DeviceArgs) -> Result<(), CliError> {
     ));
     let cuda = device::open();
     say(format_args!("CUDA          {}", cuda_text(&cuda)));
-    let device = commands::prepare(args, Precision::Fp32)?;
+    let broken = cuda.as_ref().is_err_and(|problem| *problem != CudaProblem::NoDriver);
+    let choice = if broken && args.device == DeviceChoice::Auto { DeviceChoice::Cpu } else { args.device };
+    let device = commands::prepare(&DeviceArgs { device: choice, ..*args }, Precision::Fp32)?;
     say(format_args!("device        {}", device_text(device)));
     if let Some(memory) = memory::device_memory(device)? {
         say(format_args!("device memory {} free of {}", Bytes(memory.free), Bytes(memory.total)));
@@ -33,10 +35,7 @@ pub(crate) fn run(args: &DeviceArgs) -> Result<(), CliError> {
     ));
     say(format_args!("threads       {} of {} processors", tch::get_num_threads(), host::n_processors()));
     match cuda {
-        // A machine with a GPU that cannot be used is sick even when the CPU was asked for.
-        Err(problem) if problem != CudaProblem::NoDriver && args.device == DeviceChoice::Auto => {
-            Err(DeviceError::Unusable(problem).into())
-        }
+        Err(problem) if broken && args.device == DeviceChoice::Auto => Err(DeviceError::Unusable(problem).into()),
         _ if version::matches() == Some(false) => {
             let (running, built_for) = (version::running().unwrap_or_default(), version::built_for());
             Err(CliError::Run(format!(

@@ -28,8 +28,9 @@ pub(crate) const NO_EPOCH: u64 = u64::MAX;
 
 /// Sets up the device, its arithmetic and the threads, before the first tensor.
 pub(crate) fn prepare(compute: &DeviceArgs, precision: Precision) -> Result<Device, CliError> {
-    determinism::set_deterministic(compute.deterministic)?;
+    // Opening CUDA comes first: libtorch looks for it once, and everything after may be what makes it look.
     let device = device::select(compute.device)?;
+    determinism::set_deterministic(compute.deterministic)?;
     match precision {
         Precision::Fp32 => precision::set_tf32(false)?,
     }

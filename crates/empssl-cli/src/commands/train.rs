@@ -66,15 +66,20 @@ impl Job {
     /// A run that was stopped, at its last checkpoint.
     fn resumed(args: &TrainArgs, path: &Path) -> Result<Self, CliError> {
         let folder = RunFolder::open(path)?;
-        let identity: RunIdentity = read_json(&folder.identity())?;
+        let mut identity: RunIdentity = read_json(&folder.identity())?;
+        if let Some(data) = &args.images.data {
+            identity.data.source.root = Some(data.clone());
+        }
         let run = Run::new(RunConfig::read(&folder.recipe(), &[])?, identity.recipe.clone())?;
-        let checkpoint = commands::load_checkpoint(&folder, &run)?;
         let device = commands::prepare(&args.compute, run.config.training.precision)?;
+        let checkpoint = commands::load_checkpoint(&folder, &run)?;
         let dataset = identity.data.source.open(Split::Train)?;
         demand_same_data(&identity.data, &dataset)?;
         let mut trainer = new_trainer(&run, args, identity.seed, &dataset, device)?;
         trainer.restore(&checkpoint)?;
         warn_of_threads(&checkpoint);
+        identity.machine = commands::machine(device);
+        identity.command = format!("{}; {}", identity.command, commands::command_line());
         let source = batch_source(&run, dataset, args);
         Ok(Self { folder, run, identity, source, trainer, device })
     }
@@ -82,14 +87,18 @@ impl Job {
     fn train(mut self, args: &TrainArgs, stop: &AtomicBool) -> Result<(), CliError> {
         self.announce(args);
         commands::reset_peaks(self.device)?;
-        let plan = CheckpointPlan { path: Some(self.folder.checkpoint()), recipe: self.run.config.to_toml() };
-        let first_step = self.trainer.steps_done();
-        let mut progress = Progress::new(&self.folder, first_step, self.trainer.n_steps())?;
+        let mut progress = Progress::new(&self.folder, self.trainer.steps_done(), self.trainer.n_steps())?;
+        let plan = CheckpointPlan {
+            path: Some(self.folder.checkpoint()),
+            recipe: self.run.config.to_toml(),
+            seconds_before: progress.shown.seconds_before,
+        };
         let outcome = self.trainer.run(&self.source, &plan, stop, &mut progress);
-        let (last, peaks) = (progress.last, commands::peaks(self.device)?);
+        let last = progress.last;
         drop(progress);
+        // First of all: after a failure the device may answer nothing else.
         let outcome = outcome?;
-        self.note(first_step, last, peaks)?;
+        self.note(last, commands::peaks(self.device)?)?;
         match outcome {
             Outcome::Finished => {
                 self.conclude(last);
@@ -103,15 +112,14 @@ impl Job {
     }
 
     /// Writes into `run.json` how far training has come.
-    fn note(&mut self, first: u64, last: Option<StepRecord>, peaks: PeakBytes) -> Result<(), CliError> {
+    fn note(&mut self, last: Option<StepRecord>, peaks: PeakBytes) -> Result<(), CliError> {
         let training = &mut self.identity.training;
         training.finished = self.trainer.is_complete();
         training.peak_bytes = training.peak_bytes.max(peaks);
         if let Some(last) = last {
             training.steps = self.trainer.steps_done();
-            training.seconds += last.seconds;
-            // The rate of this process, from its first step to its last.
-            let patches = (training.steps - first) * self.identity.model.patches_a_step();
+            training.seconds = last.seconds;
+            let patches = training.steps * self.identity.model.patches_a_step();
             training.patches_per_s = patches as f64 / last.seconds.max(1e-9);
         }
         write_json(&self.folder.identity(), &self.identity)
@@ -190,7 +198,7 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>, CliError> {
 
 fn new_trainer(run: &Run, args: &TrainArgs, seed: u64, dataset: &Dataset, device: Device) -> Result<Trainer, CliError> {
     let logging =
-        Logging { max_steps: args.max_steps, log_every: args.log_every, checkpoint_every: args.checkpoint_every };
+        Logging { max_steps: args.max_steps, log_every: args.log_every, checkpoint_every: Some(args.checkpoint_every) };
     let config = run.train_config(seed, &logging);
     demand_room(StepMemory::estimate(&run.network, run.sampler.side(), Kind::Float), &config, device)?;
     let network = initial_network(run, seed, device)?;

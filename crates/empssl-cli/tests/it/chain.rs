@@ -71,6 +71,36 @@ fn a_trial_continues_to_the_same_weights_as_a_whole_run() {
 }
 
 #[test]
+fn a_run_killed_after_its_last_checkpoint_keeps_its_seconds_and_its_moved_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let (here, there) = (folder.path().join("here"), folder.path().join("there"));
+    for index in 0..10 {
+        fs::create_dir_all(&here).unwrap();
+        let image = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8, index * 20]));
+        image.save(here.join(format!("{index}.png"))).unwrap();
+    }
+    let arguments = ["--dataset", "folder", "--data", "here", "--out", "run", "--log-every", "1", "--max-steps", "2"];
+    succeeds(train(folder.path(), &arguments));
+    // What a kill leaves: lines after the last checkpoint, and a run.json that knows nothing of the training.
+    let metrics = folder.path().join("run/metrics.jsonl");
+    let text = fs::read_to_string(&metrics).unwrap();
+    let line = |step: u64, seconds: f64| {
+        let mut record: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        (record["step"], record["seconds"]) = (step.into(), seconds.into());
+        format!("{record}\n")
+    };
+    fs::write(&metrics, line(1, 40.0) + &line(2, 80.0) + &line(3, 120.0) + "{\"step\":4,\"ep").unwrap();
+    fs::rename(&here, &there).unwrap();
+    let resume = ["train", "--resume", "run", "--device", "cpu", "--threads", "1", "--log-every", "1"];
+    let sentence = refuses(&empssl(folder.path(), &resume), 3);
+    assert!(sentence.contains("here") && sentence.contains("--data DIR"), "{sentence}");
+    succeeds(empssl(folder.path(), &[&resume[..], &["--data", "there"]].concat()));
+    assert_eq!(steps(&folder.path().join("run")), [1, 2, 3, 4]);
+    let seconds = json(&folder.path().join("run/run.json"))["training"]["seconds"].as_f64().unwrap();
+    assert!((80.0..110.0).contains(&seconds), "{seconds}");
+}
+
+#[test]
 fn a_resumed_run_demands_its_own_recipe() {
     let folder = tempfile::tempdir().unwrap();
     succeeds(train(folder.path(), &["--out", "run", "--max-steps", "2"]));
