@@ -25,7 +25,8 @@ pub struct StepRecord {
 
 /// Watches a run. Every method may do nothing.
 pub trait Observer {
-    /// A step was issued. Called after each; the device may still be computing, so nothing may be read from it here.
+    /// A step was issued, and its record given if it has one. The device may still be computing, so nothing may be read
+    /// from it here.
     fn on_step(&mut self, _step: u64, _n_steps: u64) {}
 
     /// The metrics of a step were read.

@@ -85,7 +85,6 @@ impl Trainer {
             let lr = schedule.lr(self.step);
             let terms = self.step(&batch, lr)?;
             self.step += 1;
-            observer.on_step(self.step, last_step);
             let stopping = stop.load(Ordering::Relaxed) && self.step < last_step;
             if stopping || self.is_record_due(last_step) {
                 let record = self.record(&terms, epoch, lr, &mut clock);
@@ -93,6 +92,7 @@ impl Trainer {
                 last_loss = Some(record.loss);
                 observer.on_record(&record)?;
             }
+            observer.on_step(self.step, last_step);
             if stopping || self.is_checkpoint_due(last_step) {
                 self.save(checkpoint, last_loss)?;
             }
