@@ -44,7 +44,9 @@ fn both_pages_show_every_row_bar_and_published_figure() {
         {
             assert!(page.contains(text), "`{text}` is missing");
         }
-        for text in ["0000000000000000000000000000000000000000", "an invented processor", "1.32 GiB", "the file ends before"] {
+        for text in
+            ["0000000000000000000000000000000000000000", "an invented processor", "1.32 GiB", "the file ends before"]
+        {
             assert!(page.contains(text), "`{text}` is missing");
         }
     }
