@@ -154,14 +154,14 @@ struct Measured {
     function_lines: Vec<usize>,
     code: usize,
     tests: usize,
-    library: usize,
+    code_of_libraries: usize,
     unwraps: usize,
 }
 
 impl Measured {
     fn of(files: &[File]) -> Self {
         let mut measured =
-            Self { file_lines: vec![], function_lines: vec![], code: 0, tests: 0, library: 0, unwraps: 0 };
+            Self { file_lines: vec![], function_lines: vec![], code: 0, tests: 0, code_of_libraries: 0, unwraps: 0 };
         for file in files.iter().filter(|file| file.is_rust()) {
             measured.add(file);
         }
@@ -183,13 +183,13 @@ impl Measured {
         self.file_lines.push(code);
         self.function_lines.extend(source.functions().iter().map(|function| function.lines));
         if file.is_library() {
-            self.library += code;
+            self.code_of_libraries += code;
             self.unwraps += source.unwraps();
         }
     }
 
     fn unwraps_per_thousand(&self) -> f64 {
-        1000.0 * self.unwraps as f64 / self.library.max(1) as f64
+        1000.0 * self.unwraps as f64 / self.code_of_libraries.max(1) as f64
     }
 
     fn breaches(&self) -> Vec<Breach> {

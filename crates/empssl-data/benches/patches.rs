@@ -1,4 +1,4 @@
-//! Patches per second of one thread, to compare with `reference/pillow.py` in the same session.
+//! Patches per second of one thread, to compare with `reference/pillow.py` one after the other on the same machine.
 
 use std::hint::black_box;
 

@@ -5,7 +5,7 @@ Pinned versions: torch 2.11.0, torchvision 0.26.0, Pillow 13.0.0, numpy 2.4.6.
     python -m venv venv && venv/bin/pip install torch==2.11.0 torchvision==0.26.0 Pillow==13.0.0 numpy==2.4.6
     venv/bin/python crates/empssl-data/benches/reference/pillow.py
 
-One thread, images decoded in memory, 20 patches an image. Run it in the same session as the benchmark, with nothing
+One thread, images decoded in memory, 20 patches an image. Run it one after the other on the same machine as the benchmark, with nothing
 else on the machine: only the ratio of the two figures means anything.
 """
 
