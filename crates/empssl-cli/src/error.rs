@@ -31,9 +31,9 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Device(#[from] DeviceError),
     #[error(transparent)]
-    Train(#[from] TrainError),
+    Train(TrainError),
     #[error(transparent)]
-    Eval(#[from] EvalError),
+    Eval(EvalError),
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]
@@ -54,6 +54,26 @@ pub(crate) enum CliError {
     Interrupted { step: u64, path: PathBuf, run: String },
 }
 
+/// What training only passes on is what it was below: bad data is bad data wherever it surfaces.
+impl From<TrainError> for CliError {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Data(error) => Self::Data(error),
+            TrainError::Model(error) => Self::Model(error),
+            error => Self::Train(error),
+        }
+    }
+}
+
+impl From<EvalError> for CliError {
+    fn from(error: EvalError) -> Self {
+        match error {
+            EvalError::Data(error) => Self::Data(error),
+            error => Self::Eval(error),
+        }
+    }
+}
+
 impl CliError {
     /// A file or folder that could not be used.
     pub(crate) fn file(what: &'static str, path: &std::path::Path, reason: impl std::fmt::Display) -> Self {
@@ -64,11 +84,11 @@ impl CliError {
         match self {
             Self::Recipe(_) | Self::Loss(_) | Self::Data(DataError::BadSetting { .. }) => 4,
             Self::Train(TrainError::Setting { .. }) | Self::Model(ModelError::Config { .. }) => 4,
-            Self::Train(TrainError::Data(_)) | Self::Data(_) | Self::Unlabelled(_) => 3,
+            Self::Data(_) | Self::Unlabelled(_) => 3,
             Self::Device(_) => 5,
             Self::File { .. } | Self::RunExists(_) | Self::Run(_) => 6,
             Self::Train(TrainError::Checkpoint { .. } | TrainError::Observer(_)) => 6,
-            Self::Model(error) | Self::Train(TrainError::Model(error)) if is_about_a_file(error) => 6,
+            Self::Model(error) if is_about_a_file(error) => 6,
             Self::Interrupted { .. } => 130,
             Self::Train(_) | Self::Eval(_) | Self::Model(_) | Self::Shim(_) | Self::Torch(_) => 1,
         }
@@ -86,5 +106,23 @@ fn flag_hint(error: &DataError) -> &'static str {
         DataError::BadImage { .. } => "; --on-bad-image skip leaves such images out and counts them",
         DataError::MissingFolder { .. } => " (--data DIR)",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_data_gets_its_hint_and_code_wherever_it_surfaces() {
+        let bad = || DataError::BadImage { path: "a.jpg".into(), reason: "truncated".to_owned() };
+        for error in [bad().into(), TrainError::from(bad()).into(), EvalError::from(bad()).into()] {
+            let error: CliError = error;
+            assert!(
+                error.to_string().contains("a.jpg") && error.to_string().contains("--on-bad-image skip"),
+                "{error}"
+            );
+            assert_eq!(error.exit_code(), 3);
+        }
     }
 }
