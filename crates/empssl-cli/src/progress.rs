@@ -24,6 +24,8 @@ pub(crate) struct TrainProgress {
     first_step: Option<u64>,
     /// Seconds of training that the kept lines tell of.
     pub(crate) seconds_before: f64,
+    /// The last record of this process.
+    pub(crate) last: Option<StepRecord>,
 }
 
 impl TrainProgress {
@@ -42,6 +44,7 @@ impl TrainProgress {
             began: Instant::now(),
             first_step: None,
             seconds_before,
+            last: None,
         })
     }
 }
@@ -62,6 +65,7 @@ impl Observer for TrainProgress {
     }
 
     fn on_record(&mut self, record: &StepRecord) -> Result<(), TrainError> {
+        self.last = Some(*record);
         let failed = |reason: String| TrainError::Observer(format!("cannot write {}: {reason}", self.path));
         let line = serde_json::to_string(record).map_err(|e| failed(e.to_string()))?;
         writeln!(self.metrics, "{line}").map_err(|e| failed(e.to_string()))?;

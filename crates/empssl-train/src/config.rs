@@ -47,6 +47,11 @@ impl Length {
 }
 
 impl TrainConfig {
+    /// Full batches in one pass over `n_images`.
+    pub(crate) fn steps_per_epoch(&self, n_images: usize) -> u64 {
+        (n_images / self.batch_size) as u64
+    }
+
     /// Refuses impossible settings, by name.
     pub(crate) fn check(&self, n_images: usize) -> Result<(), TrainError> {
         let (n, b) = (self.n_patches, self.batch_size);

@@ -37,9 +37,9 @@ impl StepMemory {
         self.fixed.saturating_add(self.per_patch.saturating_mul(patches))
     }
 
-    /// The setting that would fit into `room` bytes, as a sentence.
-    fn advice(&self, config: &TrainConfig, room: u64) -> String {
-        let patches = room.saturating_sub(self.fixed) / self.per_patch.max(1);
+    /// The setting that would fit into `room` bytes with at most so many patches a step, as a sentence.
+    fn advice(&self, config: &TrainConfig, room: u64, most_patches: u64) -> String {
+        let patches = (room.saturating_sub(self.fixed) / self.per_patch.max(1)).min(most_patches);
         let n = patches / config.batch_size as u64;
         let b = patches / config.n_patches as u64;
         let room = Bytes(room);
@@ -64,24 +64,19 @@ pub fn demand_room(need: StepMemory, config: &TrainConfig, device: Device) -> Re
     }
     let needed = Bytes(need.total(config.n_patches, config.batch_size));
     let failure = TorchFailure::OutOfMemory { needed, free: Some(Bytes(room)) };
-    Err(out_of_memory(failure, need.advice(config, room), config))
+    Err(out_of_memory(failure, need.advice(config, room, u64::MAX), config))
 }
 
 /// Turns what libtorch threw during a step into an error; memory that ran out gets the setting that would fit.
-pub(crate) fn explain(
-    failure: TorchFailure,
-    config: &TrainConfig,
-    network: &Network,
-    side: usize,
-    device: Device,
-) -> TrainError {
+pub(crate) fn explain(failure: TorchFailure, config: &TrainConfig, network: &Network, side: usize) -> TrainError {
     if !matches!(failure, TorchFailure::OutOfMemory { .. }) {
         return TrainError::Torch(failure);
     }
     let need = StepMemory::estimate(network.config(), side, network.kind());
-    let advice = match room(device) {
-        // What just failed cannot be what fits, whatever the estimate says.
-        Ok(Some(room)) => need.advice(config, room.min(need.total(config.n_patches, config.batch_size) * 9 / 10)),
+    // What just failed cannot be what fits, whatever the estimate says.
+    let most_patches = (config.n_patches * config.batch_size) as u64 * 9 / 10;
+    let advice = match room(network.device()) {
+        Ok(Some(room)) => need.advice(config, room, most_patches),
         _ => "use fewer patches (n_patches) or images (batch_size) a step".to_owned(),
     };
     out_of_memory(failure, advice, config)
@@ -134,11 +129,19 @@ mod tests {
     fn the_advice_names_a_setting_that_fits() {
         let mut config = config();
         (config.n_patches, config.batch_size) = (200, 100);
-        assert!(paper().advice(&config, 20 * GIB).ends_with("which n_patches = 42 would fit"));
-        assert!(paper().advice(&config, 2 * GIB).ends_with("which n_patches = 3 would fit"));
+        assert!(paper().advice(&config, 20 * GIB, u64::MAX).ends_with("which n_patches = 42 would fit"));
+        assert!(paper().advice(&config, 2 * GIB, u64::MAX).ends_with("which n_patches = 3 would fit"));
         config.n_patches = 20;
-        assert!(paper().advice(&config, GIB * 3 / 4).ends_with("which batch_size = 3 would fit"));
-        assert!(paper().advice(&config, 1).contains("too little for any setting"));
+        assert!(paper().advice(&config, GIB * 3 / 4, u64::MAX).ends_with("which batch_size = 3 would fit"));
+        assert!(paper().advice(&config, 1, u64::MAX).contains("too little for any setting"));
+    }
+
+    #[test]
+    fn the_advice_after_a_failure_is_smaller_than_what_failed_and_tells_what_is_free() {
+        let mut config = config();
+        (config.n_patches, config.batch_size) = (20, 100);
+        let advice = paper().advice(&config, 20 * GIB, 20 * 100 * 9 / 10);
+        assert_eq!(advice, "about 20.00 GiB are free, which n_patches = 18 would fit");
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl BatchSource {
         config: &TrainConfig,
         steps: Range<u64>,
     ) -> impl Iterator<Item = Result<(u64, PatchBatch), TrainError>> {
-        let steps_per_epoch = (self.dataset.len() / config.batch_size) as u64;
+        let steps_per_epoch = config.steps_per_epoch(self.dataset.len());
         let mut loader = None;
         steps.map(move |step| {
             let (epoch, position) = (step / steps_per_epoch, step % steps_per_epoch);

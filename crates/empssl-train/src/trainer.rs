@@ -34,7 +34,6 @@ pub struct Trainer {
     loss: EmpSslLoss,
     lars: Lars,
     config: TrainConfig,
-    device: Device,
     steps_per_epoch: u64,
     /// Steps done so far.
     step: u64,
@@ -43,7 +42,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Sets up a run of `network`, which lives on `device`, over a data set of `n_images`.
+    /// Sets up a run of `network`, on the device where it lives, over a data set of `n_images`.
     ///
     /// # Errors
     /// [`TrainError::Setting`] when a setting is impossible.
@@ -53,13 +52,12 @@ impl Trainer {
         lars: &LarsConfig,
         config: TrainConfig,
         n_images: usize,
-        device: Device,
     ) -> Result<Self, TrainError> {
         config.check(n_images)?;
         let lars = Lars::new(network.parameters(), lars)?;
-        let steps_per_epoch = (n_images / config.batch_size) as u64;
-        let all_finite = Tensor::ones([], (Kind::Bool, device));
-        Ok(Self { network, loss, lars, config, device, steps_per_epoch, step: 0, all_finite })
+        let steps_per_epoch = config.steps_per_epoch(n_images);
+        let all_finite = Tensor::ones([], (Kind::Bool, network.device()));
+        Ok(Self { network, loss, lars, config, steps_per_epoch, step: 0, all_finite })
     }
 
     /// Trains from the current step to the last, and saves a checkpoint at `path`.
@@ -107,7 +105,7 @@ impl Trainer {
     fn step(&mut self, batch: &PatchBatch, lr: f64) -> Result<LossTerms, TrainError> {
         let (n, b) = (self.config.n_patches as i64, self.config.batch_size as i64);
         let terms = catch(|| -> Result<LossTerms, TrainError> {
-            let x = network_input(batch, self.network.kind(), self.device); // [n*b, 3, s, s]
+            let x = network_input(batch, self.network.kind(), self.network.device()); // [n*b, 3, s, s]
             self.lars.zero_grad();
             let z = self.network.forward(&x, Mode::Train).projections; // [n*b, d]
             let terms = self.loss.backward(&z.view([n, b, -1]))?;
@@ -121,13 +119,18 @@ impl Trainer {
 
     fn explain(&self, failure: TorchFailure, batch: &PatchBatch) -> TrainError {
         let side = batch.patches.dim().4;
-        memory::explain(failure, &self.config, &self.network, side, self.device)
+        memory::explain(failure, &self.config, &self.network, side)
     }
 
     /// Steps of the whole run.
     pub fn n_steps(&self) -> u64 {
         let all = self.full_steps();
         self.config.max_steps.map_or(all, |most| most.min(all))
+    }
+
+    /// Passes over the data set that the whole run makes, a fraction where it ends within one.
+    pub fn n_epochs(&self) -> f64 {
+        self.n_steps() as f64 / self.steps_per_epoch as f64
     }
 
     /// Whether every step of the full run was taken; a trial that was cut short is not complete.
@@ -281,7 +284,7 @@ mod tests {
         let network = NetworkConfig { resnet, hidden: 16, projection: 8 };
         let network = Network::new(&network, Kind::Float, Device::Cpu).unwrap();
         let loss = EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap();
-        Trainer::new(network, loss, &LarsConfig::paper(), config, 14, Device::Cpu).unwrap()
+        Trainer::new(network, loss, &LarsConfig::paper(), config, 14).unwrap()
     }
 
     fn run(trainer: &mut Trainer, path: Option<PathBuf>, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {

@@ -60,7 +60,7 @@ fn cuda_text(cuda: &Result<usize, CudaProblem>) -> String {
 }
 
 fn device_text(device: Device) -> String {
-    format!("{} ({})", commands::machine(device).device, device::name(device))
+    format!("{} ({})", commands::device_text(device), device::name(device))
 }
 
 fn on_off(on: bool) -> &'static str {

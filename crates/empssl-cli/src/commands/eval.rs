@@ -13,39 +13,32 @@ use empssl_torch::catch;
 use tch::{Device, Kind, Tensor};
 
 use crate::args::EvalArgs;
-use crate::commands::{self, NO_EPOCH, say, train};
-use crate::config::{Run, RunConfig};
+use crate::commands::{self, NO_EPOCH, PREFETCH, SavedRun, say, train};
+use crate::config::Run;
 use crate::error::CliError;
-use crate::host;
 use crate::progress::Bar;
 use crate::report::{
     self, CurvePoint, Encoder, Labelled, PartialCounts, PeakBytes, Probe, Row, RunIdentity, RunReport, Seconds,
     SkippedImage,
 };
-use crate::run_folder::{RunFolder, read_json, write_json};
+use crate::run_folder::write_json;
 
 /// Most patches in one forward pass on a GPU.
 const PATCHES_PER_CALL: i64 = 2000;
 /// Largest feature map of a forward pass on the CPU, in bytes. Allocators hand larger blocks back to the system, and
 /// fetching fresh pages for every layer then costs as much as computing it.
 const CPU_MAP_BYTES: i64 = 16 << 20;
-/// Batches cut ahead.
-const PREFETCH: usize = 4;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
-    let folder = RunFolder::open(&args.run)?;
-    let mut identity: RunIdentity = read_json(&folder.identity())?;
-    if let Some(data) = &args.data {
-        identity.data.source.root = Some(data.clone());
-    }
-    let run = Run::new(RunConfig::read(&folder.recipe(), &[])?, identity.recipe.clone())?;
+    let saved = SavedRun::open(&args.run, args.data.as_deref())?;
+    let SavedRun { folder, identity, run } = &saved;
     let device = commands::prepare(&args.compute, run.config.training.precision)?;
-    let sets = LabelledSets::open(&identity, run.config.evaluation.labelled_images)?;
-    let mut network = train::initial_network(&run, identity.seed, device)?;
-    let checkpoint = commands::load_checkpoint(&folder, &run)?;
-    let workers = args.workers.unwrap_or_else(host::default_workers).max(1);
+    let sets = LabelledSets::open(&saved)?;
+    let mut network = train::initial_network(run, identity.seed, device)?;
+    let checkpoint = saved.checkpoint()?;
+    let workers = commands::n_workers(args.workers);
     let mut scorer =
-        Scorer { run: &run, sets: &sets, seed: identity.seed, device, workers, rows: Vec::new(), curve: Vec::new() };
+        Scorer { run, sets: &sets, seed: identity.seed, device, workers, rows: Vec::new(), curve: Vec::new() };
     let began = Instant::now();
     commands::reset_peaks(device)?;
     scorer.score_network(Encoder::Untrained, &network)?;
@@ -55,7 +48,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     let Scorer { mut rows, curve, .. } = scorer;
     rows.sort_by_key(|row| (row.encoder as usize, row.probe as usize));
     let seconds = Seconds { train: identity.training.seconds, evaluate: began.elapsed().as_secs_f64() };
-    let report = assemble(&run, &identity, &sets, rows, curve, seconds, device);
+    let report = assemble(run, identity, &sets, rows, curve, seconds, device);
     write_json(&folder.report(), &report)?;
     print_table(&report);
     say(folder.report().display());
@@ -75,9 +68,9 @@ struct LabelledSets {
 }
 
 impl LabelledSets {
-    fn open(identity: &RunIdentity, at_most: usize) -> Result<Self, CliError> {
-        let train = identity.data.source.open(Split::Train)?;
-        train::demand_same_data(&identity.data, &train)?;
+    fn open(saved: &SavedRun) -> Result<Self, CliError> {
+        let (identity, at_most) = (&saved.identity, saved.run.config.evaluation.labelled_images);
+        let train = saved.training_images()?;
         demand_labels(&train)?;
         let test = identity.data.source.open(Split::Test)?;
         let skipped = SkippedImage::of(&train).into_iter().chain(SkippedImage::of(&test)).collect();

@@ -8,7 +8,7 @@ pub(crate) mod export;
 pub(crate) mod train;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use empssl_data::{Dataset, OpenOptions, Split};
 use empssl_torch::{determinism, device, memory, precision, version};
@@ -17,11 +17,11 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::args::{BadImage, DeviceArgs, ImageArgs};
-use crate::config::{Precision, Run};
+use crate::config::{Precision, Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
-use crate::report::{Machine, PeakBytes, Versions};
-use crate::run_folder::RunFolder;
+use crate::report::{DataIdentity, Machine, PeakBytes, RunIdentity, Versions};
+use crate::run_folder::{RunFolder, read_json};
 
 /// The epoch of random draws that belong to no epoch: what is scored or drawn is never what was trained on.
 pub(crate) const NO_EPOCH: u64 = u64::MAX;
@@ -53,7 +53,8 @@ pub(crate) fn machine(device: Device) -> Machine {
     }
 }
 
-fn device_text(device: Device) -> String {
+/// The device as `--device` names it.
+pub(crate) fn device_text(device: Device) -> String {
     match device {
         Device::Cuda(index) => format!("cuda:{index}"),
         _ => "cpu".to_owned(),
@@ -72,15 +73,59 @@ pub(crate) fn peaks(device: Device) -> Result<PeakBytes, CliError> {
     Ok(PeakBytes { host: host::peak_bytes(), device })
 }
 
-/// The checkpoint of a run, which must have been written under the recipe that lies beside it.
-pub(crate) fn load_checkpoint(folder: &RunFolder, run: &Run) -> Result<Checkpoint, CliError> {
-    let checkpoint = Checkpoint::load(&folder.checkpoint())?;
-    if checkpoint.recipe == run.config.to_toml() {
-        return Ok(checkpoint);
+/// A run as it lies in its folder.
+pub(crate) struct SavedRun {
+    pub(crate) folder: RunFolder,
+    pub(crate) identity: RunIdentity,
+    pub(crate) run: Run,
+}
+
+impl SavedRun {
+    /// Opens a run; its images are looked for in `data` where they have moved.
+    pub(crate) fn open(path: &Path, data: Option<&Path>) -> Result<Self, CliError> {
+        let folder = RunFolder::open(path)?;
+        let mut identity: RunIdentity = read_json(&folder.identity())?;
+        if let Some(data) = data {
+            identity.data.source.root = Some(data.to_path_buf());
+        }
+        let run = Run::new(RunConfig::read(&folder.recipe(), &[])?, identity.recipe.clone())?;
+        Ok(Self { folder, identity, run })
     }
-    let reason =
-        "it was written under another recipe than the recipe.toml beside it; put back the one that belongs there";
-    Err(CliError::file("cannot use", &folder.checkpoint(), reason))
+
+    /// The checkpoint, which must have been written under the recipe that lies beside it.
+    pub(crate) fn checkpoint(&self) -> Result<Checkpoint, CliError> {
+        let path = self.folder.checkpoint();
+        let checkpoint = Checkpoint::load(&path)?;
+        if checkpoint.recipe == self.run.config.to_toml() {
+            return Ok(checkpoint);
+        }
+        let reason =
+            "it was written under another recipe than the recipe.toml beside it; put back the one that belongs there";
+        Err(CliError::file("cannot use", &path, reason))
+    }
+
+    /// The training images, which must be those the run began with.
+    pub(crate) fn training_images(&self) -> Result<Dataset, CliError> {
+        let expected = &self.identity.data;
+        let dataset = expected.source.open(Split::Train)?;
+        let found = DataIdentity::new(&dataset, expected.source.clone());
+        if found.fingerprint == expected.fingerprint {
+            return Ok(dataset);
+        }
+        Err(CliError::Run(format!(
+            "the images of {} are not those this run was trained on ({} now, {} then; fingerprints {} and {}); point \
+             --data at the original set",
+            expected.name, found.n_images, expected.n_images, found.fingerprint, expected.fingerprint
+        )))
+    }
+}
+
+/// Batches cut ahead of the network: enough to hide a slow one, few enough to stay in the cache's neighbourhood.
+pub(crate) const PREFETCH: usize = 4;
+
+/// Threads that cut patches: as asked for, or as the machine has processors.
+pub(crate) fn n_workers(asked: Option<usize>) -> usize {
+    asked.unwrap_or_else(host::default_workers).max(1)
 }
 
 /// Prints a line for the user. Where nobody reads on, as behind `| head`, the program has nothing left to do.

@@ -11,16 +11,12 @@ use empssl_train::{BatchSource, Checkpoint, CheckpointPlan, Outcome, StepRecord,
 use tch::{Device, Kind};
 
 use crate::args::TrainArgs;
-use crate::commands::{self, ImageSource, data};
+use crate::commands::{self, ImageSource, PREFETCH, SavedRun, data};
 use crate::config::{Logging, Run, RunConfig};
 use crate::error::CliError;
-use crate::host;
 use crate::progress::TrainProgress;
 use crate::report::{DataIdentity, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
-use crate::run_folder::{self, RunFolder, read_json, write_json};
-
-/// Batches cut ahead of the network: enough to hide a slow one, few enough to stay in the cache's neighbourhood.
-const PREFETCH: usize = 4;
+use crate::run_folder::{self, RunFolder, write_json};
 
 pub(crate) fn run(args: &TrainArgs) -> Result<(), CliError> {
     let stop = stop_on_ctrl_c()?;
@@ -65,16 +61,11 @@ impl Job {
 
     /// A run that was stopped, at its last checkpoint.
     fn resumed(args: &TrainArgs, path: &Path) -> Result<Self, CliError> {
-        let folder = RunFolder::open(path)?;
-        let mut identity: RunIdentity = read_json(&folder.identity())?;
-        if let Some(data) = &args.images.data {
-            identity.data.source.root = Some(data.clone());
-        }
-        let run = Run::new(RunConfig::read(&folder.recipe(), &[])?, identity.recipe.clone())?;
-        let device = commands::prepare(&args.compute, run.config.training.precision)?;
-        let checkpoint = commands::load_checkpoint(&folder, &run)?;
-        let dataset = identity.data.source.open(Split::Train)?;
-        demand_same_data(&identity.data, &dataset)?;
+        let saved = SavedRun::open(path, args.images.data.as_deref())?;
+        let device = commands::prepare(&args.compute, saved.run.config.training.precision)?;
+        let checkpoint = saved.checkpoint()?;
+        let dataset = saved.training_images()?;
+        let SavedRun { folder, mut identity, run } = saved;
         let mut trainer = new_trainer(&run, args, identity.seed, &dataset, device)?;
         trainer.restore(&checkpoint)?;
         warn_of_threads(&checkpoint);
@@ -87,11 +78,12 @@ impl Job {
     fn train(mut self, args: &TrainArgs, stop: &AtomicBool) -> Result<(), CliError> {
         self.announce(args);
         commands::reset_peaks(self.device)?;
-        let mut progress = Progress::new(&self.folder, self.trainer.steps_done(), self.trainer.n_steps())?;
+        let (first_step, n_steps) = (self.trainer.steps_done(), self.trainer.n_steps());
+        let mut progress = TrainProgress::new(&self.folder.metrics(), first_step, n_steps)?;
         let plan = CheckpointPlan {
             path: Some(self.folder.checkpoint()),
             recipe: self.run.config.to_toml(),
-            seconds_before: progress.shown.seconds_before,
+            seconds_before: progress.seconds_before,
         };
         let outcome = self.trainer.run(&self.source, &plan, stop, &mut progress);
         let last = progress.last;
@@ -159,29 +151,6 @@ impl Job {
     }
 }
 
-/// The progress bar, with the last record kept for the summary.
-struct Progress {
-    shown: TrainProgress,
-    last: Option<StepRecord>,
-}
-
-impl Progress {
-    fn new(folder: &RunFolder, first_step: u64, n_steps: u64) -> Result<Self, CliError> {
-        Ok(Self { shown: TrainProgress::new(&folder.metrics(), first_step, n_steps)?, last: None })
-    }
-}
-
-impl empssl_train::Observer for Progress {
-    fn on_step(&mut self, step: u64, n_steps: u64) {
-        self.shown.on_step(step, n_steps);
-    }
-
-    fn on_record(&mut self, record: &StepRecord) -> Result<(), empssl_train::TrainError> {
-        self.last = Some(*record);
-        self.shown.on_record(record)
-    }
-}
-
 /// The first Ctrl-C asks the run to save and leave; the second leaves at once.
 fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>, CliError> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -202,7 +171,7 @@ fn new_trainer(run: &Run, args: &TrainArgs, seed: u64, dataset: &Dataset, device
     let config = run.train_config(seed, &logging);
     demand_room(StepMemory::estimate(&run.network, run.sampler.side(), Kind::Float), &config, device)?;
     let network = initial_network(run, seed, device)?;
-    Ok(Trainer::new(network, run.loss.clone(), &run.config.optimizer, config, dataset.len(), device)?)
+    Ok(Trainer::new(network, run.loss.clone(), &run.config.optimizer, config, dataset.len())?)
 }
 
 /// The network before training: the same for the same seed, on every device.
@@ -212,7 +181,7 @@ pub(crate) fn initial_network(run: &Run, seed: u64, device: Device) -> Result<Ne
 }
 
 fn batch_source(run: &Run, dataset: Dataset, args: &TrainArgs) -> BatchSource {
-    let n_workers = args.workers.unwrap_or_else(host::default_workers).max(1);
+    let n_workers = commands::n_workers(args.workers);
     BatchSource { dataset, sampler: run.sampler.clone(), n_workers, prefetch: PREFETCH }
 }
 
@@ -233,7 +202,7 @@ fn identity(
         test_patches: run.config.evaluation.n_patches,
         batch_size: training.batch_size,
         steps,
-        epochs: steps as f64 / (dataset.len() / training.batch_size) as f64,
+        epochs: trainer.n_epochs(),
         patches_seen: 0,
     };
     model.patches_seen = steps * model.patches_a_step();
@@ -253,19 +222,6 @@ fn identity(
 /// `runs/DATASET-RECIPE-sSEED`
 fn default_folder(identity: &RunIdentity) -> PathBuf {
     Path::new("runs").join(format!("{}-{}-s{}", identity.data.name, identity.recipe, identity.seed))
-}
-
-/// Refuses images that are not those the run began with.
-pub(crate) fn demand_same_data(expected: &DataIdentity, dataset: &Dataset) -> Result<(), CliError> {
-    let found = DataIdentity::new(dataset, expected.source.clone());
-    if found.fingerprint == expected.fingerprint {
-        return Ok(());
-    }
-    Err(CliError::Run(format!(
-        "the images of {} are not those this run was trained on ({} now, {} then; fingerprints {} and {}); point --data \
-         at the original set",
-        expected.name, found.n_images, expected.n_images, found.fingerprint, expected.fingerprint
-    )))
 }
 
 fn warn_of_threads(checkpoint: &Checkpoint) {
