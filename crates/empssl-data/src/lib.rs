@@ -46,6 +46,7 @@ mod maths;
 pub mod patch;
 pub mod picture;
 pub mod rng;
+mod simd;
 
 pub use augment::resample::Interpolation;
 pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, open};

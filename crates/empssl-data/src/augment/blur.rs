@@ -4,6 +4,8 @@
 //! (Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", SSVM 2011).
 //! Weights are 24-bit fixed point and every pass rounds to 8 bits; beyond the edge the edge pixel is repeated.
 
+use crate::simd;
+
 /// Passes along each axis.
 const PASSES: usize = 3;
 
@@ -12,24 +14,26 @@ const PASSES: usize = 3;
 pub struct BlurScratch {
     line: Vec<u8>,
     sums: Vec<u32>,
+    /// The pixels before and after a pass, with those at the edges repeated.
+    padded: [Vec<u8>; 2],
 }
 
 /// A box with fractional ends in fixed point.
 #[derive(Clone, Copy)]
-struct BoxFilter {
+pub(crate) struct BoxFilter {
     /// Pixels on either side that weigh fully.
-    radius: usize,
+    pub(crate) radius: usize,
     /// Weight of a full pixel, in 2^-24.
-    full: u32,
+    pub(crate) full: u32,
     /// Weight of the pixel beyond, in 2^-24.
-    far: u32,
+    pub(crate) far: u32,
 }
 
 impl BoxFilter {
     /// The box whose third power comes closest to a Gaussian of deviation `sigma`.
     ///
     /// Pillow mixes float32 and float64 here; both matter, since many sums are exact halves.
-    fn for_sigma(sigma: f32) -> Self {
+    pub(crate) fn for_sigma(sigma: f32) -> Self {
         let variance = sigma * sigma / PASSES as f32;
         let length = (12.0 * f64::from(variance) + 1.0).sqrt() as f32;
         let whole = ((f64::from(length) - 1.0) / 2.0).floor() as f32;
@@ -63,6 +67,73 @@ pub fn blur(pixels: &mut [u8], width: usize, sigma: f32, scratch: &mut BlurScrat
         pixels.len()
     );
     let filter = BoxFilter::for_sigma(sigma);
+    if simd::can_blur(pixels.len() / 3, filter) {
+        blur_padded(pixels, width, filter, &mut scratch.padded);
+    } else {
+        blur_portably(pixels, width, filter, scratch);
+    }
+}
+
+/// The blur with vectors: neighbours are added up anew for every pixel, so edges are repeated to spare the checks.
+fn blur_padded(pixels: &mut [u8], width: usize, filter: BoxFilter, scratch: &mut [Vec<u8>; 2]) {
+    let (pad, plane) = (filter.radius + 1, pixels.len() / 3);
+    let inner = pad..pad + width;
+    let stride = width + 2 * pad;
+    let [mut rows, mut blurred] = fit(scratch, pixels.len() / width * stride);
+    for (row, padded) in pixels.chunks_exact(width).zip(rows.chunks_exact_mut(stride)) {
+        padded[inner.clone()].copy_from_slice(row);
+    }
+    for _ in 0..PASSES {
+        rows.chunks_exact_mut(stride).for_each(|row| repeat_ends(row, pad));
+        let out = pad..rows.len() - pad;
+        simd::blur_pass(rows, &mut blurred[out], 1, filter);
+        std::mem::swap(&mut rows, &mut blurred);
+    }
+    for (row, padded) in pixels.chunks_exact_mut(width).zip(rows.chunks_exact(stride)) {
+        row.copy_from_slice(&padded[inner.clone()]);
+    }
+    let pad = pad * width;
+    for pixels in pixels.chunks_exact_mut(plane) {
+        let [mut columns, mut blurred] = fit(scratch, plane + 2 * pad);
+        columns[pad..pad + plane].copy_from_slice(pixels);
+        for _ in 0..PASSES {
+            repeat_edges(columns, width, pad);
+            simd::blur_pass(columns, &mut blurred[pad..pad + plane], width, filter);
+            std::mem::swap(&mut columns, &mut blurred);
+        }
+        pixels.copy_from_slice(&columns[pad..pad + plane]);
+    }
+}
+
+/// The first `len` bytes of both buffers, which grow where they must.
+fn fit(buffers: &mut [Vec<u8>; 2], len: usize) -> [&mut [u8]; 2] {
+    buffers.each_mut().map(|buffer| {
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        &mut buffer[..len]
+    })
+}
+
+/// Fills the `pad` values at either end of a row with the nearest value inside.
+fn repeat_ends(row: &mut [u8], pad: usize) {
+    let end = row.len() - pad;
+    let (first, last) = (row[pad], row[end - 1]);
+    row[..pad].fill(first);
+    row[end..].fill(last);
+}
+
+/// Fills the `pad` bytes at either end of a plane with the nearest row inside.
+fn repeat_edges(plane: &mut [u8], width: usize, pad: usize) {
+    let end = plane.len() - pad;
+    for start in (0..pad).step_by(width) {
+        plane.copy_within(pad..pad + width, start);
+        plane.copy_within(end - width..end, end + start);
+    }
+}
+
+/// The blur on any processor and with any filter: sums that move along.
+pub(crate) fn blur_portably(pixels: &mut [u8], width: usize, filter: BoxFilter, scratch: &mut BlurScratch) {
     for row in pixels.chunks_exact_mut(width) {
         (0..PASSES).for_each(|_| blur_row(row, filter, &mut scratch.line));
     }
@@ -91,7 +162,7 @@ fn blur_row(row: &mut [u8], filter: BoxFilter, padded: &mut Vec<u8>) {
 /// One pass along all columns of a plane at once: the sums of a whole row move down by one row a step.
 fn blur_columns(plane: &mut [u8], width: usize, filter: BoxFilter, scratch: &mut BlurScratch) {
     let height = plane.len() / width;
-    let BlurScratch { line: source, sums } = scratch;
+    let BlurScratch { line: source, sums, .. } = scratch;
     source.clear();
     source.extend_from_slice(plane);
     let row = |y: usize| {

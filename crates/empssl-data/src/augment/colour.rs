@@ -4,6 +4,7 @@
 //! version of the pixel. A factor of 0 gives the degenerate image, 1 the original, more exaggerates.
 
 use super::{cut_off, look_up, luma, planes};
+use crate::simd;
 
 /// Pillow's blend: computed in float32, clipped to 0..=255, the fraction cut off (not rounded).
 #[inline(always)]
@@ -19,38 +20,78 @@ fn blend_table(degenerate: u8, factor: f32) -> [u8; 256] {
 
 /// Multiplies every value by `factor`.
 pub fn brightness(pixels: &mut [u8], factor: f32) {
-    look_up(pixels, &blend_table(0, factor));
+    blend_all(pixels, 0, factor);
 }
 
-/// Scales the distance of every value from the image's mean grey by `factor`. At most 2^24 pixels.
+/// Scales the distance of every value from the image's mean grey by `factor`.
 pub fn contrast(pixels: &mut [u8], factor: f32) {
-    let (red, green, blue) = planes(pixels);
-    let greys = red.iter().zip(&*green).zip(&*blue).map(|((&r, &g), &b)| u32::from(luma(r, g, b)));
-    let mean = f64::from(greys.sum::<u32>()) / red.len() as f64;
-    look_up(pixels, &blend_table((mean + 0.5) as u8, factor));
+    let mut sum = 0;
+    if !simd::sum_of_greys(pixels, &mut sum) {
+        sum = portable::sum_of_greys(pixels);
+    }
+    let mean = sum as f64 / (pixels.len() / 3) as f64;
+    blend_all(pixels, (mean + 0.5) as u8, factor);
+}
+
+fn blend_all(pixels: &mut [u8], degenerate: u8, factor: f32) {
+    if !simd::blend_all(pixels, degenerate, factor) {
+        portable::blend_all(pixels, degenerate, factor);
+    }
 }
 
 /// Scales the distance of every value from its pixel's grey by `factor`.
 pub fn saturation(pixels: &mut [u8], factor: f32) {
-    let (red, green, blue) = planes(pixels);
-    for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
-        let grey = luma(*r, *g, *b);
-        (*r, *g, *b) = (blend(grey, *r, factor), blend(grey, *g, factor), blend(grey, *b, factor));
+    if !simd::saturation(pixels, factor) {
+        portable::saturation(pixels, factor);
     }
 }
 
 /// Replaces every pixel by its grey.
 pub fn grayscale(pixels: &mut [u8]) {
-    let (red, green, blue) = planes(pixels);
-    for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
-        let grey = luma(*r, *g, *b);
-        (*r, *g, *b) = (grey, grey, grey);
+    if !simd::grayscale(pixels) {
+        portable::grayscale(pixels);
     }
 }
 
 /// Inverts every value that is `threshold` or more.
 pub fn solarize(pixels: &mut [u8], threshold: u8) {
-    pixels.iter_mut().for_each(|value| *value = if *value < threshold { *value } else { 255 - *value });
+    if !simd::solarize(pixels, threshold) {
+        portable::solarize(pixels, threshold);
+    }
+}
+
+/// The operations for any processor.
+pub(crate) mod portable {
+    use super::{blend, blend_table, look_up, luma, planes};
+
+    pub(crate) fn blend_all(pixels: &mut [u8], degenerate: u8, factor: f32) {
+        look_up(pixels, &blend_table(degenerate, factor));
+    }
+
+    pub(crate) fn sum_of_greys(pixels: &mut [u8]) -> u64 {
+        let (red, green, blue) = planes(pixels);
+        red.iter().zip(&*green).zip(&*blue).map(|((&r, &g), &b)| u64::from(luma(r, g, b))).sum()
+    }
+
+    pub(crate) fn saturation(pixels: &mut [u8], factor: f32) {
+        let (red, green, blue) = planes(pixels);
+        for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
+            let grey = luma(*r, *g, *b);
+            (*r, *g, *b) = (blend(grey, *r, factor), blend(grey, *g, factor), blend(grey, *b, factor));
+        }
+    }
+
+    pub(crate) fn grayscale(pixels: &mut [u8]) {
+        let (red, green, blue) = planes(pixels);
+        for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
+            let grey = luma(*r, *g, *b);
+            (*r, *g, *b) = (grey, grey, grey);
+        }
+    }
+
+    pub(crate) fn solarize(pixels: &mut [u8], threshold: u8) {
+        pixels.iter_mut().for_each(|value| *value = if *value < threshold { *value } else { 255 - *value });
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! There are no branches and no tables, so that the compiler works on several pixels at a time.
 
 use super::{cut_off, planes, round};
+use crate::simd;
 
 /// Rotates the hue by `factor` turns, from -0.5 to 0.5.
 ///
@@ -12,6 +13,13 @@ use super::{cut_off, planes, round};
 pub fn rotate_hue(pixels: &mut [u8], factor: f32) {
     // torchvision cuts off the fraction of a level, towards zero, and adds modulo 256.
     let shift = (f64::from(factor) * 255.0) as i32 as u8;
+    if !simd::rotate_hue(pixels, shift) {
+        rotate_portably(pixels, shift);
+    }
+}
+
+/// Adds `shift` to the hue of all pixels, on any processor.
+pub(crate) fn rotate_portably(pixels: &mut [u8], shift: u8) {
     let (red, green, blue) = planes(pixels);
     for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
         let (hue, saturation, value) = to_hsv(*r, *g, *b);

@@ -8,9 +8,10 @@ pub mod blur;
 pub mod colour;
 pub mod hue;
 pub mod resample;
+pub(crate) mod weights;
 
 /// Splits planar pixels into their red, green and blue planes.
-fn planes(pixels: &mut [u8]) -> (&mut [u8], &mut [u8], &mut [u8]) {
+pub(crate) fn planes(pixels: &mut [u8]) -> (&mut [u8], &mut [u8], &mut [u8]) {
     let plane = pixels.len() / 3;
     let (red, rest) = pixels.split_at_mut(plane);
     let (green, blue) = rest.split_at_mut(plane);
@@ -23,13 +24,13 @@ fn look_up(pixels: &mut [u8], table: &[u8; 256]) {
 }
 
 /// The perceived lightness of a pixel, ITU-R 601 weights in 16-bit fixed point, rounded.
-fn luma(red: u8, green: u8, blue: u8) -> u8 {
+pub(crate) fn luma(red: u8, green: u8, blue: u8) -> u8 {
     let weighted = 19_595 * u32::from(red) + 38_470 * u32::from(green) + 7_471 * u32::from(blue);
     ((weighted + 0x8000) >> 16) as u8
 }
 
 /// Adding it to a float32 from 0 to 2^22 rounds to a whole number, which is then found in the lowest bits.
-const TO_WHOLE: f32 = 8_388_608.0;
+pub(crate) const TO_WHOLE: f32 = 8_388_608.0;
 
 /// The nearest whole number to a `value` from 0 to 255.
 ///

@@ -3,10 +3,11 @@
 //! The filter widens when the image shrinks. The horizontal pass comes first, its result is rounded and clipped to
 //! 8 bits, then the vertical pass. Weights are 22-bit fixed point.
 
-use std::collections::HashMap;
-
 use ndarray::ArrayView3;
 use serde::{Deserialize, Serialize};
+
+use super::weights::{WeightCache, Weights};
+use crate::simd;
 
 /// How pixels are interpolated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,14 +21,14 @@ pub enum Interpolation {
 
 impl Interpolation {
     /// Half the width of the filter, in pixels of an image that is not shrunk.
-    fn support(self) -> f64 {
+    pub(super) fn support(self) -> f64 {
         match self {
             Self::Bilinear => 1.0,
             Self::Bicubic => 2.0,
         }
     }
 
-    fn weight(self, x: f64) -> f64 {
+    pub(super) fn weight(self, x: f64) -> f64 {
         let x = x.abs();
         match self {
             Self::Bilinear if x < 1.0 => 1.0 - x,
@@ -66,27 +67,54 @@ impl CropBox {
 /// Memory for resizing, and the weights of the sizes met so far.
 #[derive(Debug, Default)]
 pub struct ResizeScratch {
-    weights: HashMap<(usize, usize, Interpolation), Weights>,
+    weights: WeightCache,
     /// The crop after the horizontal pass, planar.
     narrow: Vec<u8>,
     /// One row of sums.
     sums: Vec<i32>,
     /// One row of one channel, with the pixels at its ends repeated.
     line: Vec<u8>,
+    turned: TurnedScratch,
 }
 
-impl ResizeScratch {
-    /// Sizes whose weights are kept; many images of different sizes must not fill the memory.
-    const MAX_KEPT: usize = 64;
+/// Memory for resizing with vectors, which turns rows into columns and back.
+#[derive(Debug, Default)]
+pub(crate) struct TurnedScratch {
+    /// The columns of the crop, plane after plane.
+    pub(crate) turned: Vec<u8>,
+    /// The columns after the horizontal pass, plane after plane.
+    pub(crate) resized: Vec<u8>,
+    /// The rows of one plane after the horizontal pass.
+    pub(crate) upright: Vec<u8>,
+}
 
-    /// Computes the weights of the given sizes where they are not at hand.
-    fn prepare(&mut self, sizes: [usize; 2], to: usize, interpolation: Interpolation) {
-        if self.weights.len() > Self::MAX_KEPT {
-            self.weights.clear();
-        }
-        for from in sizes {
-            self.weights.entry((from, to, interpolation)).or_insert_with(|| Weights::new(from, to, interpolation));
-        }
+impl TurnedScratch {
+    /// Makes room for `width` and then `side` columns of `stride` bytes, of which `height` are pixels.
+    pub(crate) fn fit(&mut self, width: usize, stride: usize, height: usize, side: usize) {
+        self.turned.resize(3 * width * stride, 0);
+        self.resized.resize(3 * side * stride, 0);
+        self.upright.resize(side * height, 0);
+    }
+}
+
+/// The rows of a crop in the image's memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CropRows<'a> {
+    /// The image from the first pixel of the crop on, interleaved.
+    pixels: &'a [u8],
+    /// Bytes from one row to the next.
+    stride: usize,
+    /// Rows.
+    pub(crate) height: usize,
+    /// Columns.
+    pub(crate) width: usize,
+}
+
+impl<'a> CropRows<'a> {
+    /// The pixels of a row, interleaved.
+    #[inline]
+    pub(crate) fn row(self, y: usize) -> &'a [u8] {
+        &self.pixels[y * self.stride..][..3 * self.width]
     }
 }
 
@@ -116,25 +144,41 @@ impl ResizedCrop {
         assert!(crop.is_within(height, width), "{crop:?} is empty or leaves an image of {height} x {width}");
         let image = image.as_standard_layout();
         let pixels = image.as_slice().unwrap_or_default();
-        let row = |y: usize| &pixels[((crop.top + y) * width + crop.left) * 3..][..crop.width * 3];
-        scratch.narrow.resize(3 * crop.height * side, 0);
+        let pixels = &pixels[(crop.top * width + crop.left) * 3..];
+        let rows = CropRows { pixels, stride: 3 * width, height: crop.height, width: crop.width };
         if interpolation == Interpolation::Bilinear && (2 * crop.width, 2 * crop.height) == (side, side) {
-            self.double(row, scratch, out);
+            if !simd::double(rows, self.flip, out) {
+                self.double(rows, scratch, out);
+            }
         } else {
-            self.resize(row, scratch, out);
+            self.resize(rows, scratch, out);
         }
     }
 
     /// The general way, for any sizes.
-    fn resize<'a>(&self, row: impl Fn(usize) -> &'a [u8], scratch: &mut ResizeScratch, out: &mut [u8]) {
-        let Self { crop, side, interpolation, flip } = *self;
-        scratch.prepare([crop.width, crop.height], side, interpolation);
-        let ResizeScratch { weights, narrow, sums, .. } = scratch;
-        let across = &weights[&(crop.width, side, interpolation)];
-        let down = &weights[&(crop.height, side, interpolation)];
+    fn resize(&self, crop: CropRows<'_>, scratch: &mut ResizeScratch, out: &mut [u8]) {
+        let Self { side, interpolation, flip, .. } = *self;
+        let ResizeScratch { weights, narrow, sums, turned, .. } = scratch;
+        let [across, down] = weights.get([crop.width, crop.height], side, interpolation);
+        if !simd::resize(crop, [across, down], flip, turned, out) {
+            self.resize_portably(crop, [across, down], narrow, sums, out);
+        }
+    }
+
+    /// The general way on any processor.
+    fn resize_portably(
+        &self,
+        crop: CropRows<'_>,
+        [across, down]: [&Weights; 2],
+        narrow: &mut Vec<u8>,
+        sums: &mut Vec<i32>,
+        out: &mut [u8],
+    ) {
+        let Self { side, flip, .. } = *self;
         let plane = crop.height * side;
+        narrow.resize(3 * plane, 0);
         for y in 0..crop.height {
-            across.resize_row(row(y), flip, &mut narrow[y * side..], plane, side);
+            across.resize_row(crop.row(y), flip, &mut narrow[y * side..], plane, side);
         }
         for (narrow, out) in narrow.chunks_exact(plane).zip(out.chunks_exact_mut(side * side)) {
             down.resize_columns(narrow, out, side, sums);
@@ -143,13 +187,14 @@ impl ResizedCrop {
 
     /// Exactly twofold enlargement by the triangle filter, which is what the 32-pixel recipe does to every patch: the
     /// general way with weights of exactly 3/4 and 1/4, in 16 bits instead of 32.
-    fn double<'a>(&self, row: impl Fn(usize) -> &'a [u8], scratch: &mut ResizeScratch, out: &mut [u8]) {
+    fn double(&self, crop: CropRows<'_>, scratch: &mut ResizeScratch, out: &mut [u8]) {
         let (side, small) = (self.side, self.side / 2);
         let ResizeScratch { narrow, line, .. } = scratch;
         let plane = small * side;
+        narrow.resize(3 * plane, 0);
         line.resize(small + 2, 0);
         for (y, channel) in (0..small).flat_map(|y| (0..3).map(move |channel| (y, channel))) {
-            line[1..].iter_mut().zip(row(y).chunks_exact(3)).for_each(|(value, pixel)| *value = pixel[channel]);
+            line[1..].iter_mut().zip(crop.row(y).chunks_exact(3)).for_each(|(value, pixel)| *value = pixel[channel]);
             if self.flip {
                 line[1..=small].reverse();
             }
@@ -178,89 +223,6 @@ fn mix(three: u8, one: u8) -> u8 {
 
 fn mix_rows(three: &[u8], one: &[u8], out: &mut [u8]) {
     out.iter_mut().zip(three).zip(one).for_each(|((out, &three), &one)| *out = mix(three, one));
-}
-
-/// The weights of a resize along one axis.
-#[derive(Debug)]
-struct Weights {
-    /// For every output pixel, the first input pixel and where its weights lie.
-    spans: Vec<Span>,
-    weights: Vec<i32>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    first: usize,
-    start: usize,
-    count: usize,
-}
-
-/// Fraction bits of the weights: 32 less 8 for the values and 2 for the overshoot of the filter and the sign.
-const BITS: u32 = 22;
-const HALF: i32 = 1 << (BITS - 1);
-
-fn round_and_clip(sum: i32) -> u8 {
-    (sum >> BITS).clamp(0, 255) as u8
-}
-
-impl Weights {
-    fn new(from: usize, to: usize, interpolation: Interpolation) -> Self {
-        let scale = from as f64 / to as f64;
-        let stretch = scale.max(1.0);
-        let support = interpolation.support() * stretch;
-        let mut all = Self { spans: Vec::with_capacity(to), weights: Vec::new() };
-        for pixel in 0..to {
-            let centre = (pixel as f64 + 0.5) * scale;
-            // Casts cut off at zero, as wanted here.
-            let first = (centre - support + 0.5) as usize;
-            let end = ((centre + support + 0.5) as usize).min(from);
-            let position = |input: usize| (input as f64 - centre + 0.5) * (1.0 / stretch);
-            all.push(first, (first..end).map(|input| interpolation.weight(position(input))).collect());
-        }
-        all
-    }
-
-    /// Appends the weights of one output pixel, scaled to a sum of one.
-    fn push(&mut self, first: usize, weights: Vec<f64>) {
-        let sum: f64 = weights.iter().sum();
-        self.spans.push(Span { first, start: self.weights.len(), count: weights.len() });
-        let fixed = weights.iter().map(|weight| (weight / sum * f64::from(1 << BITS)).round() as i32);
-        self.weights.extend(fixed);
-    }
-
-    fn of(&self, span: Span) -> &[i32] {
-        &self.weights[span.start..span.start + span.count]
-    }
-
-    /// Resizes one interleaved row and writes it to the three planes of `out`, mirrored if `flip`.
-    fn resize_row(&self, row: &[u8], flip: bool, out: &mut [u8], plane: usize, side: usize) {
-        for (pixel, &span) in self.spans.iter().enumerate() {
-            let inputs = row[3 * span.first..].chunks_exact(3);
-            let (mut red, mut green, mut blue) = (HALF, HALF, HALF);
-            for (input, weight) in inputs.zip(self.of(span)) {
-                red += i32::from(input[0]) * weight;
-                green += i32::from(input[1]) * weight;
-                blue += i32::from(input[2]) * weight;
-            }
-            let x = if flip { side - 1 - pixel } else { pixel };
-            out[x] = round_and_clip(red);
-            out[plane + x] = round_and_clip(green);
-            out[2 * plane + x] = round_and_clip(blue);
-        }
-    }
-
-    /// Resizes all columns of one plane, a whole row at a time.
-    fn resize_columns(&self, plane: &[u8], out: &mut [u8], width: usize, sums: &mut Vec<i32>) {
-        for (&span, out) in self.spans.iter().zip(out.chunks_exact_mut(width)) {
-            sums.clear();
-            sums.resize(width, HALF);
-            let rows = plane[span.first * width..].chunks_exact(width);
-            for (row, weight) in rows.zip(self.of(span)) {
-                sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += i32::from(value) * weight);
-            }
-            out.iter_mut().zip(sums.iter()).for_each(|(out, &sum)| *out = round_and_clip(sum));
-        }
-    }
 }
 
 #[cfg(test)]
@@ -310,49 +272,65 @@ mod tests {
     }
 
     #[test]
-    fn weights_sum_to_one_and_bicubic_overshoots_are_clipped() {
-        for interpolation in BOTH {
-            for (from, to) in [(1, 7), (16, 32), (50, 224), (500, 224), (7, 1)] {
-                let weights = Weights::new(from, to, interpolation);
-                assert_eq!(weights.spans.len(), to);
-                for &span in &weights.spans {
-                    let sum: i32 = weights.of(span).iter().sum();
-                    assert!((sum - (1 << BITS)).abs() <= span.count as i32 && span.first + span.count <= from);
-                }
-            }
-        }
+    fn bicubic_overshoots_are_clipped() {
         let out = resize(&row(&[0, 0, 255, 255]), CropBox::whole(1, 4), 16, Interpolation::Bicubic, false);
         assert_eq!((out[4], out[11]), (0, 255));
+    }
+
+    /// A patch by one of the ways of resizing, whatever the processor and the sizes.
+    fn by(
+        resized: ResizedCrop,
+        image: &Array3<u8>,
+        way: impl Fn(&ResizedCrop, CropRows<'_>, &mut ResizeScratch, &mut [u8]),
+    ) -> Vec<u8> {
+        let ResizedCrop { crop, side, .. } = resized;
+        let stride = 3 * image.dim().1;
+        let pixels = &image.as_slice().unwrap()[crop.top * stride + 3 * crop.left..];
+        let mut out = vec![0; 3 * side * side];
+        let rows = CropRows { pixels, stride, height: crop.height, width: crop.width };
+        way(&resized, rows, &mut ResizeScratch::default(), &mut out);
+        out
+    }
+
+    fn generally(resized: &ResizedCrop, rows: CropRows<'_>, scratch: &mut ResizeScratch, out: &mut [u8]) {
+        let ResizeScratch { weights, narrow, sums, .. } = scratch;
+        let weights = weights.get([rows.width, rows.height], resized.side, resized.interpolation);
+        resized.resize_portably(rows, weights, narrow, sums, out);
+    }
+
+    fn noise(height: usize, width: usize) -> Array3<u8> {
+        Array3::from_shape_fn((height, width, 3), |(y, x, channel)| {
+            crate::rng::mix((y << 20 | x << 10 | channel) as u64) as u8
+        })
     }
 
     #[test]
     fn doubling_is_the_general_way_in_short() {
         for small in 1..20_usize {
-            let image = Array3::from_shape_fn((small + 3, small + 2, 3), |(y, x, channel)| {
-                crate::rng::mix((y << 20 | x << 10 | channel) as u64) as u8
-            });
+            let image = noise(small + 3, small + 2);
             let crop = CropBox { top: 2, left: 1, height: small, width: small };
-            let row = |y: usize| &image.as_slice().unwrap()[((y + 2) * (small + 2) + 1) * 3..][..small * 3];
             for flip in [false, true] {
-                let mut scratch = ResizeScratch { narrow: vec![0; 6 * small * small], ..ResizeScratch::default() };
-                let mut general = vec![0; 12 * small * small];
-                let interpolation = Interpolation::Bilinear;
-                ResizedCrop { crop, side: 2 * small, interpolation, flip }.resize(row, &mut scratch, &mut general);
-                assert_eq!(resize(&image, crop, 2 * small, interpolation, flip), general, "{small} {flip}");
+                let resized = ResizedCrop { crop, side: 2 * small, interpolation: Interpolation::Bilinear, flip };
+                let general = by(resized, &image, generally);
+                assert_eq!(by(resized, &image, ResizedCrop::double), general, "{small} {flip}");
+                let written = resize(&image, crop, 2 * small, Interpolation::Bilinear, flip);
+                assert_eq!(written, general, "{small} {flip}");
             }
         }
     }
 
     #[test]
-    fn the_memory_for_weights_stays_bounded() {
-        let mut scratch = ResizeScratch::default();
-        let image = row(&[1; 300]);
-        for width in 1..300 {
-            let crop = CropBox { top: 0, left: 0, height: 1, width };
-            let resized = ResizedCrop { crop, side: 2, interpolation: Interpolation::Bilinear, flip: false };
-            resized.write(image.view(), &mut scratch, &mut [0; 12]);
+    fn vectors_resize_as_the_portable_way() {
+        let image = noise(90, 101);
+        let sizes = [(16, 16), (17, 40), (40, 17), (31, 33), (64, 64), (87, 98), (15, 70), (70, 15)];
+        for ((height, width), side) in sizes.into_iter().flat_map(|size| [31, 32, 33, 47, 64, 100].map(|side| (size, side))) {
+            let crop = CropBox { top: 3, left: 2, height, width };
+            for (interpolation, flip) in BOTH.into_iter().flat_map(|way| [(way, false), (way, true)]) {
+                let written = resize(&image, crop, side, interpolation, flip);
+                let resized = ResizedCrop { crop, side, interpolation, flip };
+                assert!(written == by(resized, &image, generally), "{resized:?}");
+            }
         }
-        assert!(scratch.weights.len() <= ResizeScratch::MAX_KEPT + 2);
     }
 
     #[test]

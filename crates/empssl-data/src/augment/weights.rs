@@ -1,0 +1,164 @@
+//! The fixed-point weights of a resize along one axis, and a store of those met so far.
+
+use std::collections::HashMap;
+
+use super::resample::Interpolation;
+
+/// The weights of a resize along one axis.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    /// For every output pixel, the first input pixel and where its weights lie.
+    spans: Vec<Span>,
+    weights: Vec<i32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    first: usize,
+    start: usize,
+    count: usize,
+}
+
+/// Fraction bits of the weights: 32 less 8 for the values and 2 for the overshoot of the filter and the sign.
+pub(crate) const BITS: u32 = 22;
+/// Half of one, which rounds.
+pub(crate) const HALF: i32 = 1 << (BITS - 1);
+
+fn round_and_clip(sum: i32) -> u8 {
+    (sum >> BITS).clamp(0, 255) as u8
+}
+
+impl Weights {
+    pub(crate) fn new(from: usize, to: usize, interpolation: Interpolation) -> Self {
+        let scale = from as f64 / to as f64;
+        let stretch = scale.max(1.0);
+        let support = interpolation.support() * stretch;
+        let mut all = Self { spans: Vec::with_capacity(to), weights: Vec::new() };
+        let mut shares = Vec::new();
+        for pixel in 0..to {
+            let centre = (pixel as f64 + 0.5) * scale;
+            // Casts cut off at zero, as wanted here.
+            let first = (centre - support + 0.5) as usize;
+            let end = ((centre + support + 0.5) as usize).min(from);
+            let position = |input: usize| (input as f64 - centre + 0.5) * (1.0 / stretch);
+            shares.clear();
+            shares.extend((first..end).map(|input| interpolation.weight(position(input))));
+            all.push(first, &shares);
+        }
+        all
+    }
+
+    /// Appends the weights of one output pixel, scaled to a sum of one.
+    fn push(&mut self, first: usize, weights: &[f64]) {
+        let sum: f64 = weights.iter().sum();
+        self.spans.push(Span { first, start: self.weights.len(), count: weights.len() });
+        let fixed = weights.iter().map(|weight| (weight / sum * f64::from(1 << BITS)).round() as i32);
+        self.weights.extend(fixed);
+    }
+
+    /// The number of output pixels.
+    pub(crate) fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// The first input pixel of an output pixel, and the weights of this one and those that follow.
+    pub(crate) fn of(&self, pixel: usize) -> (usize, &[i32]) {
+        let Span { first, start, count } = self.spans[pixel];
+        (first, &self.weights[start..start + count])
+    }
+
+    /// Resizes one interleaved row and writes it to the three planes of `out`, mirrored if `flip`.
+    pub(crate) fn resize_row(&self, row: &[u8], flip: bool, out: &mut [u8], plane: usize, side: usize) {
+        for pixel in 0..self.len() {
+            let (first, weights) = self.of(pixel);
+            let (mut red, mut green, mut blue) = (HALF, HALF, HALF);
+            for (input, weight) in row[3 * first..].chunks_exact(3).zip(weights) {
+                red += i32::from(input[0]) * weight;
+                green += i32::from(input[1]) * weight;
+                blue += i32::from(input[2]) * weight;
+            }
+            let x = if flip { side - 1 - pixel } else { pixel };
+            out[x] = round_and_clip(red);
+            out[plane + x] = round_and_clip(green);
+            out[2 * plane + x] = round_and_clip(blue);
+        }
+    }
+
+    /// Resizes all columns of one plane, a whole row at a time.
+    pub(crate) fn resize_columns(&self, plane: &[u8], out: &mut [u8], width: usize, sums: &mut Vec<i32>) {
+        for (pixel, out) in out.chunks_exact_mut(width).enumerate() {
+            let (first, weights) = self.of(pixel);
+            sums.clear();
+            sums.resize(width, HALF);
+            for (row, weight) in plane[first * width..].chunks_exact(width).zip(weights) {
+                sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += i32::from(value) * weight);
+            }
+            out.iter_mut().zip(sums.iter()).for_each(|(out, &sum)| *out = round_and_clip(sum));
+        }
+    }
+}
+
+/// The weights of the sizes met so far.
+///
+/// Crops of random proportions come in a few hundred widths and heights; computing their weights takes as long as a
+/// fifth of a resize.
+#[derive(Debug, Default)]
+pub(crate) struct WeightCache {
+    weights: HashMap<(usize, usize, Interpolation), Weights>,
+    /// Numbers kept in all.
+    kept: usize,
+}
+
+impl WeightCache {
+    /// Numbers that are kept at most, 4 MiB: the memory must not grow with the number of sizes in a set of images.
+    const MAX_KEPT: usize = 1 << 20;
+
+    /// The weights of the given sizes.
+    pub(crate) fn get(&mut self, sizes: [usize; 2], to: usize, interpolation: Interpolation) -> [&Weights; 2] {
+        if self.kept > Self::MAX_KEPT {
+            *self = Self::default();
+        }
+        for from in sizes {
+            self.weights.entry((from, to, interpolation)).or_insert_with(|| {
+                let weights = Weights::new(from, to, interpolation);
+                self.kept += weights.weights.len();
+                weights
+            });
+        }
+        sizes.map(|from| &self.weights[&(from, to, interpolation)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_sum_to_one() {
+        for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
+            for (from, to) in [(1, 7), (16, 32), (50, 224), (500, 224), (7, 1)] {
+                let weights = Weights::new(from, to, interpolation);
+                assert_eq!(weights.len(), to);
+                for (first, weights) in (0..to).map(|pixel| weights.of(pixel)) {
+                    let sum: i32 = weights.iter().sum();
+                    assert!((sum - (1 << BITS)).abs() <= weights.len() as i32 && first + weights.len() <= from);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_memory_for_weights_stays_bounded() {
+        let mut cache = WeightCache::default();
+        let (mut most, mut times_emptied) = (0, 0);
+        for from in (1..60_000).step_by(400) {
+            let before = cache.kept;
+            cache.get([from, from + 1], 2, Interpolation::Bilinear);
+            let kept: usize = cache.weights.values().map(|weights| weights.weights.len()).sum();
+            assert_eq!(kept, cache.kept);
+            times_emptied += usize::from(kept < before);
+            most = most.max(kept);
+        }
+        assert!(times_emptied > 0 && most <= WeightCache::MAX_KEPT + 4 * 60_000, "{times_emptied} {most}");
+    }
+}

@@ -1,0 +1,91 @@
+//! Blends, greys and solarisation: the float32 steps of the portable forms in the same order.
+
+use std::arch::x86_64::*;
+
+use super::lanes::{Bytes, Floats, Groups, LANES, all, floats, load, map, map_pixels, narrow, whole_parts, words};
+use crate::augment::planes;
+
+/// Moves all values away from one degenerate value, or towards it.
+#[target_feature(enable = "avx2")]
+pub(super) fn blend_all(pixels: &mut [u8], degenerate: u8, factor: f32) {
+    let degenerate = [_mm256_set1_ps(f32::from(degenerate)); 4];
+    map(pixels, |values| blend(degenerate, values, factor));
+}
+
+/// Moves all values away from the grey of their pixel, or towards it.
+#[target_feature(enable = "avx2")]
+pub(super) fn saturation(pixels: &mut [u8], factor: f32) {
+    map_pixels(pixels, |[red, green, blue]| {
+        let grey = floats(luma(red, green, blue));
+        [blend(grey, red, factor), blend(grey, green, factor), blend(grey, blue, factor)]
+    });
+}
+
+/// Replaces every pixel by its grey.
+#[target_feature(enable = "avx2")]
+pub(super) fn grayscale(pixels: &mut [u8]) {
+    map_pixels(pixels, |[red, green, blue]| [luma(red, green, blue); 3]);
+}
+
+/// The sum of the greys of all pixels.
+#[target_feature(enable = "avx2")]
+pub(super) fn sum_of_greys(pixels: &mut [u8]) -> u64 {
+    let (red, green, blue) = planes(pixels);
+    let ((reds, red), (greens, green), (blues, blue)) = (red.as_chunks(), green.as_chunks(), blue.as_chunks());
+    let mut sums = _mm256_setzero_si256();
+    for ((r, g), b) in reds.iter().zip(greens).zip(blues) {
+        let grey = luma(load(r), load(g), load(b));
+        sums = _mm256_add_epi64(sums, _mm256_sad_epu8(grey, _mm256_setzero_si256()));
+    }
+    let lanes = [_mm256_extract_epi64::<0>(sums), _mm256_extract_epi64::<1>(sums)];
+    let more = [_mm256_extract_epi64::<2>(sums), _mm256_extract_epi64::<3>(sums)];
+    let whole = lanes.iter().chain(&more).map(|lane| lane.cast_unsigned()).sum::<u64>();
+    let rest = red.iter().zip(green).zip(blue).map(|((&r, &g), &b)| u64::from(crate::augment::luma(r, g, b)));
+    debug_assert!(red.len() < LANES);
+    whole + rest.sum::<u64>()
+}
+
+/// Inverts every value that is `threshold` or more.
+#[target_feature(enable = "avx2")]
+pub(super) fn solarize(pixels: &mut [u8], threshold: u8) {
+    let threshold = all(threshold);
+    map(pixels, |values| {
+        let is_bright = _mm256_cmpeq_epi8(_mm256_max_epu8(values, threshold), values);
+        _mm256_xor_si256(values, is_bright)
+    });
+}
+
+/// Pillow's blend, as the portable form of the same name.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn blend(degenerate: Groups<Floats>, values: Bytes, factor: f32) -> Bytes {
+    let factor = _mm256_set1_ps(factor);
+    let mut blended = floats(values);
+    for (value, degenerate) in blended.iter_mut().zip(degenerate) {
+        *value = _mm256_add_ps(degenerate, _mm256_mul_ps(factor, _mm256_sub_ps(*value, degenerate)));
+    }
+    whole_parts(blended)
+}
+
+/// The grey of pixels; the weight of green, too large for signed 16 bits, is spent in two halves.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn luma(red: Bytes, green: Bytes, blue: Bytes) -> Bytes {
+    let of_red_green = _mm256_set1_epi32(19_235 << 16 | 19_595);
+    let of_green_blue = _mm256_set1_epi32(7_471 << 16 | 19_235);
+    let [red_green, green_blue] = [pairs(red, green), pairs(green, blue)];
+    let mut greys = red_green;
+    for (grey, other) in greys.iter_mut().zip(green_blue) {
+        let sum = _mm256_add_epi32(_mm256_madd_epi16(*grey, of_red_green), _mm256_madd_epi16(other, of_green_blue));
+        *grey = _mm256_srli_epi32::<16>(_mm256_add_epi32(sum, _mm256_set1_epi32(0x8000)));
+    }
+    narrow(greys)
+}
+
+/// Values of two planes side by side, in 16 bits each.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pairs(a: Bytes, b: Bytes) -> Groups<__m256i> {
+    let [low, high] = [words(_mm256_unpacklo_epi8(a, b)), words(_mm256_unpackhi_epi8(a, b))];
+    [low[0], low[1], high[0], high[1]]
+}
