@@ -79,11 +79,12 @@ impl Stream {
         assert!(n > 0, "there is no number below 0");
         let n = n as u64;
         // The high half of a product maps 64 bits onto 0..n; the few low halves that would favour some values are
-        // drawn again (Lemire, "Fast random integer generation in an interval", 2019).
-        let unfair = n.wrapping_neg() % n;
+        // drawn again (Lemire, "Fast random integer generation in an interval", 2019). They are fewer than n, so the
+        // division that counts them is hardly ever needed.
         loop {
             let product = u128::from(self.next_u64()) * u128::from(n);
-            if product as u64 >= unfair {
+            let low = product as u64;
+            if low >= n || low >= n.wrapping_neg() % n {
                 return (product >> 64) as usize;
             }
         }

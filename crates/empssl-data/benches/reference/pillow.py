@@ -3,14 +3,20 @@
 Pinned versions: torch 2.11.0, torchvision 0.26.0, Pillow 13.0.0, numpy 2.4.6.
 
     python -m venv venv && venv/bin/pip install torch==2.11.0 torchvision==0.26.0 Pillow==13.0.0 numpy==2.4.6
+    cargo bench -p empssl-data -- patches
     venv/bin/python crates/empssl-data/benches/reference/pillow.py
+    cargo bench -p empssl-data -- patches
 
-One thread, images decoded in memory, 20 patches an image. Run it one after the other on the same machine as the benchmark, with nothing
-else on the machine: only the ratio of the two figures means anything.
+One thread, images decoded in memory, 20 patches an image. The images are those of the benchmark, which it leaves in
+`target/bench-images` (another folder may be given as the argument): `cifar32.rgb`, raw 32x32 images, and
+`imagenet224.ppm`, one photograph of 500x375. Run it on the same core as the benchmark, with nothing else on the
+machine: only the ratio of the figures means anything.
 """
 
 import random
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -20,7 +26,8 @@ from PIL import Image, ImageFilter, ImageOps
 from torchvision import transforms
 
 PINNED = {"torch": "2.11.0", "torchvision": "0.26.0", "Pillow": "13.0.0", "numpy": "2.4.6"}
-IMAGES, PATCHES, ROUNDS = 50, 20, 5
+PATCHES, SECONDS = 20, 1.5
+IMAGES = Path(__file__).parents[4] / "target" / "bench-images"
 
 
 class Sometimes:
@@ -33,12 +40,12 @@ class Sometimes:
         return self.function(image) if random.random() < self.p else image
 
 
-def recipe():
-    """The 32-pixel recipe up to the PIL image (tsb0601/EMP-SSL dataset/aug.py:116-138)."""
+def augmented(crop):
+    """The steps up to the PIL image (tsb0601/EMP-SSL dataset/aug.py:116-138, dataset/aug4img.py:57-69)."""
     jitter = transforms.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)
     blur = Sometimes(0.1, lambda image: image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0))))
     return [
-        transforms.RandomResizedCrop(32, scale=(0.25, 0.25), ratio=(1, 1)),
+        crop,
         transforms.RandomHorizontalFlip(p=0.5),
         transforms.RandomApply([jitter], p=0.8),
         transforms.RandomGrayscale(p=0.2),
@@ -47,27 +54,29 @@ def recipe():
     ]
 
 
-def gratings(count):
-    """Coloured 32x32 gratings with a little noise."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:32, :32]
-    for _ in range(count):
-        angle, period = rng.uniform(0, np.pi), rng.uniform(4, 8)
-        wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period)
-        colours = rng.uniform(80, 176, 3) + wave[..., None] * rng.uniform(-60, 60, 3)
-        yield Image.fromarray((colours + rng.uniform(-6, 6, (32, 32, 1))).clip(0, 255).astype(np.uint8))
+def recipes(folder):
+    """Name, images and first step of either recipe."""
+    records = np.fromfile(folder / "cifar32.rgb", np.uint8).reshape(-1, 32, 32, 3)
+    photograph = Image.open(folder / "imagenet224.ppm").convert("RGB")
+    assert photograph.size == (500, 375)
+    bicubic = transforms.InterpolationMode.BICUBIC
+    return [
+        ("cifar32", [Image.fromarray(record) for record in records],
+         transforms.RandomResizedCrop(32, scale=(0.25, 0.25), ratio=(1, 1))),
+        ("imagenet224", [photograph], transforms.RandomResizedCrop(224, scale=(0.25, 0.25), interpolation=bicubic)),
+    ]
 
 
 def patches_per_second(pipeline, images):
-    """The fastest of a few rounds, after one to warm up."""
-    rates = []
-    for _ in range(ROUNDS + 1):
+    """The median of rounds over all images, after one to warm up."""
+    rates, begin = [], time.perf_counter()
+    while len(rates) < 4 or time.perf_counter() - begin < SECONDS:
         start = time.perf_counter()
         for image in images:
             for _ in range(PATCHES):
                 pipeline(image)
         rates.append(len(images) * PATCHES / (time.perf_counter() - start))
-    return max(rates[1:])
+    return float(np.median(rates[1:]))
 
 
 def main():
@@ -80,13 +89,17 @@ def main():
     for name, version in PINNED.items():
         if found[name] != version:
             print(f"note: {name} {found[name]} instead of {version}")
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
+    if not folder.is_dir():
+        sys.exit(f"no images in {folder}: run `cargo bench -p empssl-data -- patches` first, which writes them")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     random.seed(0)
-    images = list(gratings(IMAGES))
-    to_tensor = [transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
-    for name, steps in [("to a PIL image", recipe()), ("to a normalised tensor", recipe() + to_tensor)]:
-        print(f"patches/cifar32, {name}: {patches_per_second(transforms.Compose(steps), images):.0f} patches/s")
+    normalised = [transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
+    for name, images, crop in recipes(folder):
+        for form, steps in [("a PIL image", augmented(crop)), ("a normalised tensor", augmented(crop) + normalised)]:
+            rate = patches_per_second(transforms.Compose(steps), images)
+            print(f"patches/{name}, to {form}: {rate:,.0f} patches/s")
 
 
 if __name__ == "__main__":

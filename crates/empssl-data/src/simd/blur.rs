@@ -11,15 +11,34 @@ const STEP: usize = 16;
 /// Blurs `source` into `out`: the neighbours of `out[i]` are `source[i]`, `source[i + distance]` and so on.
 #[target_feature(enable = "avx2")]
 pub(super) fn pass(source: &[u8], out: &mut [u8], distance: usize, filter: BoxFilter) {
+    match filter.radius {
+        0 => pass_over::<3>(source, out, distance, filter),
+        1 => pass_over::<5>(source, out, distance, filter),
+        2 => pass_over::<7>(source, out, distance, filter),
+        _ => pass_over::<9>(source, out, distance, filter),
+    }
+}
+
+/// A pass with a box that reaches over so many pixels, those beyond the full ones included.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pass_over<const REACH: usize>(source: &[u8], out: &mut [u8], distance: usize, filter: BoxFilter) {
     let len = out.len();
-    for start in (0..len - len % STEP).step_by(STEP).chain((!len.is_multiple_of(STEP)).then(|| len - STEP)) {
-        let near = |place: usize| _mm256_cvtepu8_epi16(load_half(at(source, start + place * distance)));
-        let last = 2 * filter.radius + 2;
+    let mut neighbours = [source; REACH];
+    for (place, neighbours) in neighbours.iter_mut().enumerate() {
+        *neighbours = &source[place * distance..][..len];
+    }
+    let mut start = 0;
+    while start < len {
+        // The last step goes back so as not to go too far.
+        start = start.min(len - STEP);
+        let near = |place: usize| _mm256_cvtepu8_epi16(load_half(at(neighbours[place], start)));
         let mut sum = near(1);
-        for place in 2..last {
+        for place in 2..REACH - 1 {
             sum = _mm256_add_epi16(sum, near(place));
         }
-        store_half(at_mut(out, start), weigh(sum, _mm256_add_epi16(near(0), near(last)), filter));
+        store_half(at_mut(out, start), weigh(sum, _mm256_add_epi16(near(0), near(REACH - 1)), filter));
+        start += STEP;
     }
 }
 

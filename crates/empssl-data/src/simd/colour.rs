@@ -2,21 +2,30 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Bytes, Floats, Groups, LANES, all, floats, load, map, map_pixels, narrow, whole_parts, words};
+use super::lanes::{Bytes, Groups, LANES, all, floats, load, map, map_pixels, narrow, to_floats, whole_parts, widen, words};
 use crate::augment::planes;
 
 /// Moves all values away from one degenerate value, or towards it.
 #[target_feature(enable = "avx2")]
 pub(super) fn blend_all(pixels: &mut [u8], degenerate: u8, factor: f32) {
-    let degenerate = [_mm256_set1_ps(f32::from(degenerate)); 4];
-    map(pixels, |values| blend(degenerate, values, factor));
+    if degenerate == 0 {
+        let factor = _mm256_set1_ps(factor);
+        map(pixels, |values| {
+            let [a, b, c, d] = floats(values);
+            let scale = |values| _mm256_mul_ps(factor, values);
+            whole_parts([scale(a), scale(b), scale(c), scale(d)])
+        });
+    } else {
+        let degenerate = [_mm256_set1_epi32(i32::from(degenerate)); 4];
+        map(pixels, |values| blend(degenerate, values, factor));
+    }
 }
 
 /// Moves all values away from the grey of their pixel, or towards it.
 #[target_feature(enable = "avx2")]
 pub(super) fn saturation(pixels: &mut [u8], factor: f32) {
     map_pixels(pixels, |[red, green, blue]| {
-        let grey = floats(luma(red, green, blue));
+        let grey = widen(luma(red, green, blue));
         [blend(grey, red, factor), blend(grey, green, factor), blend(grey, blue, factor)]
     });
 }
@@ -55,14 +64,16 @@ pub(super) fn solarize(pixels: &mut [u8], threshold: u8) {
     });
 }
 
-/// Pillow's blend, as the portable form of the same name.
+/// Pillow's blend, as the portable form of the same name; differences are taken before the values become floats.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn blend(degenerate: Groups<Floats>, values: Bytes, factor: f32) -> Bytes {
+fn blend(degenerate: Groups<__m256i>, values: Bytes, factor: f32) -> Bytes {
     let factor = _mm256_set1_ps(factor);
-    let mut blended = floats(values);
-    for (value, degenerate) in blended.iter_mut().zip(degenerate) {
-        *value = _mm256_add_ps(degenerate, _mm256_mul_ps(factor, _mm256_sub_ps(*value, degenerate)));
+    let values = widen(values);
+    let mut blended = to_floats(degenerate);
+    for ((blended, value), degenerate) in blended.iter_mut().zip(values).zip(degenerate) {
+        let distance = _mm256_cvtepi32_ps(_mm256_sub_epi32(value, degenerate));
+        *blended = _mm256_add_ps(*blended, _mm256_mul_ps(factor, distance));
     }
     whole_parts(blended)
 }

@@ -83,7 +83,7 @@ pub(crate) fn rotate_hue(pixels: &mut [u8], shift: u8) -> bool {
 
 /// Whether [`blur_pass`] can be used on so many values: a moving sum is better where the box is wide.
 pub(crate) fn can_blur(len: usize, filter: BoxFilter) -> bool {
-    is_there() && len >= 16 && filter.radius <= 4
+    is_there() && len >= 16 && filter.radius <= 3
 }
 
 /// Blurs `source` into `out`: the neighbours of `out[i]` are `source[i]`, `source[i + distance]` and so on, the radius
