@@ -46,7 +46,9 @@ fn small_images() -> Vec<Array3<u8>> {
 fn photograph() -> Array3<u8> {
     let genuine = empssl_golden::genuine_images("imagenet-photos").and_then(|root| {
         let images = open("folder", Some(root.join("imagenet-photos")));
-        (0..images.len()).map(|index| images.image(index).expect("decodes").into_owned()).find(|image| image.dim() == (375, 500, 3))
+        (0..images.len())
+            .map(|index| images.image(index).expect("decodes").into_owned())
+            .find(|image| image.dim() == (375, 500, 3))
     });
     let image = genuine.unwrap_or_else(|| {
         Array3::from_shape_fn((375, 500, 3), |(y, x, channel)| {

@@ -33,7 +33,8 @@ pub fn contrast(pixels: &mut [u8], factor: f32) {
     blend_all(pixels, (mean + 0.5) as u8, factor);
 }
 
-fn blend_all(pixels: &mut [u8], degenerate: u8, factor: f32) {
+/// Moves all values away from one degenerate value, or towards it.
+pub(crate) fn blend_all(pixels: &mut [u8], degenerate: u8, factor: f32) {
     if !simd::blend_all(pixels, degenerate, factor) {
         portable::blend_all(pixels, degenerate, factor);
     }

@@ -2,7 +2,8 @@
 //!
 //! Pillow converts to hue, saturation and value of 8 bits each and back, in a mixture of float32 and float64. Float32
 //! suffices for the same bytes if the operations come in this order; the tests compare the two over their domain.
-//! There are no branches and no tables, so that the compiler works on several pixels at a time.
+//! There are no branches and no tables, so that several pixels can be worked on at a time: by the compiler here, by
+//! hand in `simd`.
 
 use super::{cut_off, planes, round};
 use crate::simd;
@@ -13,6 +14,11 @@ use crate::simd;
 pub fn rotate_hue(pixels: &mut [u8], factor: f32) {
     // torchvision cuts off the fraction of a level, towards zero, and adds modulo 256.
     let shift = (f64::from(factor) * 255.0) as i32 as u8;
+    rotate_by(pixels, shift);
+}
+
+/// Adds `shift` to the hue of all pixels.
+pub(crate) fn rotate_by(pixels: &mut [u8], shift: u8) {
     if !simd::rotate_hue(pixels, shift) {
         rotate_portably(pixels, shift);
     }

@@ -323,7 +323,9 @@ mod tests {
     fn vectors_resize_as_the_portable_way() {
         let image = noise(90, 101);
         let sizes = [(16, 16), (17, 40), (40, 17), (31, 33), (64, 64), (87, 98), (15, 70), (70, 15)];
-        for ((height, width), side) in sizes.into_iter().flat_map(|size| [31, 32, 33, 47, 64, 100].map(|side| (size, side))) {
+        for ((height, width), side) in
+            sizes.into_iter().flat_map(|size| [31, 32, 33, 47, 64, 100].map(|side| (size, side)))
+        {
             let crop = CropBox { top: 3, left: 2, height, width };
             for (interpolation, flip) in BOTH.into_iter().flat_map(|way| [(way, false), (way, true)]) {
                 let written = resize(&image, crop, side, interpolation, flip);

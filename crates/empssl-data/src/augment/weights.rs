@@ -10,6 +10,8 @@ pub(crate) struct Weights {
     /// For every output pixel, the first input pixel and where its weights lie.
     spans: Vec<Span>,
     weights: Vec<i32>,
+    /// The same weights, split and two by two.
+    pairs: Vec<WeightPair>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +19,30 @@ struct Span {
     first: usize,
     start: usize,
     count: usize,
+    first_pair: usize,
+}
+
+/// Two neighbouring weights, each split into an upper part of 16 bits with the sign and a lower one of 8 bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WeightPair {
+    /// The upper parts, the first weight's in the lower half.
+    pub(crate) upper: i32,
+    /// The lower parts, likewise.
+    pub(crate) lower: i32,
+    /// Whether there is no second weight; its parts are zero.
+    pub(crate) is_single: bool,
+}
+
+impl WeightPair {
+    /// Bits of the lower part.
+    pub(crate) const LOWER_BITS: u32 = 8;
+
+    fn new(weights: &[i32]) -> Self {
+        let (first, second) = (weights[0], weights.get(1).copied());
+        let pack = |part: fn(i32) -> i32| part(second.unwrap_or(0)) << 16 | (part(first) & 0xffff);
+        let lower: fn(i32) -> i32 = |weight| weight & ((1 << Self::LOWER_BITS) - 1);
+        Self { upper: pack(|weight| weight >> Self::LOWER_BITS), lower: pack(lower), is_single: second.is_none() }
+    }
 }
 
 /// Fraction bits of the weights: 32 less 8 for the values and 2 for the overshoot of the filter and the sign.
@@ -33,7 +59,7 @@ impl Weights {
         let scale = from as f64 / to as f64;
         let stretch = scale.max(1.0);
         let support = interpolation.support() * stretch;
-        let mut all = Self { spans: Vec::with_capacity(to), weights: Vec::new() };
+        let mut all = Self { spans: Vec::with_capacity(to), weights: Vec::new(), pairs: Vec::new() };
         let mut shares = Vec::new();
         for pixel in 0..to {
             let centre = (pixel as f64 + 0.5) * scale;
@@ -51,9 +77,11 @@ impl Weights {
     /// Appends the weights of one output pixel, scaled to a sum of one.
     fn push(&mut self, first: usize, weights: &[f64]) {
         let sum: f64 = weights.iter().sum();
-        self.spans.push(Span { first, start: self.weights.len(), count: weights.len() });
+        let (start, first_pair) = (self.weights.len(), self.pairs.len());
+        self.spans.push(Span { first, start, count: weights.len(), first_pair });
         let fixed = weights.iter().map(|weight| (weight / sum * f64::from(1 << BITS)).round() as i32);
         self.weights.extend(fixed);
+        self.pairs.extend(self.weights[start..].chunks(2).map(WeightPair::new));
     }
 
     /// The number of output pixels.
@@ -63,8 +91,14 @@ impl Weights {
 
     /// The first input pixel of an output pixel, and the weights of this one and those that follow.
     pub(crate) fn of(&self, pixel: usize) -> (usize, &[i32]) {
-        let Span { first, start, count } = self.spans[pixel];
+        let Span { first, start, count, .. } = self.spans[pixel];
         (first, &self.weights[start..start + count])
+    }
+
+    /// As [`Weights::of`], split and two by two.
+    pub(crate) fn pairs_of(&self, pixel: usize) -> (usize, &[WeightPair]) {
+        let Span { first, count, first_pair, .. } = self.spans[pixel];
+        (first, &self.pairs[first_pair..first_pair + count.div_ceil(2)])
     }
 
     /// Resizes one interleaved row and writes it to the three planes of `out`, mirrored if `flip`.
@@ -105,13 +139,13 @@ impl Weights {
 #[derive(Debug, Default)]
 pub(crate) struct WeightCache {
     weights: HashMap<(usize, usize, Interpolation), Weights>,
-    /// Numbers kept in all.
+    /// Weights kept in all.
     kept: usize,
 }
 
 impl WeightCache {
-    /// Numbers that are kept at most, 4 MiB: the memory must not grow with the number of sizes in a set of images.
-    const MAX_KEPT: usize = 1 << 20;
+    /// Weights that are kept at most, 5 MiB: the memory must not grow with the number of sizes in a set of images.
+    const MAX_KEPT: usize = 1 << 19;
 
     /// The weights of the given sizes.
     pub(crate) fn get(&mut self, sizes: [usize; 2], to: usize, interpolation: Interpolation) -> [&Weights; 2] {
@@ -151,7 +185,7 @@ mod tests {
     fn the_memory_for_weights_stays_bounded() {
         let mut cache = WeightCache::default();
         let (mut most, mut times_emptied) = (0, 0);
-        for from in (1..60_000).step_by(400) {
+        for from in (1..60_000).step_by(6_000) {
             let before = cache.kept;
             cache.get([from, from + 1], 2, Interpolation::Bilinear);
             let kept: usize = cache.weights.values().map(|weights| weights.weights.len()).sum();

@@ -2,7 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Bytes, Groups, LANES, all, floats, load, map, map_pixels, narrow, to_floats, whole_parts, widen, words};
+use super::lanes::{
+    Bytes, Groups, LANES, all, floats, load, map, map_pixels, narrow, pairs, to_floats, whole_parts, widen,
+};
 use crate::augment::planes;
 
 /// Moves all values away from one degenerate value, or towards it.
@@ -91,12 +93,4 @@ fn luma(red: Bytes, green: Bytes, blue: Bytes) -> Bytes {
         *grey = _mm256_srli_epi32::<16>(_mm256_add_epi32(sum, _mm256_set1_epi32(0x8000)));
     }
     narrow(greys)
-}
-
-/// Values of two planes side by side, in 16 bits each.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn pairs(a: Bytes, b: Bytes) -> Groups<__m256i> {
-    let [low, high] = [words(_mm256_unpacklo_epi8(a, b)), words(_mm256_unpackhi_epi8(a, b))];
-    [low[0], low[1], high[0], high[1]]
 }

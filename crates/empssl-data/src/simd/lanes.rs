@@ -126,6 +126,14 @@ pub(super) fn words(bytes: Bytes) -> [__m256i; 2] {
     [_mm256_unpacklo_epi8(bytes, zero), _mm256_unpackhi_epi8(bytes, zero)]
 }
 
+/// Bytes of two registers side by side, as 16-bit numbers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn pairs(a: Bytes, b: Bytes) -> Groups<__m256i> {
+    let [low, high] = [words(_mm256_unpacklo_epi8(a, b)), words(_mm256_unpackhi_epi8(a, b))];
+    [low[0], low[1], high[0], high[1]]
+}
+
 /// 32-bit numbers as bytes, those beyond 0 to 255 clipped; the numbers must fit 16 bits, which are signed.
 #[inline]
 #[target_feature(enable = "avx2")]

@@ -4,9 +4,9 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{LANES, at, at_mut, load, load_half, narrow, store, store_half, widen};
+use super::lanes::{LANES, at, at_mut, load, load_half, narrow, pairs, store, store_half};
 use crate::augment::resample::{CropRows, TurnedScratch};
-use crate::augment::weights::{BITS, HALF, Weights};
+use crate::augment::weights::{BITS, HALF, WeightPair, Weights};
 
 /// Rows and columns of the blocks that are turned at a time.
 const BLOCK: usize = 16;
@@ -97,7 +97,7 @@ fn blocks(len: usize, block: usize) -> impl Iterator<Item = usize> {
 #[target_feature(enable = "avx2")]
 fn resize_lines(weights: &Weights, lines: &[u8], width: usize, flip: bool, out: &mut [u8]) {
     for place in 0..weights.len() {
-        let (first, weights_here) = weights.of(place);
+        let (first, weights_here) = weights.pairs_of(place);
         let out = &mut out[if flip { weights.len() - 1 - place } else { place } * width..][..width];
         let lines = &lines[first * width..];
         for start in blocks(width, LANES) {
@@ -107,20 +107,29 @@ fn resize_lines(weights: &Weights, lines: &[u8], width: usize, flip: bool, out: 
 }
 
 /// The sum of lines by weights, rounded and clipped.
+///
+/// A weight of 23 bits is too wide for the instruction that multiplies 16-bit numbers and adds pairs of products, so
+/// its upper and its lower part are summed apart: the total is exact.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn weighted_sum(weights: &[i32], lines: &[u8], width: usize) -> __m256i {
-    let mut sums = [_mm256_set1_epi32(HALF); 4];
-    for (place, &weight) in weights.iter().enumerate() {
-        let weight = _mm256_set1_epi32(weight);
-        for (sum, values) in sums.iter_mut().zip(widen(load(at(lines, place * width)))) {
-            *sum = _mm256_add_epi32(*sum, _mm256_mullo_epi32(values, weight));
+fn weighted_sum(weights: &[WeightPair], lines: &[u8], width: usize) -> __m256i {
+    let mut upper = [_mm256_setzero_si256(); 4];
+    let mut lower = [_mm256_set1_epi32(HALF); 4];
+    for (place, pair) in weights.iter().enumerate() {
+        let first = load(at(lines, 2 * place * width));
+        // The last pair may be a single weight and a zero, for which there need not be a line.
+        let second = if pair.is_single { first } else { load(at(lines, (2 * place + 1) * width)) };
+        let (of_upper, of_lower) = (_mm256_set1_epi32(pair.upper), _mm256_set1_epi32(pair.lower));
+        for ((upper, lower), values) in upper.iter_mut().zip(&mut lower).zip(pairs(first, second)) {
+            *upper = _mm256_add_epi32(*upper, _mm256_madd_epi16(values, of_upper));
+            *lower = _mm256_add_epi32(*lower, _mm256_madd_epi16(values, of_lower));
         }
     }
-    for sum in &mut sums {
-        *sum = _mm256_srai_epi32::<{ BITS as i32 }>(*sum);
+    for (upper, lower) in upper.iter_mut().zip(lower) {
+        let sum = _mm256_add_epi32(_mm256_slli_epi32::<{ WeightPair::LOWER_BITS as i32 }>(*upper), lower);
+        *upper = _mm256_srai_epi32::<{ BITS as i32 }>(sum);
     }
-    narrow(sums)
+    narrow(upper)
 }
 
 /// Writes the columns of a crop as lines of `stride` bytes, one plane after the other.
@@ -128,7 +137,8 @@ fn weighted_sum(weights: &[i32], lines: &[u8], width: usize) -> __m256i {
 #[target_feature(enable = "avx2")]
 fn split_and_turn(crop: CropRows<'_>, stride: usize, out: &mut [u8]) {
     let plane = crop.width * stride;
-    for (top, left) in blocks(crop.height, BLOCK).flat_map(|top| blocks(crop.width, BLOCK).map(move |left| (top, left))) {
+    for (top, left) in blocks(crop.height, BLOCK).flat_map(|top| blocks(crop.width, BLOCK).map(move |left| (top, left)))
+    {
         let mut planes = [[_mm_setzero_si128(); BLOCK]; 3];
         for y in 0..BLOCK {
             let [red, green, blue] = split(at(crop.row(top + y), 3 * left));
