@@ -89,11 +89,11 @@ pub(crate) struct TurnedScratch {
 }
 
 impl TurnedScratch {
-    /// Makes room for `width` and then `side` columns of `stride` bytes, of which `height` are pixels.
-    pub(crate) fn fit(&mut self, width: usize, stride: usize, height: usize, side: usize) {
-        self.turned.resize(3 * width * stride, 0);
-        self.resized.resize(3 * side * stride, 0);
-        self.upright.resize(side * height, 0);
+    /// Makes room for so many bytes of a plane in the three stages.
+    pub(crate) fn fit(&mut self, [turned, resized, upright]: [usize; 3]) {
+        self.turned.resize(3 * turned, 0);
+        self.resized.resize(3 * resized, 0);
+        self.upright.resize(upright, 0);
     }
 }
 

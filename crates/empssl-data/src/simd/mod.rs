@@ -109,6 +109,6 @@ pub(crate) fn resize(
     scratch: &mut TurnedScratch,
     out: &mut [u8],
 ) -> bool {
-    let is_large = crop.width >= 16 && crop.height >= 16 && weights[1].len() >= 32;
+    let is_large = crop.width >= 16 && crop.height >= 16 && weights[1].len() >= 16;
     run!(resample::resize(crop, weights, flip, scratch, out), if is_large)
 }

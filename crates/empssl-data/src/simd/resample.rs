@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{LANES, at, at_mut, load, load_half, narrow, pairs, store, store_half};
+use super::lanes::{Bytes, Groups, LANES, at, at_mut, load, load_half, narrow, pairs, store, store_half};
 use crate::augment::resample::{CropRows, TurnedScratch};
 use crate::augment::weights::{BITS, HALF, WeightPair, Weights};
 
@@ -71,65 +71,134 @@ pub(super) fn resize(
     out: &mut [u8],
 ) {
     let (width, height, side) = (crop.width, crop.height, down.len());
-    // Columns become lines; lines shorter than a register are filled up.
-    let stride = height.max(LANES);
-    scratch.fit(width, stride, height, side);
+    // Lines are filled up to whole registers, with bytes that do not matter.
+    let [column, row] = [height, side].map(|len| len.next_multiple_of(LANES));
+    scratch.fit([width * column, side * column, height * row]);
     let TurnedScratch { turned, resized, upright } = scratch;
-    split_and_turn(crop, stride, turned);
-    for ((turned, resized), out) in turned
-        .chunks_exact(width * stride)
-        .zip(resized.chunks_exact_mut(side * stride))
-        .zip(out.chunks_exact_mut(side * side))
-    {
-        resize_lines(across, turned, stride, flip, resized);
-        turn(resized, stride, [side, height], upright);
-        resize_lines(down, upright, side, false, out);
+    split_and_turn(crop, column, turned);
+    let planes = turned.chunks_exact(width * column).zip(resized.chunks_exact_mut(side * column));
+    for ((turned, resized), out) in planes.zip(out.chunks_exact_mut(side * side)) {
+        resize_lines(across, turned, flip, resized);
+        turn(resized, column, [side, height], upright, row);
+        resize_lines(down, upright, false, out);
     }
 }
 
 /// The starts of blocks that cover `len` items, the last moved back so as not to stand out.
-fn blocks(len: usize, block: usize) -> impl Iterator<Item = usize> {
-    (0..len.div_ceil(block)).map(move |place| (place * block).min(len - block))
+fn blocks(len: usize) -> impl Iterator<Item = usize> {
+    (0..len.div_ceil(BLOCK)).map(move |place| (place * BLOCK).min(len - BLOCK))
 }
 
-/// Resizes across lines of `width` values each, mirrored if `flip`.
+/// Resizes across lines of whole registers, mirrored if `flip`; lines of the output may be shorter.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn resize_lines(weights: &Weights, lines: &[u8], width: usize, flip: bool, out: &mut [u8]) {
+fn resize_lines(weights: &Weights, lines: &[u8], flip: bool, out: &mut [u8]) {
+    let short = out.len() / weights.len();
+    let width = short.next_multiple_of(LANES);
     for place in 0..weights.len() {
-        let (first, weights_here) = weights.pairs_of(place);
-        let out = &mut out[if flip { weights.len() - 1 - place } else { place } * width..][..width];
+        let (first, pairs) = weights.pairs_of(place);
         let lines = &lines[first * width..];
-        for start in blocks(width, LANES) {
-            store(at_mut(out, start), weighted_sum(weights_here, &lines[start..], width));
+        let out = &mut out[if flip { weights.len() - 1 - place } else { place } * short..][..short];
+        match pairs {
+            [a] => weighted_sum(&[*a], lines, width, out),
+            [a, b] => weighted_sum(&[*a, *b], lines, width, out),
+            [a, b, c] => weighted_sum(&[*a, *b, *c], lines, width, out),
+            [a, b, c, d] => weighted_sum(&[*a, *b, *c, *d], lines, width, out),
+            many => weighted_sum_of_many(many, lines, width, out),
         }
     }
 }
 
-/// The sum of lines by weights, rounded and clipped.
+/// Sums of 32 values, the upper and the lower parts of the weights apart.
 ///
-/// A weight of 23 bits is too wide for the instruction that multiplies 16-bit numbers and adds pairs of products, so
-/// its upper and its lower part are summed apart: the total is exact.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn weighted_sum(weights: &[WeightPair], lines: &[u8], width: usize) -> __m256i {
-    let mut upper = [_mm256_setzero_si256(); 4];
-    let mut lower = [_mm256_set1_epi32(HALF); 4];
-    for (place, pair) in weights.iter().enumerate() {
-        let first = load(at(lines, 2 * place * width));
-        // The last pair may be a single weight and a zero, for which there need not be a line.
-        let second = if pair.is_single { first } else { load(at(lines, (2 * place + 1) * width)) };
-        let (of_upper, of_lower) = (_mm256_set1_epi32(pair.upper), _mm256_set1_epi32(pair.lower));
-        for ((upper, lower), values) in upper.iter_mut().zip(&mut lower).zip(pairs(first, second)) {
+/// A weight of 23 bits is too wide for the instruction that multiplies 16-bit numbers and adds pairs of products; in
+/// two parts the total is exact.
+struct Sums {
+    upper: Groups<__m256i>,
+    lower: Groups<__m256i>,
+}
+
+impl Sums {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn new() -> Self {
+        Self { upper: [_mm256_setzero_si256(); 4], lower: [_mm256_set1_epi32(HALF); 4] }
+    }
+
+    /// Adds two values by their weights.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add(&mut self, weights: WeightPair, values: [&[u8; LANES]; 2]) {
+        let (of_upper, of_lower) = (_mm256_set1_epi32(weights.upper), _mm256_set1_epi32(weights.lower));
+        let values = pairs(load(values[0]), load(values[1]));
+        for ((upper, lower), values) in self.upper.iter_mut().zip(&mut self.lower).zip(values) {
             *upper = _mm256_add_epi32(*upper, _mm256_madd_epi16(values, of_upper));
             *lower = _mm256_add_epi32(*lower, _mm256_madd_epi16(values, of_lower));
         }
     }
-    for (upper, lower) in upper.iter_mut().zip(lower) {
-        let sum = _mm256_add_epi32(_mm256_slli_epi32::<{ WeightPair::LOWER_BITS as i32 }>(*upper), lower);
-        *upper = _mm256_srai_epi32::<{ BITS as i32 }>(sum);
+
+    /// The totals, rounded and clipped.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn total(self) -> Bytes {
+        let mut totals = self.upper;
+        for (total, lower) in totals.iter_mut().zip(self.lower) {
+            let sum = _mm256_add_epi32(_mm256_slli_epi32::<{ WeightPair::LOWER_BITS as i32 }>(*total), lower);
+            *total = _mm256_srai_epi32::<{ BITS as i32 }>(sum);
+        }
+        narrow(totals)
     }
-    narrow(upper)
+}
+
+/// The lines that a pair of weights is for; where the second weight is only a filling, the first line twice.
+#[inline]
+fn lines_of(lines: &[u8], width: usize, place: usize, pair: WeightPair) -> [&[[u8; LANES]]; 2] {
+    let second = 2 * place + usize::from(!pair.is_single);
+    [2 * place, second].map(|line| lines[line * width..][..width].as_chunks().0)
+}
+
+/// The sum of a few lines by weights: their number is known to the compiler.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn weighted_sum<const PAIRS: usize>(weights: &[WeightPair; PAIRS], lines: &[u8], width: usize, out: &mut [u8]) {
+    let chunks = width / LANES;
+    let mut of_pairs = [[&[][..]; 2]; PAIRS];
+    for (place, of_pair) in of_pairs.iter_mut().enumerate() {
+        *of_pair = lines_of(lines, width, place, weights[place]).map(|line| &line[..chunks]);
+    }
+    for chunk in 0..chunks {
+        let mut sums = Sums::new();
+        for (&weights, lines) in weights.iter().zip(&of_pairs) {
+            sums.add(weights, [&lines[0][chunk], &lines[1][chunk]]);
+        }
+        store_within(out, chunk, sums.total());
+    }
+}
+
+/// The sum of any number of lines by weights.
+#[target_feature(enable = "avx2")]
+fn weighted_sum_of_many(weights: &[WeightPair], lines: &[u8], width: usize, out: &mut [u8]) {
+    for chunk in 0..width / LANES {
+        let mut sums = Sums::new();
+        for (place, &weights) in weights.iter().enumerate() {
+            sums.add(weights, lines_of(lines, width, place, weights).map(|line| &line[chunk]));
+        }
+        store_within(out, chunk, sums.total());
+    }
+}
+
+/// Stores a chunk of a line as far as the line goes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_within(line: &mut [u8], chunk: usize, value: Bytes) {
+    let rest = &mut line[chunk * LANES..];
+    if let Some(out) = rest.first_chunk_mut() {
+        store(out, value);
+    } else {
+        let mut last = [0; LANES];
+        store(&mut last, value);
+        rest.copy_from_slice(&last[..rest.len()]);
+    }
 }
 
 /// Writes the columns of a crop as lines of `stride` bytes, one plane after the other.
@@ -137,8 +206,7 @@ fn weighted_sum(weights: &[WeightPair], lines: &[u8], width: usize) -> __m256i {
 #[target_feature(enable = "avx2")]
 fn split_and_turn(crop: CropRows<'_>, stride: usize, out: &mut [u8]) {
     let plane = crop.width * stride;
-    for (top, left) in blocks(crop.height, BLOCK).flat_map(|top| blocks(crop.width, BLOCK).map(move |left| (top, left)))
-    {
+    for (top, left) in blocks(crop.height).flat_map(|top| blocks(crop.width).map(move |left| (top, left))) {
         let mut planes = [[_mm_setzero_si128(); BLOCK]; 3];
         for y in 0..BLOCK {
             let [red, green, blue] = split(at(crop.row(top + y), 3 * left));
@@ -150,16 +218,16 @@ fn split_and_turn(crop: CropRows<'_>, stride: usize, out: &mut [u8]) {
     }
 }
 
-/// Turns `rows` lines, `stride` apart, of `columns` bytes each.
+/// Turns `rows` lines, `stride` apart, of `columns` bytes each, into lines that are `out_stride` apart.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn turn(lines: &[u8], stride: usize, [rows, columns]: [usize; 2], out: &mut [u8]) {
-    for (top, left) in blocks(rows, BLOCK).flat_map(|top| blocks(columns, BLOCK).map(move |left| (top, left))) {
+fn turn(lines: &[u8], stride: usize, [rows, columns]: [usize; 2], out: &mut [u8], out_stride: usize) {
+    for (top, left) in blocks(rows).flat_map(|top| blocks(columns).map(move |left| (top, left))) {
         let mut block = [_mm_setzero_si128(); BLOCK];
         for (y, line) in block.iter_mut().enumerate() {
             *line = load_half(at(lines, (top + y) * stride + left));
         }
-        write_block(turn_block(block), &mut out[left * rows + top..], rows);
+        write_block(turn_block(block), &mut out[left * out_stride + top..], out_stride);
     }
 }
 
