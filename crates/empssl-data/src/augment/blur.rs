@@ -14,7 +14,7 @@ const PASSES: usize = 3;
 pub struct BlurScratch {
     line: Vec<u8>,
     sums: Vec<u32>,
-    /// The pixels before and after a pass, with those at the edges repeated.
+    /// A plane before and after a pass, with the lines at the edges repeated.
     padded: [Vec<u8>; 2],
 }
 
@@ -67,60 +67,38 @@ pub fn blur(pixels: &mut [u8], width: usize, sigma: f32, scratch: &mut BlurScrat
         pixels.len()
     );
     let filter = BoxFilter::for_sigma(sigma);
-    if simd::can_blur(pixels.len() / 3, filter) {
+    if simd::can_blur([pixels.len() / 3 / width, width], filter) {
         blur_padded(pixels, width, filter, &mut scratch.padded);
     } else {
         blur_portably(pixels, width, filter, scratch);
     }
 }
 
-/// The blur with vectors: neighbours are added up anew for every pixel, so edges are repeated to spare the checks.
+/// The blur with vectors: along columns, then turned by a quarter and along columns again.
 fn blur_padded(pixels: &mut [u8], width: usize, filter: BoxFilter, scratch: &mut [Vec<u8>; 2]) {
-    let (pad, plane) = (filter.radius + 1, pixels.len() / 3);
-    let inner = pad..pad + width;
-    let stride = width + 2 * pad;
-    let [mut rows, mut blurred] = fit(scratch, pixels.len() / width * stride);
-    for (row, padded) in pixels.chunks_exact(width).zip(rows.chunks_exact_mut(stride)) {
-        padded[inner.clone()].copy_from_slice(row);
-    }
-    for _ in 0..PASSES {
-        rows.chunks_exact_mut(stride).for_each(|row| repeat_ends(row, pad));
-        let out = pad..rows.len() - pad;
-        simd::blur_pass(rows, &mut blurred[out], 1, filter);
-        std::mem::swap(&mut rows, &mut blurred);
-    }
-    for (row, padded) in pixels.chunks_exact_mut(width).zip(rows.chunks_exact(stride)) {
-        row.copy_from_slice(&padded[inner.clone()]);
-    }
-    let pad = pad * width;
+    let plane = pixels.len() / 3;
+    let (reach, height) = (filter.radius + 1, plane / width);
+    let len = plane + 2 * reach * width.max(height);
+    scratch.iter_mut().for_each(|buffer| buffer.resize(buffer.len().max(len), 0));
+    let [from, to] = scratch;
     for pixels in pixels.chunks_exact_mut(plane) {
-        let [mut columns, mut blurred] = fit(scratch, plane + 2 * pad);
-        columns[pad..pad + plane].copy_from_slice(pixels);
-        for _ in 0..PASSES {
-            repeat_edges(columns, width, pad);
-            simd::blur_pass(columns, &mut blurred[pad..pad + plane], width, filter);
-            std::mem::swap(&mut columns, &mut blurred);
-        }
-        pixels.copy_from_slice(&columns[pad..pad + plane]);
+        // Rows come first, as columns of the turned plane.
+        simd::turn(pixels, [height, width], &mut from[reach * height..]);
+        blur_lines(from, to, height, plane, filter);
+        simd::turn(&from[reach * height..], [width, height], &mut to[reach * width..]);
+        blur_lines(to, from, width, plane, filter);
+        pixels.copy_from_slice(&to[reach * width..][..plane]);
     }
 }
 
-/// The first `len` bytes of both buffers, which grow where they must.
-fn fit(buffers: &mut [Vec<u8>; 2], len: usize) -> [&mut [u8]; 2] {
-    buffers.each_mut().map(|buffer| {
-        if buffer.len() < len {
-            buffer.resize(len, 0);
-        }
-        &mut buffer[..len]
-    })
-}
-
-/// Fills the `pad` values at either end of a row with the nearest value inside.
-fn repeat_ends(row: &mut [u8], pad: usize) {
-    let end = row.len() - pad;
-    let (first, last) = (row[pad], row[end - 1]);
-    row[..pad].fill(first);
-    row[end..].fill(last);
+/// All passes across lines, which lie in `lines` behind room for those beyond the first; the result lies there too.
+fn blur_lines(lines: &mut Vec<u8>, other: &mut Vec<u8>, width: usize, plane: usize, filter: BoxFilter) {
+    let pad = (filter.radius + 1) * width;
+    for _ in 0..PASSES {
+        repeat_edges(&mut lines[..plane + 2 * pad], width, pad);
+        simd::blur_pass(&lines[..plane + 2 * pad], &mut other[pad..pad + plane], width, filter);
+        std::mem::swap(lines, other);
+    }
 }
 
 /// Fills the `pad` bytes at either end of a plane with the nearest row inside.

@@ -81,9 +81,10 @@ pub(crate) fn rotate_hue(pixels: &mut [u8], shift: u8) -> bool {
     run!(hue::rotate(pixels, shift), if true)
 }
 
-/// Whether [`blur_pass`] can be used on so many values: a moving sum is better where the box is wide.
-pub(crate) fn can_blur(len: usize, filter: BoxFilter) -> bool {
-    is_there() && len >= 16 && filter.radius <= 3
+/// Whether planes of so many rows and columns can be blurred by [`turn`] and [`blur_pass`]; where the box is wide, a
+/// moving sum is better.
+pub(crate) fn can_blur(size: [usize; 2], filter: BoxFilter) -> bool {
+    is_there() && size.iter().all(|&len| len >= 16) && filter.radius <= 3
 }
 
 /// Blurs `source` into `out`: the neighbours of `out[i]` are `source[i]`, `source[i + distance]` and so on, the radius
@@ -92,8 +93,18 @@ pub(crate) fn can_blur(len: usize, filter: BoxFilter) -> bool {
 /// # Panics
 /// Where [`can_blur`] denies it.
 pub(crate) fn blur_pass(source: &[u8], out: &mut [u8], distance: usize, filter: BoxFilter) {
-    let is_done = run!(blur::pass(source, out, distance, filter), if can_blur(out.len(), filter));
+    let is_done = run!(blur::pass(source, out, distance, filter), if out.len() >= 16 && filter.radius <= 3);
     assert!(is_done, "a blur that is not for this processor or this filter");
+}
+
+/// Writes the columns of a plane of so many rows and columns as rows.
+///
+/// # Panics
+/// Where [`can_blur`] denies it.
+pub(crate) fn turn(plane: &[u8], [rows, columns]: [usize; 2], out: &mut [u8]) {
+    let is_large = rows >= 16 && columns >= 16;
+    let is_done = run!(resample::turn(plane, columns, [rows, columns], out, rows), if is_large);
+    assert!(is_done, "a plane of {rows} x {columns} that is not for this processor");
 }
 
 /// Enlarges a crop of 16 x 16 pixels twofold into `out`, planar, mirrored if `flip`.

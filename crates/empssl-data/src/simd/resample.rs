@@ -219,9 +219,8 @@ fn split_and_turn(crop: CropRows<'_>, stride: usize, out: &mut [u8]) {
 }
 
 /// Turns `rows` lines, `stride` apart, of `columns` bytes each, into lines that are `out_stride` apart.
-#[inline]
 #[target_feature(enable = "avx2")]
-fn turn(lines: &[u8], stride: usize, [rows, columns]: [usize; 2], out: &mut [u8], out_stride: usize) {
+pub(super) fn turn(lines: &[u8], stride: usize, [rows, columns]: [usize; 2], out: &mut [u8], out_stride: usize) {
     for (top, left) in blocks(rows).flat_map(|top| blocks(columns).map(move |left| (top, left))) {
         let mut block = [_mm_setzero_si128(); BLOCK];
         for (y, line) in block.iter_mut().enumerate() {
