@@ -187,7 +187,9 @@ pub(super) fn map_pixels(pixels: &mut [u8], operation: impl Fn([Bytes; 3]) -> [B
         (red.as_chunks_mut(), green.as_chunks_mut(), blue.as_chunks_mut());
     for ((r, g), b) in reds.iter_mut().zip(greens).zip(blues) {
         let changed = operation([load(r), load(g), load(b)]);
-        (store(r, changed[0]), store(g, changed[1]), store(b, changed[2]));
+        store(r, changed[0]);
+        store(g, changed[1]);
+        store(b, changed[2]);
     }
     if !red.is_empty() {
         let changed = operation([load(&padded(red)), load(&padded(green)), load(&padded(blue))]);

@@ -207,12 +207,11 @@ fn store_within(line: &mut [u8], chunk: usize, value: Bytes) {
 fn split_and_turn(crop: CropRows<'_>, stride: usize, out: &mut [u8]) {
     let plane = crop.width * stride;
     for (top, left) in blocks(crop.height).flat_map(|top| blocks(crop.width).map(move |left| (top, left))) {
-        let mut planes = [[_mm_setzero_si128(); BLOCK]; 3];
-        for y in 0..BLOCK {
-            let [red, green, blue] = split(at(crop.row(top + y), 3 * left));
-            (planes[0][y], planes[1][y], planes[2][y]) = (red, green, blue);
+        let [mut red, mut green, mut blue] = [[_mm_setzero_si128(); BLOCK]; 3];
+        for (y, ((red, green), blue)) in red.iter_mut().zip(&mut green).zip(&mut blue).enumerate() {
+            [*red, *green, *blue] = split(at(crop.row(top + y), 3 * left));
         }
-        for (block, out) in planes.into_iter().zip(out.chunks_exact_mut(plane)) {
+        for (block, out) in [red, green, blue].into_iter().zip(out.chunks_exact_mut(plane)) {
             write_block(turn_block(block), &mut out[left * stride + top..], stride);
         }
     }
