@@ -41,6 +41,8 @@
 pub mod augment;
 pub mod dataset;
 pub mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod loader;
 mod maths;
 pub mod patch;

@@ -23,6 +23,9 @@ pub(crate) struct Limits {
     pub(crate) total: u64,
 }
 
+/// How many bytes at the start of an archive are looked at to tell what it holds.
+const HEAD: u64 = 64 << 10;
+
 impl Limits {
     /// Above every official file: STL-10 has the largest, 3.2 GB of which 0.25 GB are kept.
     pub(crate) const OFFICIAL: Self = Self { kept: 512 << 20, total: 8 << 30 };
@@ -37,8 +40,13 @@ pub(crate) fn open(path: &Path, folder: &str, wanted: &[&str]) -> Result<HashMap
 /// The folder that all of the archive at `path` lies in, as far as its first member tells; `None` where that cannot be
 /// read, which opening the archive will explain.
 pub(crate) fn folder_of(path: &Path) -> Option<String> {
-    let mut archive = Archive::new(MultiGzDecoder::new(BufReader::new(File::open(path).ok()?)));
-    let first = archive.entries().ok()?.raw(true).filter_map(Result::ok).take(4).find(is_file_or_folder)?;
+    first_folder(MultiGzDecoder::new(BufReader::new(File::open(path).ok()?)))
+}
+
+/// The folder of the first member of a tar archive that is a file or folder, near its start.
+pub(crate) fn first_folder(bytes: impl Read) -> Option<String> {
+    let mut archive = Archive::new(bytes.take(HEAD));
+    let first = archive.entries().ok()?.raw(true).map_while(Result::ok).find(is_file_or_folder)?;
     parts(&first).next()
 }
 

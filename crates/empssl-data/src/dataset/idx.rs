@@ -212,7 +212,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Idx<'_>, Fault> {
 }
 
 /// The labels in an IDX file.
-fn labels(bytes: &[u8], path: &Path) -> Result<Vec<u8>, DataError> {
+pub(crate) fn labels(bytes: &[u8], path: &Path) -> Result<Vec<u8>, DataError> {
     let idx = parse(bytes).map_err(|fault| fault.of("IDX file", path))?;
     if idx.sizes.len() != 1 {
         let reason = format!("it has {} axes, labels have one", idx.sizes.len());

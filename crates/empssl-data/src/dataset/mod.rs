@@ -18,6 +18,8 @@ mod cifar;
 mod detect;
 mod files;
 mod fingerprint;
+#[cfg(test)]
+mod fuzz_targets;
 mod idx;
 mod image_folder;
 mod jpeg;
@@ -28,6 +30,8 @@ mod synthetic;
 
 pub use detect::detect;
 use fingerprint::Hasher;
+#[cfg(test)]
+pub(crate) use fuzz_targets::all as fuzz_targets;
 use store::Store;
 
 /// Where a data set is looked for when no folder is given, relative to the working folder.

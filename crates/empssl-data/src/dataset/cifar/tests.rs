@@ -232,7 +232,7 @@ fn what_is_unpacked_comes_first_and_records_before_pickles() {
 }
 
 /// A pickle of protocol 1 with `rows` images of `columns` values, and one list of labels.
-fn pickle(rows: u8, columns: u16, key: &str, labels: &[u8]) -> Vec<u8> {
+pub(super) fn pickle(rows: u8, columns: u16, key: &str, labels: &[u8]) -> Vec<u8> {
     let size = usize::from(rows) * usize::from(columns);
     let mut bytes =
         b"}(X\x04\0\0\0datacnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\0tU\x01btR(K\x01(K".to_vec();
