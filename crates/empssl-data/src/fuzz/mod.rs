@@ -81,11 +81,13 @@ impl Target {
     fn check(&self, number: u64, input: &[u8]) -> bool {
         let mut outcome = Ok(false);
         let used = allocation_counter::measure(|| outcome = catch_unwind(AssertUnwindSafe(|| (self.parse)(input))));
+        let what = format!("{}, input {number} of {} bytes", self.name, input.len());
+        // Before the memory: printing where the panic was takes some, too.
+        let accepted = outcome.unwrap_or_else(|_| panic!("{what}: the parser panicked, see above"));
         let [fixed, each] = self.memory;
         let (peak, allowed) = (used.bytes_max, fixed + each * input.len() as u64);
-        let what = format!("{}, input {number} of {} bytes", self.name, input.len());
         assert!(peak <= allowed, "{what}: {peak} bytes of memory, {allowed} are in proportion");
-        outcome.unwrap_or_else(|_| panic!("{what}: the parser panicked, see above"))
+        accepted
     }
 }
 

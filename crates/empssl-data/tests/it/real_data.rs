@@ -1,9 +1,12 @@
 //! Genuine images in every form they come in; skipped with a printed line where they are not unpacked.
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
-use empssl_data::{Dataset, OnBadImage, OpenOptions, Split, open};
+use empssl_data::{DataError, Dataset, OnBadImage, OpenOptions, Split, detect, open};
 use empssl_golden::genuine_images;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 fn open_partial(name: &str, root: PathBuf, split: Split) -> Dataset {
     let options = OpenOptions { name: name.into(), root: Some(root), partial: true, on_bad_image: OnBadImage::Fail };
@@ -49,6 +52,105 @@ fn cifar100_records() {
     assert_eq!((train.class_names().len(), &*train.class_names()[0]), (100, "apple"));
     // The first records of train.bin: cattle, dinosaur, apple.
     assert_eq!(train.labels().expect("labelled")[..3], [19, 29, 0]);
+}
+
+/// A pickle of a batch as Python 2 writes it with protocol 2, made of official records.
+fn pickled(records: &[u8], keys: &[&str]) -> Vec<u8> {
+    let rows: Vec<&[u8]> = records.chunks_exact(keys.len() + 3072).collect();
+    let count = (rows.len() as u32).to_le_bytes();
+    let mut pickle =
+        b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R".to_vec();
+    pickle.extend([&b"(K\x01J"[..], &count, b"M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"].concat());
+    pickle.extend(
+        [
+            &b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"[..],
+            &(3072 * rows.len() as u32).to_le_bytes(),
+        ]
+        .concat(),
+    );
+    rows.iter().for_each(|row| pickle.extend(&row[keys.len()..]));
+    pickle.extend(b"tb");
+    for (place, key) in keys.iter().enumerate() {
+        pickle.extend([&[b'U', key.len() as u8][..], key.as_bytes(), b"]("].concat());
+        rows.iter().for_each(|row| pickle.extend([b'K', row[place]]));
+        pickle.push(b'e');
+    }
+    pickle.extend(b"u.");
+    pickle
+}
+
+/// A pickle of a list of names, one a line of `text`.
+fn pickled_names(text: &[u8], key: &str) -> Vec<u8> {
+    let names = text.split(|&byte| byte == b'\n').filter(|name| !name.is_empty());
+    let names: Vec<u8> = names.flat_map(|name| [&[b'U', name.len() as u8][..], name].concat()).collect();
+    [b"\x80\x02}U", &[key.len() as u8][..], key.as_bytes(), b"](", &names, b"es."].concat()
+}
+
+/// Writes the files of a folder into a `.tar.gz`, the last of them first.
+fn pack(folder: &Path, archive: &Path) {
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    paths.sort();
+    let file = std::fs::File::create(archive).expect("a new file");
+    let mut tar = tar::Builder::new(GzEncoder::new(file, Compression::fast()));
+    for path in paths.iter().rev() {
+        let name = path.strip_prefix(folder.parent().expect("a parent")).expect("a file below");
+        tar.append_path_with_name(path, name).expect("room");
+    }
+    tar.into_inner().expect("room").finish().expect("room").flush().expect("room");
+}
+
+fn fingerprints(name: &str, root: &Path) -> [u64; 2] {
+    [Split::Train, Split::Test].map(|split| open_partial(name, root.to_owned(), split).fingerprint())
+}
+
+/// Opens the genuine records of a set as they are, as pickles, and in the archive of either: the same every time.
+fn four_forms_agree(name: &str, folders: [&str; 2], archives: [&str; 2], names: [&str; 3], keys: &[&str]) {
+    let Some(root) = genuine_images(folders[0]) else { return };
+    let (binary, temporary) = (root.join(folders[0]), tempfile::tempdir().expect("a folder"));
+    let python = temporary.path().join(folders[1]);
+    std::fs::create_dir(&python).expect("a new folder");
+    let read = |file: &str| std::fs::read(binary.join(file)).expect("a genuine file");
+    for entry in std::fs::read_dir(&binary).expect("the genuine folder") {
+        let file = entry.expect("an entry").file_name().into_string().expect("a plain name");
+        if let Some(batch) = file.strip_suffix(".bin") {
+            std::fs::write(python.join(batch), pickled(&read(&file), keys)).expect("room");
+        }
+    }
+    std::fs::write(python.join(names[1]), pickled_names(&read(names[0]), names[2])).expect("room");
+    let expected = fingerprints(name, &binary);
+    assert_eq!(fingerprints(name, temporary.path()), expected, "{}", python.display());
+    for (folder, archive) in [&binary, &python].into_iter().zip(archives) {
+        let below = tempfile::tempdir().expect("a folder");
+        pack(folder, &below.path().join(archive));
+        assert_eq!(detect(below.path()).expect("known"), name);
+        assert_eq!(fingerprints(name, below.path()), expected, "{archive}");
+    }
+}
+
+#[test]
+fn cifar10_records_pickles_and_archives_agree() {
+    let archives = ["cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"];
+    let names = ["batches.meta.txt", "batches.meta", "label_names"];
+    four_forms_agree("cifar10", ["cifar-10-batches-bin", "cifar-10-batches-py"], archives, names, &["labels"]);
+}
+
+#[test]
+fn cifar100_records_pickles_and_archives_agree() {
+    let archives = ["cifar-100-binary.tar.gz", "cifar-100-python.tar.gz"];
+    let names = ["fine_label_names.txt", "meta", "fine_label_names"];
+    let keys = ["coarse_labels", "fine_labels"];
+    four_forms_agree("cifar100", ["cifar-100-binary", "cifar-100-python"], archives, names, &keys);
+}
+
+#[test]
+fn genuine_folders_are_recognised() {
+    let Some(root) = genuine_images("cifar-10-batches-bin") else { return };
+    let sets = [("cifar-10-batches-bin", "cifar10"), ("cifar-100-binary", "cifar100"), ("cifar10-jpeg", "cifar10")];
+    for (folder, name) in sets.into_iter().filter(|(folder, _)| root.join(folder).is_dir()) {
+        assert_eq!(detect(&root.join(folder)).expect("known"), name, "{folder}");
+    }
+    assert!(matches!(detect(&root), Err(DataError::AmbiguousDataset { .. })));
 }
 
 /// Within a class both forms keep the official order, so the k-th frog of either is the same frog.
