@@ -7,7 +7,15 @@ use crate::fuzz::Target;
 
 /// Every parser of the data set modules.
 pub(crate) fn all() -> Vec<Target> {
-    let mut targets = vec![
+    #[cfg(feature = "archives")]
+    let compressed = archives::all();
+    #[cfg(not(feature = "archives"))]
+    let compressed = [];
+    plain().into_iter().chain(compressed).collect()
+}
+
+fn plain() -> Vec<Target> {
+    vec![
         Target::new("cifar10 records", cifar::fuzz::cifar10_records, cut(&CIFAR10, 3073)),
         Target::new("cifar100 records", cifar::fuzz::cifar100_records, cut(&CIFAR100, 3074)),
         Target::new("class names", cifar::fuzz::names, vec![b"apple\nbear \r\n\nwolf".to_vec(), b"\xff\n".to_vec()]),
@@ -20,10 +28,7 @@ pub(crate) fn all() -> Vec<Target> {
         // A byte may stand for an object of 64 bytes in a list that is growing, one reference on the stack and a memo.
         Target { memory: [64 << 10, 320], ..Target::new("pickle", walk_pickle, pickles()) },
         Target { memory: [64 << 10, 320], ..Target::new("cifar pickles", cifar::fuzz::pickles, fixtures()) },
-    ];
-    #[cfg(feature = "archives")]
-    targets.extend(archives::all());
-    targets
+    ]
 }
 
 const CIFAR10: [&[u8]; 2] = [

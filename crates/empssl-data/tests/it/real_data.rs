@@ -120,7 +120,8 @@ fn four_forms_agree(name: &str, folders: [&str; 2], archives: [&str; 2], names: 
     std::fs::write(python.join(names[1]), pickled_names(&read(names[0]), names[2])).expect("room");
     let expected = fingerprints(name, &binary);
     assert_eq!(fingerprints(name, temporary.path()), expected, "{}", python.display());
-    for (folder, archive) in [&binary, &python].into_iter().zip(archives) {
+    let readable = if cfg!(feature = "archives") { 2 } else { 0 };
+    for (folder, archive) in [&binary, &python].into_iter().zip(archives).take(readable) {
         let below = tempfile::tempdir().expect("a folder");
         pack(folder, &below.path().join(archive));
         assert_eq!(detect(below.path()).expect("known"), name);

@@ -35,6 +35,9 @@ struct Label {
     key: &'static str,
 }
 
+/// Appends the images of a file's bytes; the path is for messages.
+type ReadFile = fn(&[u8], &Path, &[Label], &mut Records) -> Result<(), DataError>;
+
 /// The files of a set in one form, and how they are read.
 struct Form {
     official: Official,
@@ -43,7 +46,7 @@ struct Form {
     test_files: &'static [&'static str],
     names_file: &'static str,
     /// Reads the images and labels of one file.
-    read: fn(&[u8], &Path, &[Label], &mut Records) -> Result<(), DataError>,
+    read: ReadFile,
     /// Reads the names of the classes.
     names: fn(&[u8], &Path) -> Result<Vec<String>, DataError>,
 }

@@ -99,7 +99,9 @@ fn calls_of_what_is_no_function_and_of_functions_misused_are_refused() {
 #[test]
 fn arrays_that_do_not_fit_together_are_refused() {
     let shape: &[u8] = b"K\x02K\x03\x86";
-    let reasons: [(&[u8], &[u8], &[u8], usize, &str); 8] = [
+    /// Element, shape and order as opcodes, the number of bytes, and the complaint.
+    type Case<'a> = (&'a [u8], &'a [u8], &'a [u8], usize, &'a str);
+    let reasons: [Case; 8] = [
         (b"U\x02u1", shape, b"\x89", 5, "do not fit its shape"),
         (b"U\x02u2", shape, b"\x89", 6, "do not fit its shape"),
         (b"U\x02u1", b"J\xff\xff\xff\xffJ\xff\xff\xff\xff\x86", b"\x89", 1, "an impossible size"),
