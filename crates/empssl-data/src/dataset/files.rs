@@ -130,3 +130,36 @@ impl Official {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(not(feature = "archives"))]
+    #[test]
+    fn without_the_feature_an_archive_is_refused_by_the_features_name() {
+        let error = Files::archive(Path::new("a.tar.gz"), "", "set", &["x"]).map(drop).unwrap_err().to_string();
+        assert_eq!(error, "cannot read a.tar.gz: this build lacks the feature `archives`");
+    }
+
+    #[test]
+    fn a_missing_file_comes_with_the_hint_and_another_failure_with_its_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        let mut files = Files::folder(dir.path(), "unpack it");
+        assert!(files.take("none").unwrap_err().to_string().ends_with("none: unpack it"));
+        assert!(files.take("folder").unwrap_err().to_string().starts_with("cannot read"));
+    }
+
+    #[test]
+    fn an_archive_is_a_file_with_the_name_of_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let named = |name: &str| dir.path().join(name);
+        for name in ["a.TAR.GZ", "a.tgz", "a.gz"] {
+            std::fs::write(named(name), "").unwrap();
+        }
+        std::fs::create_dir(named("b.tar.gz")).unwrap();
+        let archives = ["a.TAR.GZ", "a.tgz", "a.gz", "b.tar.gz"].map(|name| is_archive(&named(name)));
+        assert_eq!(archives, [true, true, false, false]);
+    }
+}
