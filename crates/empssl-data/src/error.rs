@@ -55,6 +55,40 @@ pub enum DataError {
         /// The size of one record in bytes.
         record_bytes: usize,
     },
+    /// A file is not what its name says, or damaged.
+    #[error("malformed {form} {}: {reason}", path.display())]
+    Malformed {
+        /// What the file should have been: `pickle`, `archive`, ...
+        form: &'static str,
+        /// The file; within an archive, the archive's path and the name in it.
+        path: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// Several data sets lie in a folder, or its files could be of either of two.
+    #[error("{} could be opened as {}: name the data set that is meant", path.display(), candidates.join(" or "))]
+    AmbiguousDataset {
+        /// The folder or archive.
+        path: PathBuf,
+        /// The names that would open it.
+        candidates: Vec<&'static str>,
+    },
+    /// Nothing in a folder is known.
+    #[error("no data set recognised at {}: looked for {looked_for}", path.display())]
+    UnrecognisedDataset {
+        /// The folder or archive.
+        path: PathBuf,
+        /// What would have been recognised.
+        looked_for: String,
+    },
+    /// A file needs a part of this crate that was left out when it was built.
+    #[error("cannot read {}: this build lacks the feature `{feature}`", path.display())]
+    MissingFeature {
+        /// The file.
+        path: PathBuf,
+        /// The feature.
+        feature: &'static str,
+    },
     /// A record carries a label that no class has.
     #[error(
         "label out of range in {}: record {record} has {kind} label {found}, expected less than {expected}",
@@ -68,7 +102,7 @@ pub enum DataError {
         /// Which label of the record: `class`, `coarse` or `fine`.
         kind: &'static str,
         /// The label found.
-        found: u8,
+        found: i64,
         /// The number of classes.
         expected: usize,
     },

@@ -44,6 +44,8 @@
 pub mod augment;
 pub mod dataset;
 pub mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod loader;
 mod maths;
 pub mod patch;
@@ -52,7 +54,7 @@ pub mod rng;
 mod simd;
 
 pub use augment::resample::Interpolation;
-pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, open};
+pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, detect, open};
 pub use error::DataError;
 pub use loader::{LoaderConfig, Order, PatchBatch, PatchLoader, View};
 pub use patch::{PatchConfig, PatchKey, PatchSampler};

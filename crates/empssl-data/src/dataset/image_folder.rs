@@ -29,6 +29,18 @@ pub(crate) fn has_splits(root: &Path) -> bool {
     split_dir(root, Split::Train).is_some() || split_dir(root, Split::Test).is_some()
 }
 
+/// Whether there is an image at `root`, at any depth.
+pub(crate) fn recognises(root: &Path) -> bool {
+    holds_image(root, 0)
+}
+
+fn holds_image(dir: &Path, depth: usize) -> bool {
+    let found = |entries: Entries| {
+        !entries.images.is_empty() || entries.folders.iter().any(|folder| holds_image(folder, depth + 1))
+    };
+    depth <= MAX_DEPTH && Entries::read(dir).is_ok_and(found)
+}
+
 fn split_dir(root: &Path, split: Split) -> Option<PathBuf> {
     let names: &[&str] = match split {
         Split::Train => &["train"],

@@ -1,7 +1,7 @@
 //! Sets of images: opening them by name, and what is known about an opened one.
 //!
-//! Each form of data set is a module that fills a [`Dataset`]; a new one is a module here, an arm in [`open`] and an
-//! entry in the repository's `data` folder.
+//! Each form of data set is a module that fills a [`Dataset`]; a new one is a module here, an arm in [`open`], a
+//! row in the table of [`detect`] and an entry in the repository's `data` folder.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,21 +11,34 @@ use ndarray::{CowArray, Ix3};
 
 use crate::error::DataError;
 
+#[cfg(feature = "archives")]
+mod archive;
+mod bytes;
 mod cifar;
+mod detect;
+mod files;
 mod fingerprint;
+#[cfg(test)]
+mod fuzz_targets;
+mod idx;
 mod image_folder;
 mod jpeg;
+mod pickle;
+mod stl10;
 mod store;
 mod synthetic;
 
+pub use detect::detect;
 use fingerprint::Hasher;
+#[cfg(test)]
+pub(crate) use fuzz_targets::all as fuzz_targets;
 use store::Store;
 
 /// Where a data set is looked for when no folder is given, relative to the working folder.
 pub const DEFAULT_ROOT: &str = "data";
 
 /// The names that [`open`] understands.
-pub const NAMES: [&str; 4] = ["synthetic", "cifar10", "cifar100", "folder"];
+pub const NAMES: [&str; 7] = ["synthetic", "cifar10", "cifar100", "mnist", "fashion-mnist", "stl10", "folder"];
 
 /// The half of a data set to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,8 +72,8 @@ pub enum OnBadImage {
 pub struct OpenOptions {
     /// One of [`NAMES`].
     pub name: String,
-    /// The folder of the set or, for sets that unpack to a folder of a known name, its parent; [`DEFAULT_ROOT`] when
-    /// `None`. Ignored by the synthetic set.
+    /// The folder of the set or, for sets that unpack to a folder of a known name, its parent; for sets that come as one
+    /// archive, that archive or the folder it lies in; [`DEFAULT_ROOT`] when `None`. Ignored by the synthetic set.
     pub root: Option<PathBuf>,
     /// Accept fewer images than the official count.
     pub partial: bool,
@@ -93,6 +106,9 @@ pub fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
         "synthetic" => Ok(synthetic::open(split)),
         "cifar10" => cifar::open_cifar10(options, split),
         "cifar100" => cifar::open_cifar100(options, split),
+        "mnist" => idx::open_mnist(options, split),
+        "fashion-mnist" => idx::open_fashion_mnist(options, split),
+        "stl10" => stl10::open(options, split),
         "folder" => image_folder::open(options, split),
         name => Err(DataError::UnknownDataset { name: name.to_owned(), known: NAMES.join(", ") }),
     }
@@ -300,7 +316,7 @@ mod tests {
     #[test]
     fn an_unknown_name_is_refused_with_the_known_ones() {
         let message = open(&options("cifar11"), Split::Train).unwrap_err().to_string();
-        assert!(message.contains("`cifar11`") && message.contains("synthetic, cifar10, cifar100, folder"), "{message}");
+        assert!(message.contains("`cifar11`") && message.contains(&NAMES.join(", ")), "{message}");
     }
 
     #[test]

@@ -2,6 +2,10 @@
 
 /// The drawn parameters and the patches against the distributions of the published code.
 mod distributions;
+/// Other forms of official records, made of them.
+mod forms;
+/// Made-up sets with the official counts.
+mod full_counts;
 /// The operations against what torchvision and Pillow computed.
 mod golden;
 /// Genuine images in every form they come in.

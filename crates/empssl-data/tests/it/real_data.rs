@@ -1,9 +1,11 @@
 //! Genuine images in every form they come in; skipped with a printed line where they are not unpacked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use empssl_data::{Dataset, OnBadImage, OpenOptions, Split, open};
+use empssl_data::{DataError, Dataset, OnBadImage, OpenOptions, Split, detect, open};
 use empssl_golden::genuine_images;
+
+use crate::forms::{pack, pickled, pickled_names};
 
 fn open_partial(name: &str, root: PathBuf, split: Split) -> Dataset {
     let options = OpenOptions { name: name.into(), root: Some(root), partial: true, on_bad_image: OnBadImage::Fail };
@@ -49,6 +51,60 @@ fn cifar100_records() {
     assert_eq!((train.class_names().len(), &*train.class_names()[0]), (100, "apple"));
     // The first records of train.bin: cattle, dinosaur, apple.
     assert_eq!(train.labels().expect("labelled")[..3], [19, 29, 0]);
+}
+
+fn fingerprints(name: &str, root: &Path) -> [u64; 2] {
+    [Split::Train, Split::Test].map(|split| open_partial(name, root.to_owned(), split).fingerprint())
+}
+
+/// Opens the genuine records of a set as they are, as pickles, and in the archive of either: the same every time.
+fn four_forms_agree(name: &str, folders: [&str; 2], archives: [&str; 2], names: [&str; 3], keys: &[&str]) {
+    let Some(root) = genuine_images(folders[0]) else { return };
+    let (binary, temporary) = (root.join(folders[0]), tempfile::tempdir().expect("a folder"));
+    let python = temporary.path().join(folders[1]);
+    std::fs::create_dir(&python).expect("a new folder");
+    let read = |file: &str| std::fs::read(binary.join(file)).expect("a genuine file");
+    for entry in std::fs::read_dir(&binary).expect("the genuine folder") {
+        let file = entry.expect("an entry").file_name().into_string().expect("a plain name");
+        if let Some(batch) = file.strip_suffix(".bin") {
+            std::fs::write(python.join(batch), pickled(&read(&file), keys)).expect("room");
+        }
+    }
+    std::fs::write(python.join(names[1]), pickled_names(&read(names[0]), names[2])).expect("room");
+    let expected = fingerprints(name, &binary);
+    assert_eq!(fingerprints(name, temporary.path()), expected, "{}", python.display());
+    let readable = if cfg!(feature = "archives") { 2 } else { 0 };
+    for (folder, archive) in [&binary, &python].into_iter().zip(archives).take(readable) {
+        let below = tempfile::tempdir().expect("a folder");
+        pack(folder, &below.path().join(archive));
+        assert_eq!(detect(below.path()).expect("known"), name);
+        assert_eq!(fingerprints(name, below.path()), expected, "{archive}");
+    }
+}
+
+#[test]
+fn cifar10_records_pickles_and_archives_agree() {
+    let archives = ["cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"];
+    let names = ["batches.meta.txt", "batches.meta", "label_names"];
+    four_forms_agree("cifar10", ["cifar-10-batches-bin", "cifar-10-batches-py"], archives, names, &["labels"]);
+}
+
+#[test]
+fn cifar100_records_pickles_and_archives_agree() {
+    let archives = ["cifar-100-binary.tar.gz", "cifar-100-python.tar.gz"];
+    let names = ["fine_label_names.txt", "meta", "fine_label_names"];
+    let keys = ["coarse_labels", "fine_labels"];
+    four_forms_agree("cifar100", ["cifar-100-binary", "cifar-100-python"], archives, names, &keys);
+}
+
+#[test]
+fn genuine_folders_are_recognised() {
+    let Some(root) = genuine_images("cifar-10-batches-bin") else { return };
+    let sets = [("cifar-10-batches-bin", "cifar10"), ("cifar-100-binary", "cifar100"), ("cifar10-jpeg", "cifar10")];
+    for (folder, name) in sets.into_iter().filter(|(folder, _)| root.join(folder).is_dir()) {
+        assert_eq!(detect(&root.join(folder)).expect("known"), name, "{folder}");
+    }
+    assert!(matches!(detect(&root), Err(DataError::AmbiguousDataset { .. })));
 }
 
 /// Within a class both forms keep the official order, so the k-th frog of either is the same frog.

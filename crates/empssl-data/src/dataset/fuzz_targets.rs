@@ -1,0 +1,145 @@
+//! The parsers of data set files, with good inputs, for the fuzzing harness: a new parser is a new line here.
+
+use std::path::Path;
+
+use super::{bytes, cifar, idx, jpeg, pickle, stl10};
+use crate::fuzz::Target;
+
+/// Every parser of the data set modules.
+pub(crate) fn all() -> Vec<Target> {
+    #[cfg(feature = "archives")]
+    let compressed = archives::all();
+    #[cfg(not(feature = "archives"))]
+    let compressed = [];
+    plain().into_iter().chain(compressed).collect()
+}
+
+fn plain() -> Vec<Target> {
+    vec![
+        Target::new("cifar10 records", cifar::fuzz::cifar10_records, cut(&CIFAR10, 3073)),
+        Target::new("cifar100 records", cifar::fuzz::cifar100_records, cut(&CIFAR100, 3074)),
+        Target::new("class names", cifar::fuzz::names, vec![b"apple\nbear \r\n\nwolf".to_vec(), b"\xff\n".to_vec()]),
+        Target::new("idx", |bytes| idx::parse(bytes).is_ok(), vec![idx_labels(), idx_images()]),
+        Target::new("idx images", |bytes| idx::images(bytes, 2).is_ok(), vec![idx_images()]),
+        Target::new("idx labels", |bytes| idx::labels(bytes, Path::new("")).is_ok(), vec![idx_labels()]),
+        Target::new("stl10 images", |bytes| stl10::images(bytes, 1).is_ok(), vec![vec![5; 3 * 96 * 96]]),
+        Target::new("stl10 labels", |bytes| stl10::labels(bytes, Path::new("")).is_ok(), vec![vec![1, 10, 5, 2]]),
+        Target::new("jpeg markers", |bytes| jpeg::check_complete(bytes).is_ok(), vec![JPEG.to_vec()]),
+        // A byte may stand for an object of 64 bytes in a list that is growing, one reference on the stack and a memo.
+        Target { memory: [64 << 10, 320], ..Target::new("pickle", walk_pickle, pickles()) },
+        Target { memory: [64 << 10, 320], ..Target::new("cifar pickles", cifar::fuzz::pickles, fixtures()) },
+    ]
+}
+
+const CIFAR10: [&[u8]; 2] = [
+    include_bytes!("../../tests/data/cifar-10-batches-bin/data_batch_1.bin"),
+    include_bytes!("../../tests/data/cifar-10-batches-bin/test_batch.bin"),
+];
+const CIFAR100: [&[u8]; 1] = [include_bytes!("../../tests/data/cifar-100-binary/train.bin")];
+
+/// The shortest that has every kind of marker segment: two tables, a frame, a scan with a stuffed byte and a restart.
+const JPEG: [u8; 34] =
+    *b"\xff\xd8\xff\xe0\0\x04ab\xff\xdb\0\x03c\xff\xc0\0\x02\xff\xda\0\x02xy\xff\0z\xff\xd0w\xff\xff\xd9..";
+
+/// The first record and all records of each file.
+fn cut(files: &[&[u8]], record_bytes: usize) -> Vec<Vec<u8>> {
+    files.iter().flat_map(|file| [file[..record_bytes].to_vec(), file.to_vec()]).collect()
+}
+
+fn idx_labels() -> Vec<u8> {
+    b"\0\0\x08\x01\0\0\0\x03\x05\x00\x09".to_vec()
+}
+
+fn idx_images() -> Vec<u8> {
+    [&b"\0\0\x08\x03\0\0\0\x02\0\0\0\x1c\0\0\0\x1c"[..], &[9; 2 * 28 * 28]].concat()
+}
+
+/// Pickles by genuine Pythons, of every protocol.
+fn fixtures() -> Vec<Vec<u8>> {
+    let files: [&[u8]; 8] = [
+        include_bytes!("../../tests/data/cifar-10-batches-py/data_batch_1"),
+        include_bytes!("../../tests/data/cifar-10-batches-py/data_batch_2"),
+        include_bytes!("../../tests/data/cifar-10-batches-py/data_batch_3"),
+        include_bytes!("../../tests/data/cifar-10-batches-py/data_batch_4"),
+        include_bytes!("../../tests/data/cifar-10-batches-py/data_batch_5"),
+        include_bytes!("../../tests/data/cifar-10-batches-py/test_batch"),
+        include_bytes!("../../tests/data/cifar-100-python/train"),
+        include_bytes!("../../tests/data/cifar-100-python/test"),
+    ];
+    files.map(<[u8]>::to_vec).to_vec()
+}
+
+/// The fixtures with little data each, so that most changes hit the program, and one that uses the rarer opcodes.
+fn pickles() -> Vec<Vec<u8>> {
+    let rare = b"\x80\x02}(X\x04\0\0\0dataNU\x01aI01\nU\x01bL-5L\nV\\u00e9\nG\0\0\0\0\0\0\0\0S'\\x00'\n\x8a\x02\0\x01M\x01\x01\x88F1.\n)u.";
+    let meta = include_bytes!("../../tests/data/cifar-10-batches-py/batches.meta");
+    let small = cifar::fuzz::small_pickle();
+    vec![rare.to_vec(), meta.to_vec(), small, fixtures().swap_remove(0), fixtures().swap_remove(4)]
+}
+
+/// Loads a pickle and asks for everything in every way.
+fn walk_pickle(bytes: &[u8]) -> bool {
+    let Ok(pickle) = pickle::Pickle::load(bytes) else { return false };
+    for key in ["data", "labels", "fine_labels", "label_names", "a"] {
+        let parts: [Result<(), bytes::Fault>; 3] = [
+            pickle.integers(key).map(drop),
+            pickle.names(key).map(drop),
+            pickle.matrix(key).map(|matrix| assert_eq!(matrix.rows * matrix.columns, matrix.bytes.len())),
+        ];
+        let _ = parts;
+    }
+    true
+}
+
+/// The readers of compressed files.
+#[cfg(feature = "archives")]
+mod archives {
+    use super::super::archive::{self, Limits, tests};
+    use crate::fuzz::Target;
+
+    const LIMITS: Limits = Limits { kept: 64 << 10, total: 1 << 20 };
+    /// Inflating needs its window and tables; a kept file grows by doubling.
+    const MEMORY: [u64; 2] = [512 << 10, 16];
+    /// Where the checksum lies in the header of a member, and where its size does.
+    const CHECKSUM: std::ops::Range<usize> = 148..156;
+    const SIZE: std::ops::Range<usize> = 124..136;
+
+    pub(super) fn all() -> [Target; 3] {
+        let tar = Target::new("tar", tar, vec![members(), tests::tarred(&[("a", b"top"), ("set/b", &[1; 600])])]);
+        [
+            Target { repair: repair_tar, memory: MEMORY, ..tar },
+            Target { memory: MEMORY, ..Target::new("tar.gz", zipped, vec![tests::gzipped(&members())]) },
+            Target { memory: MEMORY, ..Target::new("gz", unzip, vec![tests::gzipped(&[7; 900]), tests::gzipped(b"")]) },
+        ]
+    }
+
+    fn members() -> Vec<u8> {
+        tests::tarred(&[("set/a", &[3; 40]), ("set/c", b"other"), ("set/b", b"second")])
+    }
+
+    fn tar(bytes: &[u8]) -> bool {
+        let _ = archive::first_folder(bytes);
+        archive::members(bytes, "set", &["a", "b"], LIMITS).is_ok()
+    }
+
+    fn zipped(bytes: &[u8]) -> bool {
+        archive::unzipped_members(bytes, "set", &["a", "b"], LIMITS).is_ok()
+    }
+
+    fn unzip(bytes: &[u8]) -> bool {
+        archive::gunzip(bytes, 64 << 10).is_ok()
+    }
+
+    /// Writes the right checksum into every header, found by the sizes as they are now.
+    fn repair_tar(bytes: &mut [u8]) {
+        let mut start = 0_usize;
+        while let Some(header) = bytes.get_mut(start..start.saturating_add(512)) {
+            header[CHECKSUM].fill(b' ');
+            let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+            header[CHECKSUM].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            let digit = |size: usize, &byte: &u8| size << 3 | usize::from(byte.wrapping_sub(b'0') & 7);
+            let size = header[SIZE].iter().take(11).fold(0, digit);
+            start = start.saturating_add(512).saturating_add(size.next_multiple_of(512));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The functions by which numpy stores arrays, carried out on what the pickle holds.
+//!
+//! See `__reduce__` and `__setstate__` of `ndarray` and `dtype`: an array is created blank and then filled from
+//! (version, shape, type, column-major, bytes), or since protocol 5 made at once from (bytes, type, shape, order).
+
+use super::value::{Array, Element, Global, Value};
+
+/// The most axes of an array.
+const MAX_AXES: usize = 8;
+
+type Made<'a> = Result<Value<'a>, &'static str>;
+
+/// Calls `global` with objects of the list.
+pub(crate) fn call<'a>(global: Global, arguments: &[usize], values: &[Value<'a>]) -> Made<'a> {
+    let argument = |place: usize| arguments.get(place).map_or(&Value::None, |&id| &values[id]);
+    match global {
+        Global::Reconstruct => match argument(0) {
+            Value::Global(Global::NdArray) => Ok(Value::Blank),
+            _ => Err("an array of a class of its own"),
+        },
+        Global::Dtype => argument(0).as_bytes().and_then(Element::named).map(Value::Element).ok_or(ELEMENT),
+        Global::Scalar => scalar(argument(0), argument(1)),
+        Global::FromBuffer => from_buffer(arguments, values),
+        Global::Encode => encode(argument(0), argument(1)),
+        Global::NdArray => Err("an array made by its class"),
+    }
+}
+
+/// What `object` becomes when it gets a state.
+pub(crate) fn filled<'a>(object: &Value<'a>, state: &[usize], values: &[Value<'a>]) -> Made<'a> {
+    match (object, state) {
+        (Value::Blank, &[_, shape, element, column_major, data]) => {
+            let column_major = values[column_major].as_integer().ok_or("an order that is neither true nor false")? != 0;
+            array(shape, element, column_major, data, values)
+        }
+        (&Value::Element(element), [_, order, subtype, names, fields, ..]) => {
+            if [subtype, names, fields].iter().any(|&&id| !matches!(values[id], Value::None)) {
+                return Err(ELEMENT);
+            }
+            ordered(element, &values[*order])
+        }
+        _ => Err("a state for what has none"),
+    }
+}
+
+const ELEMENT: &str = "an array of something other than whole numbers";
+
+fn ordered<'a>(element: Element, order: &Value) -> Made<'a> {
+    match order.as_bytes() {
+        Some(b"|" | b"<") => Ok(Value::Element(Element { big_endian: false, ..element })),
+        Some(b">") => Ok(Value::Element(Element { big_endian: true, ..element })),
+        _ => Err("an unknown order of bytes"),
+    }
+}
+
+fn scalar<'a>(element: &Value, data: &Value) -> Made<'a> {
+    let (Value::Element(element), Some(bytes)) = (element, data.as_bytes()) else { return Err(ELEMENT) };
+    let number = if bytes.len() == element.size { element.integer(bytes) } else { None };
+    number.map(Value::Int).ok_or("a number of the wrong size")
+}
+
+fn from_buffer<'a>(arguments: &[usize], values: &[Value<'a>]) -> Made<'a> {
+    let &[data, element, shape, order] = arguments else { return Err("an array with arguments missing") };
+    let column_major = match values[order].as_bytes() {
+        Some(b"C") => false,
+        Some(b"F") => true,
+        _ => return Err("an unknown order of axes"),
+    };
+    array(shape, element, column_major, data, values)
+}
+
+/// Checks that the parts of an array fit together.
+fn array<'a>(shape: usize, element: usize, column_major: bool, data: usize, values: &[Value<'a>]) -> Made<'a> {
+    let Value::Element(element) = values[element] else { return Err(ELEMENT) };
+    let (Value::Tuple(axes), Value::Bytes(bytes)) = (&values[shape], &values[data]) else {
+        return Err("an array without shape or data");
+    };
+    if axes.len() > MAX_AXES {
+        return Err("an array of too many axes");
+    }
+    let size = |&id: &usize| values[id].as_integer().and_then(|size| usize::try_from(size).ok());
+    let shape: Vec<usize> = axes.iter().map(size).collect::<Option<_>>().ok_or("an array of an impossible size")?;
+    match shape.iter().try_fold(element.size, |bytes, &size| bytes.checked_mul(size)) {
+        Some(expected) if expected == bytes.len() => Ok(Value::Array(Array { shape, element, column_major, data })),
+        _ => Err("an array whose data do not fit its shape"),
+    }
+}
+
+/// Text to bytes in Latin-1, which is how Python 3 writes bytes into the protocols of Python 2.
+fn encode<'a>(text: &Value, encoding: &Value) -> Made<'a> {
+    let (Value::Text(text), Some(b"latin1" | b"latin-1")) = (text, encoding.as_bytes()) else {
+        return Err("an encoding other than Latin-1");
+    };
+    let bytes: Result<Vec<u8>, _> = text.chars().map(u8::try_from).collect();
+    bytes.map(|bytes| Value::Bytes(bytes.into())).map_err(|_| "a text that is not Latin-1")
+}

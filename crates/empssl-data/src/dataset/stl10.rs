@@ -1,0 +1,212 @@
+//! STL-10 (Coates, Lee, Ng, 2011) in its binary form: the labelled train and test images.
+//!
+//! An image is three planes of 96x96 bytes, each stored column after column; labels count from 1 and lie in a file of
+//! their own. The 100,000 unlabelled images are not read.
+
+use std::path::Path;
+
+use super::bytes::Fault;
+use super::files::{Official, Place};
+use super::store::Store;
+use super::{About, Dataset, OpenOptions, Split, check_count};
+use crate::error::DataError;
+
+const SIDE: usize = 96;
+const IMAGE_BYTES: usize = 3 * SIDE * SIDE;
+const N_CLASSES: usize = 10;
+const NAMES_FILE: &str = "class_names.txt";
+const SOURCE: &str = "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz";
+const OFFICIAL: Official = Official { folder: "stl10_binary", archive: "stl10_binary.tar.gz" };
+
+/// The files of a split: images and labels.
+fn official_files(split: Split) -> [&'static str; 2] {
+    match split {
+        Split::Train => ["train_X.bin", "train_y.bin"],
+        Split::Test => ["test_X.bin", "test_y.bin"],
+    }
+}
+
+fn official_count(split: Split) -> usize {
+    match split {
+        Split::Train => 5_000,
+        Split::Test => 8_000,
+    }
+}
+
+/// Whether STL-10 lies at `root`.
+pub(crate) fn recognises(root: &Path) -> bool {
+    find(root).is_some()
+}
+
+/// The folder with the files, or else the archive.
+fn find(root: &Path) -> Option<Place> {
+    let telling = [official_files(Split::Train), official_files(Split::Test)].concat();
+    OFFICIAL.folder_at(root, &telling).or_else(|| OFFICIAL.archive_at(root))
+}
+
+/// Opens the labelled images of a split.
+pub(crate) fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
+    let Some(place) = find(options.root()) else { return Err(missing(options.root())) };
+    let [images_file, labels_file] = official_files(split);
+    let hint = format!("get {SOURCE} and unpack it completely, or give it as it is");
+    let mut files = OFFICIAL.files(&place, &hint, &[images_file, labels_file, NAMES_FILE])?;
+    let names_path = files.path(NAMES_FILE);
+    let class_names = names(&files.take(NAMES_FILE)?, &names_path)?;
+    let labels = labels(&files.take(labels_file)?, &files.path(labels_file))?;
+    let pixels = images(&files.take(images_file)?, labels.len())
+        .map_err(|fault| fault.of("STL-10 file", &files.path(images_file)))?;
+    check_count(options, split, files.place(), labels.len(), official_count(split))?;
+    let about = About {
+        name: options.name.clone(),
+        split: split.to_string(),
+        form: format!("STL-10 binary images from {}", files.place().display()),
+        expected: Some(official_count(split)),
+        class_names,
+        ..About::default()
+    };
+    Ok(Dataset::new(about, Store::Records { pixels, side: SIDE }, Some(labels)))
+}
+
+fn missing(root: &Path) -> DataError {
+    DataError::MissingFolder {
+        what: "STL-10 images".into(),
+        path: root.to_owned(),
+        hint: format!("put {SOURCE} there, packed or unpacked, or give the folder that holds `{}`", OFFICIAL.folder),
+    }
+}
+
+fn names(bytes: &[u8], path: &Path) -> Result<Vec<String>, DataError> {
+    let names: Vec<String> = String::from_utf8_lossy(bytes).split_whitespace().map(String::from).collect();
+    let (path, found, expected) = (path.to_owned(), names.len(), N_CLASSES);
+    if found == expected { Ok(names) } else { Err(DataError::ClassCount { path, found, expected }) }
+}
+
+/// The labels, counted from 0.
+pub(crate) fn labels(bytes: &[u8], path: &Path) -> Result<Vec<u32>, DataError> {
+    let wrong = |&label: &u8| !(1..=N_CLASSES).contains(&usize::from(label));
+    match bytes.iter().position(wrong) {
+        None => Ok(bytes.iter().map(|&label| u32::from(label) - 1).collect()),
+        Some(record) => {
+            let reason = format!("record {record} has label {}, expected 1 to {N_CLASSES}", bytes[record]);
+            Err(Fault::new(reason).of("STL-10 file", path))
+        }
+    }
+}
+
+/// The pixels of the `count` images of a file, row after row, the channels interleaved.
+pub(crate) fn images(bytes: &[u8], count: usize) -> Result<Vec<u8>, Fault> {
+    if Some(bytes.len()) != count.checked_mul(IMAGE_BYTES) {
+        let (found, each) = (bytes.len(), IMAGE_BYTES);
+        return Err(Fault::new(format!("found {found} bytes, expected {count} images of {each}, one for every label")));
+    }
+    Ok(bytes.chunks_exact(IMAGE_BYTES).flat_map(|planes| upright(planes, SIDE, SIDE)).collect())
+}
+
+/// Turns an image of three planes, each `width` columns of `height` bytes, into rows of RGB.
+fn upright(planes: &[u8], height: usize, width: usize) -> impl Iterator<Item = u8> {
+    let value = move |y: usize, x: usize, channel: usize| planes[(channel * width + x) * height + y];
+    (0..height).flat_map(move |y| (0..width).flat_map(move |x| [0, 1, 2].map(|channel| value(y, x, channel))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{OnBadImage, open as open_by_name};
+    use super::*;
+
+    const NAMES: &str = "airplane\nbird\ncar\ncat\ndeer\ndog\nhorse\nmonkey\nship\ntruck\n";
+
+    /// A level that differs in every direction.
+    fn level(record: usize, channel: usize, y: usize, x: usize) -> u8 {
+        (record * 11 + channel * 70 + y * 2 + x / 3) as u8
+    }
+
+    fn stored(record: usize) -> Vec<u8> {
+        let places = (0..3).flat_map(|channel| (0..SIDE).map(move |x| (channel, x)));
+        places.flat_map(|(channel, x)| (0..SIDE).map(move |y| level(record, channel, y, x))).collect()
+    }
+
+    fn write_set(dir: &Path, records: usize) {
+        std::fs::create_dir_all(dir).unwrap();
+        for split in [Split::Train, Split::Test] {
+            let [images, labels] = official_files(split);
+            std::fs::write(dir.join(images), (0..records).flat_map(stored).collect::<Vec<_>>()).unwrap();
+            std::fs::write(dir.join(labels), (0..records).map(|r| r as u8 % 10 + 1).collect::<Vec<_>>()).unwrap();
+        }
+        std::fs::write(dir.join(NAMES_FILE), NAMES).unwrap();
+    }
+
+    fn options(root: &Path, partial: bool) -> OpenOptions {
+        OpenOptions { name: "stl10".into(), root: Some(root.to_owned()), partial, on_bad_image: OnBadImage::Fail }
+    }
+
+    fn message(root: &Path, partial: bool) -> String {
+        open_by_name(&options(root, partial), Split::Train).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn images_stand_upright_and_labels_count_from_zero() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join(OFFICIAL.folder);
+        write_set(&dir, 12);
+        for root in [parent.path(), &dir] {
+            let set = open_by_name(&options(root, true), Split::Test).unwrap();
+            assert_eq!((set.len(), set.expected_len(), &*set.class_names()[7]), (12, Some(8_000), "monkey"));
+            assert_eq!(set.labels().unwrap(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]);
+            let image = set.image(3).unwrap();
+            assert_eq!(image.dim(), (96, 96, 3));
+            assert!(image.indexed_iter().all(|((y, x, channel), &found)| found == level(3, channel, y, x)));
+        }
+    }
+
+    #[test]
+    fn an_image_that_is_wider_than_high_keeps_its_shape() {
+        // Two rows and three columns: column by column 0 3, 1 4, 2 5.
+        let columns = [0, 3, 1, 4, 2, 5];
+        let stored: Vec<u8> = [0, 10, 20].iter().flat_map(|add| columns.map(|level| level + add)).collect();
+        let rows: Vec<u8> = (0..6).flat_map(|level| [level, level + 10, level + 20]).collect();
+        assert_eq!(upright(&stored, 2, 3).collect::<Vec<_>>(), rows);
+    }
+
+    #[cfg(feature = "archives")]
+    #[test]
+    fn the_archive_gives_the_same_set() {
+        let dir = tempfile::tempdir().unwrap();
+        write_set(dir.path(), 2);
+        let folder = open_by_name(&options(dir.path(), true), Split::Train).unwrap();
+        let files = ["unlabeled_X.bin", "train_X.bin", NAMES_FILE, "train_y.bin"];
+        std::fs::write(dir.path().join(files[0]), [1; 1000]).unwrap();
+        let bytes = files.map(|file| (format!("stl10_binary/{file}"), std::fs::read(dir.path().join(file)).unwrap()));
+        let members: Vec<(&str, &[u8])> = bytes.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
+        let packed = tempfile::tempdir().unwrap();
+        let path = packed.path().join(OFFICIAL.archive);
+        std::fs::write(&path, super::super::archive::tests::packed(&members)).unwrap();
+        for root in [packed.path(), &path] {
+            let archive = open_by_name(&options(root, true), Split::Train).unwrap();
+            assert_eq!((archive.len(), archive.fingerprint()), (2, folder.fingerprint()));
+        }
+    }
+
+    #[test]
+    fn wrong_counts_labels_and_names_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        write_set(dir.path(), 2);
+        assert!(message(dir.path(), false).contains("found 2 images, expected 5000"));
+        std::fs::write(dir.path().join("train_y.bin"), [1, 11]).unwrap();
+        assert!(message(dir.path(), true).contains("train_y.bin: record 1 has label 11, expected 1 to 10"));
+        std::fs::write(dir.path().join("train_y.bin"), [1, 0]).unwrap();
+        assert!(message(dir.path(), true).contains("record 1 has label 0"));
+        std::fs::write(dir.path().join("train_y.bin"), [1, 1, 1]).unwrap();
+        assert!(message(dir.path(), true).contains("train_X.bin: found 55296 bytes, expected 3 images of 27648"));
+        std::fs::write(dir.path().join(NAMES_FILE), "cat dog").unwrap();
+        assert!(message(dir.path(), true).contains("class_names.txt: found 2, expected 10"));
+        std::fs::remove_file(dir.path().join(NAMES_FILE)).unwrap();
+        assert!(message(dir.path(), true).starts_with("missing file"));
+    }
+
+    #[test]
+    fn a_missing_set_says_where_to_get_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!recognises(dir.path()));
+        assert!(message(dir.path(), false).contains("put http://ai.stanford.edu"));
+    }
+}
