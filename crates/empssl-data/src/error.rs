@@ -55,6 +55,24 @@ pub enum DataError {
         /// The size of one record in bytes.
         record_bytes: usize,
     },
+    /// A file is not what its name says, or damaged.
+    #[error("malformed {form} {}: {reason}", path.display())]
+    Malformed {
+        /// What the file should have been: `pickle`, `archive`, ...
+        form: &'static str,
+        /// The file; within an archive, the archive's path and the name in it.
+        path: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// A file needs a part of this crate that was left out when it was built.
+    #[error("cannot read {}: this build lacks the feature `{feature}`", path.display())]
+    MissingFeature {
+        /// The file.
+        path: PathBuf,
+        /// The feature.
+        feature: &'static str,
+    },
     /// A record carries a label that no class has.
     #[error(
         "label out of range in {}: record {record} has {kind} label {found}, expected less than {expected}",
@@ -129,6 +147,29 @@ pub enum DataError {
     EmptyClass {
         /// The folder.
         path: PathBuf,
+    },
+    /// A class of the set has no folder.
+    #[error(
+        "no folder for class `{class}` in {}: {absent} of {classes} classes are missing there",
+        path.display()
+    )]
+    MissingClass {
+        /// The first class without a folder.
+        class: String,
+        /// Where the class folders are.
+        path: PathBuf,
+        /// How many classes have no folder.
+        absent: usize,
+        /// How many classes the set has.
+        classes: usize,
+    },
+    /// The file that says which image is of which class does not know this image.
+    #[error("image without a class: {} is not in {}; remove it, or bring the two from the same source", path.display(), truth.display())]
+    UnknownImage {
+        /// The image.
+        path: PathBuf,
+        /// The file with the classes.
+        truth: PathBuf,
     },
     /// An image lies beside the class folders, so it has no class.
     #[error("image without a class: {} lies beside class folders; move it into one or remove it", path.display())]
@@ -213,6 +254,11 @@ pub enum DataError {
         batch: usize,
     },
 }
+
+/// Why bytes are no image that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(pub(crate) String);
 
 impl DataError {
     /// Wraps a failed read of `path`.

@@ -48,7 +48,7 @@ pub mod picture;
 pub mod rng;
 
 pub use augment::resample::Interpolation;
-pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, open};
-pub use error::DataError;
+pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, decode_image, open};
+pub use error::{DataError, DecodeError};
 pub use loader::{LoaderConfig, Order, PatchBatch, PatchLoader, View};
 pub use patch::{PatchConfig, PatchKey, PatchSampler};
