@@ -377,11 +377,12 @@ mod tests {
             base.subset(&[0, 1, 2, 3]).unwrap(),
             base.subset(&[1, 0]).unwrap(),
             base.subset(&[0, 1]).unwrap(),
+            base.reduced(3),
         ];
         let mut all: Vec<u64> = others.iter().map(Dataset::fingerprint).chain([base.fingerprint()]).collect();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 7);
+        assert_eq!(all.len(), 8);
         assert_eq!(base.fingerprint(), tiny([1, 2, 3, 4], Some(vec![0, 1, 0, 1])).fingerprint());
         let twice = base.subset(&[1, 0]).unwrap().subset(&[1, 0]).unwrap();
         assert_eq!(twice.fingerprint(), base.subset(&[0, 1]).unwrap().fingerprint());

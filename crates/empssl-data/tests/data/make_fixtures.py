@@ -5,8 +5,12 @@
 
 `NAME.EXT.rgb` holds `Image.open("NAME.EXT").convert("RGB")`, row after row. The files are the oddities of ImageNet and
 the kinds of JPEG that photographs come in.
+
+`photographs.txt` has a line for every photograph of `imagenet-photos`, where EMPSSL_SHARED_DATA names the folder that
+holds them: its name, width, height, and the Adler-32 sums of Pillow's pixels, whole and decoded by libjpeg at half size.
 """
 
+import os
 import struct
 import zlib
 from io import BytesIO
@@ -116,6 +120,14 @@ def files():
     yield "rgba-16-bit.png", png_by_hand(deep, 6)
 
 
+def photographs(root):
+    for path in sorted(root.rglob("*.JPEG")):
+        whole, half = Image.open(path), Image.open(path)
+        half.draft("RGB", (whole.width // 2, whole.height // 2))
+        sums = [zlib.adler32(image.convert("RGB").tobytes()) for image in (whole, half)]
+        yield f"{path.name} {whole.width} {whole.height} {sums[0]} {sums[1]}\n"
+
+
 def main():
     OUT.mkdir(exist_ok=True)
     for name, data in files():
@@ -123,6 +135,9 @@ def main():
         with Image.open(BytesIO(data)) as image:
             (OUT / f"{name}.rgb").write_bytes(image.convert("RGB").tobytes())
             print(f"{name}: {image.mode} {image.size}, {len(data)} bytes")
+    if root := os.environ.get("EMPSSL_SHARED_DATA"):
+        lines = photographs(Path(root) / "imagenet-photos")
+        (OUT.parent / "photographs.txt").write_text("".join(lines))
 
 
 if __name__ == "__main__":

@@ -6,3 +6,5 @@ mod distributions;
 mod golden;
 /// Genuine images in every form they come in.
 mod real_data;
+/// Genuine image trees by name.
+mod real_trees;
