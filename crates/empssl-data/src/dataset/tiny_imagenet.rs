@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::image_folder::{Tree, collect, is_image};
+use super::image_folder::{Tree, collect};
 use super::store::{ImageFile, Source};
 use super::{Dataset, OpenOptions, Split, check_count, truth};
 use crate::error::DataError;
@@ -56,6 +56,7 @@ struct Files {
     /// The official folder; in an archive, the archive's path followed by the folder within it.
     base: PathBuf,
     /// All files of an archive.
+    #[cfg(feature = "archives")]
     listed: Vec<ImageFile>,
 }
 
@@ -66,7 +67,12 @@ impl Files {
         }
         let holds_split = |dir: &PathBuf| dir.join("train").is_dir() || dir.join("val").is_dir();
         if let Some(base) = [root.join(FOLDER), root.to_owned()].into_iter().find(holds_split) {
-            return Ok(Self { source: Source::Disk, base, listed: Vec::new() });
+            return Ok(Self {
+                source: Source::Disk,
+                base,
+                #[cfg(feature = "archives")]
+                listed: Vec::new(),
+            });
         }
         if root.join(ARCHIVE).is_file() {
             return Self::in_archive(&root.join(ARCHIVE));
@@ -120,7 +126,8 @@ impl Files {
             Source::Disk => {}
             #[cfg(feature = "archives")]
             Source::Zip(_) => {
-                let inside = |file: &&ImageFile| file.path.starts_with(&dir) && is_image(&file.path);
+                let inside =
+                    |file: &&ImageFile| file.path.starts_with(&dir) && super::image_folder::is_image(&file.path);
                 images.extend(self.listed.iter().filter(inside).cloned());
             }
         }
