@@ -164,6 +164,29 @@ pub enum DataError {
         /// The folder.
         path: PathBuf,
     },
+    /// A class of the set has no folder.
+    #[error(
+        "no folder for class `{class}` in {}: {absent} of {classes} classes are missing there",
+        path.display()
+    )]
+    MissingClass {
+        /// The first class without a folder.
+        class: String,
+        /// Where the class folders are.
+        path: PathBuf,
+        /// How many classes have no folder.
+        absent: usize,
+        /// How many classes the set has.
+        classes: usize,
+    },
+    /// The file that says which image is of which class does not know this image.
+    #[error("image without a class: {} is not in {}; remove it, or bring the two from the same source", path.display(), truth.display())]
+    UnknownImage {
+        /// The image.
+        path: PathBuf,
+        /// The file with the classes.
+        truth: PathBuf,
+    },
     /// An image lies beside the class folders, so it has no class.
     #[error("image without a class: {} lies beside class folders; move it into one or remove it", path.display())]
     StrayImage {
@@ -247,6 +270,11 @@ pub enum DataError {
         batch: usize,
     },
 }
+
+/// Why bytes are no image that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(pub(crate) String);
 
 impl DataError {
     /// Wraps a failed read of `path`.

@@ -54,7 +54,7 @@ pub mod rng;
 mod simd;
 
 pub use augment::resample::Interpolation;
-pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, detect, open};
-pub use error::DataError;
+pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, decode_image, detect, open};
+pub use error::{DataError, DecodeError};
 pub use loader::{LoaderConfig, Order, PatchBatch, PatchLoader, View};
 pub use patch::{PatchConfig, PatchKey, PatchSampler};

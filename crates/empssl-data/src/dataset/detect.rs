@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{cifar, idx, image_folder, stl10};
+use super::{cifar, idx, image_folder, imagenet100, stl10, tiny_imagenet};
 use crate::error::DataError;
 
 /// How a named set is recognised.
@@ -16,7 +16,7 @@ struct Detector {
 }
 
 /// Every set that has a form of its own.
-const DETECTORS: [Detector; 5] = [
+const DETECTORS: [Detector; 7] = [
     Detector {
         name: "cifar10",
         recognises: cifar::recognises_cifar10,
@@ -26,6 +26,16 @@ const DETECTORS: [Detector; 5] = [
         name: "cifar100",
         recognises: cifar::recognises_cifar100,
         looks_for: "cifar-100-binary, cifar-100-python, cifar-100-*.tar.gz",
+    },
+    Detector {
+        name: "tiny-imagenet",
+        recognises: tiny_imagenet::recognises,
+        looks_for: "tiny-imagenet-200 or its wnids.txt, tiny-imagenet-200.zip",
+    },
+    Detector {
+        name: "imagenet100",
+        recognises: imagenet100::recognises,
+        looks_for: "a train or val folder with the hundred classes' folders, ILSVRC/Data/CLS-LOC",
     },
     Detector {
         name: "mnist",
@@ -105,6 +115,11 @@ mod tests {
             ("cifar-100-binary/train.bin", "cifar100"),
             ("cifar-100-python/test", "cifar100"),
             ("cifar-100-binary.tar.gz", "cifar100"),
+            ("tiny-imagenet-200/val/val_annotations.txt", "tiny-imagenet"),
+            ("tiny-imagenet-200.zip", "tiny-imagenet"),
+            ("wnids.txt", "tiny-imagenet"),
+            ("ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000001.JPEG", "imagenet100"),
+            ("val/ILSVRC2012_val_00000001.JPEG", "imagenet100"),
             ("MNIST/raw/train-images-idx3-ubyte.gz", "mnist"),
             ("FashionMNIST/raw/t10k-labels-idx1-ubyte", "fashion-mnist"),
             ("stl10_binary/train_X.bin", "stl10"),
@@ -126,6 +141,19 @@ mod tests {
         assert_eq!(detect(names(&files).path()).unwrap(), "folder");
         files.push("train/truck/1.jpg".into());
         assert_eq!(detect(names(&files).path()).unwrap(), "cifar10");
+    }
+
+    #[test]
+    fn a_tree_with_the_hundred_classes_is_imagenet100() {
+        let table = include_str!("../../../../data/imagenet100.csv");
+        let wnids: Vec<&str> = table.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
+        let files = |wnids: &[&str]| -> Vec<String> { wnids.iter().map(|w| format!("train/{w}/{w}_1.JPEG")).collect() };
+        let at = |files: Vec<String>| {
+            let root = folder(&files.iter().map(String::as_str).collect::<Vec<_>>());
+            detect(root.path()).unwrap()
+        };
+        assert_eq!(at(files(&wnids)), "imagenet100");
+        assert_eq!(at(files(&wnids[1..])), "folder");
     }
 
     #[cfg(feature = "archives")]

@@ -1,8 +1,9 @@
 //! The parsers of data set files, with good inputs, for the fuzzing harness: a new parser is a new line here.
 
+use std::io::Cursor;
 use std::path::Path;
 
-use super::{bytes, cifar, idx, jpeg, pickle, stl10};
+use super::{bytes, cifar, decode, idx, jpeg, pickle, stl10, truth};
 use crate::fuzz::Target;
 
 /// Every parser of the data set modules.
@@ -24,6 +25,20 @@ fn plain() -> Vec<Target> {
         Target::new("idx labels", |bytes| idx::labels(bytes, Path::new("")).is_ok(), vec![idx_labels()]),
         Target::new("stl10 images", |bytes| stl10::images(bytes, 1).is_ok(), vec![vec![5; 3 * 96 * 96]]),
         Target::new("stl10 labels", |bytes| stl10::labels(bytes, Path::new("")).is_ok(), vec![vec![1, 10, 5, 2]]),
+        Target::new("wnids", |bytes| truth::wnids(bytes).is_ok(), vec![b"n01443537\nn01440764\n".to_vec()]),
+        Target { memory: MAPS, ..Target::new("words", |bytes| truth::words(bytes).is_ok(), vec![WORDS.to_vec()]) },
+        Target {
+            memory: MAPS,
+            ..Target::new("annotations", |bytes| truth::annotations(bytes).is_ok(), vec![ANNOTATIONS.to_vec()])
+        },
+        Target {
+            memory: MAPS,
+            ..Target::new("solution", |bytes| truth::solution(bytes).is_ok(), vec![SOLUTION.to_vec()])
+        },
+        Target::new("ground truth", |bytes| truth::ground_truth(bytes).is_ok(), vec![b"490\n1\n1000\n".to_vec()]),
+        Target::new("image header", |bytes| decode::dimensions(Cursor::new(bytes)).is_ok(), images()),
+        // Coefficients, a plane of each component and the pixels of what the guard lets through.
+        Target { memory: [64 << 20, 16], ..Target::new("image", decode_small, images()) },
         Target::new("jpeg markers", |bytes| jpeg::check_complete(bytes).is_ok(), vec![JPEG.to_vec()]),
         // A byte may stand for an object of 64 bytes in a list that is growing, one reference on the stack and a memo.
         Target { memory: [64 << 10, 320], ..Target::new("pickle", walk_pickle, pickles()) },
@@ -40,6 +55,34 @@ const CIFAR100: [&[u8]; 1] = [include_bytes!("../../tests/data/cifar-100-binary/
 /// The shortest that has every kind of marker segment: two tables, a frame, a scan with a stuffed byte and a restart.
 const JPEG: [u8; 34] =
     *b"\xff\xd8\xff\xe0\0\x04ab\xff\xdb\0\x03c\xff\xc0\0\x02\xff\xda\0\x02xy\xff\0z\xff\xd0w\xff\xff\xd9..";
+
+/// A map's entry for a line of a dozen bytes: two texts of their own and its slot, twice as the map grows.
+const MAPS: [u64; 2] = [64 << 10, 64];
+const WORDS: &[u8] = b"n01443537\tgoldfish, Carassius auratus\nn01440764\ttench\n";
+const ANNOTATIONS: &[u8] = b"val_0.JPEG\tn01443537\t0\t32\t44\t62\nval_1.JPEG\tn01440764\t52\t55\t57\t59\n";
+const SOLUTION: &[u8] = b"ImageId,PredictionString\nILSVRC2012_val_00000001,n01443537 85 1 499 272 n01443537 1 2 3 4\n";
+
+/// One file of every kind that decodes.
+fn images() -> Vec<Vec<u8>> {
+    let files: [&[u8]; 8] = [
+        include_bytes!("../../tests/data/decode/420-17x1.jpg"),
+        include_bytes!("../../tests/data/decode/progressive-420.jpg"),
+        include_bytes!("../../tests/data/decode/restarts.jpg"),
+        include_bytes!("../../tests/data/decode/cmyk.jpg"),
+        include_bytes!("../../tests/data/decode/ycck.jpg"),
+        include_bytes!("../../tests/data/decode/grey.jpg"),
+        include_bytes!("../../tests/data/decode/palette-4-bit-transparent.png"),
+        include_bytes!("../../tests/data/decode/rgba-16-bit.png"),
+    ];
+    files.map(<[u8]>::to_vec).to_vec()
+}
+
+/// Decodes what its header calls small, so that no input takes long.
+fn decode_small(bytes: &[u8]) -> bool {
+    let is_small = |(width, height): (u32, u32)| u64::from(width) * u64::from(height) <= 1 << 16;
+    decode::dimensions(Cursor::new(bytes)).is_ok_and(is_small)
+        && [None, Some(8)].iter().all(|&short_side| decode::decode_image(bytes, short_side).is_ok())
+}
 
 /// The first record and all records of each file.
 fn cut(files: &[&[u8]], record_bytes: usize) -> Vec<Vec<u8>> {
@@ -94,7 +137,10 @@ fn walk_pickle(bytes: &[u8]) -> bool {
 /// The readers of compressed files.
 #[cfg(feature = "archives")]
 mod archives {
+    use std::io::Cursor;
+
     use super::super::archive::{self, Limits, tests};
+    use super::super::zip;
     use crate::fuzz::Target;
 
     const LIMITS: Limits = Limits { kept: 64 << 10, total: 1 << 20 };
@@ -104,12 +150,13 @@ mod archives {
     const CHECKSUM: std::ops::Range<usize> = 148..156;
     const SIZE: std::ops::Range<usize> = 124..136;
 
-    pub(super) fn all() -> [Target; 3] {
+    pub(super) fn all() -> [Target; 4] {
         let tar = Target::new("tar", tar, vec![members(), tests::tarred(&[("a", b"top"), ("set/b", &[1; 600])])]);
         [
             Target { repair: repair_tar, memory: MEMORY, ..tar },
             Target { memory: MEMORY, ..Target::new("tar.gz", zipped, vec![tests::gzipped(&members())]) },
             Target { memory: MEMORY, ..Target::new("gz", unzip, vec![tests::gzipped(&[7; 900]), tests::gzipped(b"")]) },
+            Target { memory: MEMORY, ..Target::new("zip", walk_zip, vec![zip::tests::small()]) },
         ]
     }
 
@@ -124,6 +171,12 @@ mod archives {
 
     fn zipped(bytes: &[u8]) -> bool {
         archive::unzipped_members(bytes, "set", &["a", "b"], LIMITS).is_ok()
+    }
+
+    /// Lists an archive and reads every file of it.
+    fn walk_zip(bytes: &[u8]) -> bool {
+        let Ok((mut archive, entries)) = zip::walk(Cursor::new(bytes)) else { return false };
+        entries.iter().filter(|entry| zip::read_entry(&mut archive, &entry.name).is_ok()).count() == entries.len()
     }
 
     fn unzip(bytes: &[u8]) -> bool {

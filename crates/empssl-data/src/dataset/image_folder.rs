@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::store::{Decoded, ImageFile, Store, decode, dimensions};
+use super::store::{Decoded, ImageFile, Source, Store};
 use super::{About, BadImage, Dataset, OnBadImage, OpenOptions, Split};
 use crate::error::DataError;
 
@@ -51,6 +51,7 @@ fn split_dir(root: &Path, split: Split) -> Option<PathBuf> {
 
 /// The files of a split, listed but not yet read.
 pub(crate) struct Tree {
+    source: Source,
     dir: PathBuf,
     class_names: Vec<String>,
     files: Vec<ImageFile>,
@@ -65,7 +66,7 @@ impl Tree {
         let entries = Entries::read(&dir)?;
         let class_names = entries.class_names();
         check_same_classes(root, split, &dir, &class_names)?;
-        let mut tree = Self { dir, class_names, files: entries.images, labels: Vec::new() };
+        let mut tree = Self { source: Source::Disk, dir, class_names, files: entries.images, labels: Vec::new() };
         if let (Some(stray), false) = (tree.files.first(), tree.class_names.is_empty()) {
             return Err(DataError::StrayImage { path: stray.path.clone() });
         }
@@ -73,6 +74,20 @@ impl Tree {
             tree.add_class(class_dir, label as u32)?;
         }
         if tree.files.is_empty() { Err(DataError::NoImages { path: tree.dir }) } else { Ok(tree) }
+    }
+
+    /// A split whose files and labels are known, below `dir`. Sorts by class and path, so that a set has one order in
+    /// whatever form its files lie.
+    pub(crate) fn labelled(
+        source: Source,
+        dir: PathBuf,
+        class_names: Vec<String>,
+        mut files: Vec<(u32, ImageFile)>,
+    ) -> Self {
+        let name = |file: &ImageFile| file.path.file_name().map(ToOwned::to_owned);
+        files.sort_by_cached_key(|(label, file)| (*label, name(file), file.path.clone()));
+        let (labels, files) = files.into_iter().unzip();
+        Self { source, dir, class_names, files, labels }
     }
 
     fn add_class(&mut self, dir: &Path, label: u32) -> Result<(), DataError> {
@@ -108,11 +123,11 @@ impl Tree {
         expected: Option<usize>,
     ) -> Result<Dataset, DataError> {
         let form = self.form();
-        let Self { dir, class_names, mut files, mut labels } = self;
-        let mut decoded = small_set_bytes(&files).map(Decoded::with_capacity);
+        let Self { source, dir, class_names, mut files, mut labels } = self;
+        let mut decoded = small_set_bytes(&source, &files).map(Decoded::with_capacity);
         let mut skipped = Vec::new();
         if decoded.is_some() || options.on_bad_image == OnBadImage::Skip {
-            let checked = decode_all(&files, &mut decoded, options.on_bad_image)?;
+            let checked = decode_all(&source, &files, &mut decoded, options.on_bad_image)?;
             retain(&mut files, &checked.good);
             retain(&mut labels, &checked.good);
             skipped = checked.bad;
@@ -131,7 +146,7 @@ impl Tree {
             skipped,
             ..About::default()
         };
-        Ok(Dataset::new(about, Store::Files { root: dir, files, decoded }, labels))
+        Ok(Dataset::new(about, Store::Files { root: dir, source, files, decoded }, labels))
     }
 
     fn form(&self) -> String {
@@ -205,7 +220,7 @@ impl Entries {
             let metadata = std::fs::metadata(&path).map_err(|error| DataError::io(&path, error))?;
             if metadata.is_dir() {
                 entries.folders.push(path);
-            } else if extension(&path).is_some_and(|name| matches!(name.as_str(), "jpg" | "jpeg" | "png")) {
+            } else if is_image(&path) {
                 entries.images.push(ImageFile { path, bytes: metadata.len() });
             }
         }
@@ -222,11 +237,18 @@ fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
+/// Whether a file has the name of an image and is not hidden.
+pub(crate) fn is_image(path: &Path) -> bool {
+    let known = |name: String| matches!(name.as_str(), "jpg" | "jpeg" | "png");
+    !is_hidden(path) && extension(path).is_some_and(known)
+}
+
 fn extension(path: &Path) -> Option<String> {
     Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
 
-fn collect(dir: &Path, depth: usize, files: &mut Vec<ImageFile>) -> Result<(), DataError> {
+/// Adds the images below `dir`, at any depth.
+pub(crate) fn collect(dir: &Path, depth: usize, files: &mut Vec<ImageFile>) -> Result<(), DataError> {
     if depth == MAX_DEPTH {
         return Err(DataError::NestedTooDeeply { path: dir.to_owned() });
     }
@@ -237,14 +259,17 @@ fn collect(dir: &Path, depth: usize, files: &mut Vec<ImageFile>) -> Result<(), D
 
 /// The bytes that all images need when decoded, if they are small enough to be kept. A file whose header is unreadable
 /// does not decide; decoding it says what is wrong.
-fn small_set_bytes(files: &[ImageFile]) -> Option<usize> {
-    let small_bytes = |file: &ImageFile| match dimensions(&file.path) {
+fn small_set_bytes(source: &Source, files: &[ImageFile]) -> Option<usize> {
+    let small_bytes = |file: &ImageFile| match source.dimensions(&file.path) {
         Ok((width, height)) if width.max(height) > SMALL_SIDE => None,
         Ok((width, height)) => Some((width * height * 3) as usize),
         Err(_) => Some(0),
     };
     // The first image nearly always answers for all, without opening every file of a large set.
-    small_bytes(files.first()?)?;
+    let first = small_bytes(files.first()?)?;
+    if first.saturating_mul(files.len()) > 2 * SMALL_SET_BYTES {
+        return None;
+    }
     let bytes = files.par_iter().map(small_bytes).try_reduce(|| 0, |a, b| Some(a + b))?;
     (bytes <= SMALL_SET_BYTES).then_some(bytes)
 }
@@ -258,12 +283,17 @@ struct Checked {
 
 /// Decodes every file on all cores and keeps the pixels if there is a place for them; a stretch at a time, so that no
 /// more than a stretch is held twice.
-fn decode_all(files: &[ImageFile], kept: &mut Option<Decoded>, on_bad: OnBadImage) -> Result<Checked, DataError> {
+fn decode_all(
+    source: &Source,
+    files: &[ImageFile],
+    kept: &mut Option<Decoded>,
+    on_bad: OnBadImage,
+) -> Result<Checked, DataError> {
     const STRETCH: usize = 4096;
     let mut checked = Checked { good: Vec::with_capacity(files.len()), bad: Vec::new() };
     let keep = kept.is_some();
     for stretch in files.chunks(STRETCH) {
-        let decode_one = |file: &ImageFile| decode(&file.path).map(|image| keep.then_some(image));
+        let decode_one = |file: &ImageFile| source.decode(&file.path, None).map(|image| keep.then_some(image));
         let images: Vec<_> = stretch.par_iter().map(decode_one).collect();
         for image in images {
             checked.good.push(image.is_ok());

@@ -15,6 +15,7 @@ use crate::error::DataError;
 mod archive;
 mod bytes;
 mod cifar;
+mod decode;
 mod detect;
 mod files;
 mod fingerprint;
@@ -22,12 +23,18 @@ mod fingerprint;
 mod fuzz_targets;
 mod idx;
 mod image_folder;
+mod imagenet100;
 mod jpeg;
 mod pickle;
 mod stl10;
 mod store;
 mod synthetic;
+mod tiny_imagenet;
+mod truth;
+#[cfg(feature = "archives")]
+mod zip;
 
+pub use decode::decode_image;
 pub use detect::detect;
 use fingerprint::Hasher;
 #[cfg(test)]
@@ -38,7 +45,8 @@ use store::Store;
 pub const DEFAULT_ROOT: &str = "data";
 
 /// The names that [`open`] understands.
-pub const NAMES: [&str; 7] = ["synthetic", "cifar10", "cifar100", "mnist", "fashion-mnist", "stl10", "folder"];
+pub const NAMES: [&str; 9] =
+    ["synthetic", "cifar10", "cifar100", "tiny-imagenet", "imagenet100", "mnist", "fashion-mnist", "stl10", "folder"];
 
 /// The half of a data set to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,6 +117,8 @@ pub fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
         "mnist" => idx::open_mnist(options, split),
         "fashion-mnist" => idx::open_fashion_mnist(options, split),
         "stl10" => stl10::open(options, split),
+        "tiny-imagenet" => tiny_imagenet::open(options, split),
+        "imagenet100" => imagenet100::open(options, split),
         "folder" => image_folder::open(options, split),
         name => Err(DataError::UnknownDataset { name: name.to_owned(), known: NAMES.join(", ") }),
     }
@@ -137,6 +147,8 @@ pub struct Dataset {
     labels: Option<Arc<[u32]>>,
     /// The images of the store that belong to this subset; `None` means all.
     rows: Option<Arc<[usize]>>,
+    /// How many pixels the shorter side of a file that is decoded on demand must keep; `None` means all.
+    short_side: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -152,7 +164,7 @@ impl Dataset {
     fn new(about: About, store: Store, labels: Option<Vec<u32>>) -> Self {
         let labels: Option<Arc<[u32]>> = labels.map(Arc::from);
         let whole = Whole { about, store, labels: labels.clone(), fingerprint: OnceLock::new() };
-        Self { whole: Arc::new(whole), labels, rows: None }
+        Self { whole: Arc::new(whole), labels, rows: None, short_side: None }
     }
 
     /// The name the set was opened by.
@@ -174,6 +186,9 @@ impl Dataset {
         }
         if let Some(rows) = &self.rows {
             line += &format!(", subset of {}", grouped(rows.len()));
+        }
+        if let Some(side) = self.short_side {
+            line += &format!(", JPEG files at a reduced size of at least {side} pixels");
         }
         line
     }
@@ -223,7 +238,17 @@ impl Dataset {
     /// # Errors
     /// When the index is out of range, or the file cannot be read or decoded.
     pub fn image(&self, index: usize) -> Result<CowArray<'_, u8, Ix3>, DataError> {
-        self.whole.store.image(self.row(index)?)
+        self.whole.store.image(self.row(index)?, self.short_side)
+    }
+
+    /// The same images, but JPEG files that are decoded on demand come at the smallest eighth of their size whose
+    /// shorter side still has `short_side` pixels: faster, with other bytes.
+    ///
+    /// A quarter of the area of an image, cut for patches of side s, has all the pixels it needs from `short_side` = 2 s
+    /// on. Images held in memory and files of other formats stay as they are.
+    #[must_use]
+    pub fn reduced(&self, short_side: usize) -> Self {
+        Self { short_side: Some(short_side), ..self.clone() }
     }
 
     /// The images of the given indices, in that order; an index may be repeated.
@@ -240,10 +265,16 @@ impl Dataset {
     /// paths and sizes where they are files), and of the subset taken. The same on every machine.
     pub fn fingerprint(&self) -> u64 {
         let whole = *self.whole.fingerprint.get_or_init(|| self.whole.hash());
-        let Some(rows) = &self.rows else { return whole };
+        if self.rows.is_none() && self.short_side.is_none() {
+            return whole;
+        }
         let mut hasher = Hasher::default();
         hasher.number(whole);
-        rows.iter().for_each(|&row| hasher.number(row as u64));
+        self.rows.iter().flat_map(|rows| rows.iter()).for_each(|&row| hasher.number(row as u64));
+        if let Some(side) = self.short_side {
+            hasher.text("reduced");
+            hasher.number(side as u64);
+        }
         hasher.finish()
     }
 
@@ -359,11 +390,12 @@ mod tests {
             base.subset(&[0, 1, 2, 3]).unwrap(),
             base.subset(&[1, 0]).unwrap(),
             base.subset(&[0, 1]).unwrap(),
+            base.reduced(3),
         ];
         let mut all: Vec<u64> = others.iter().map(Dataset::fingerprint).chain([base.fingerprint()]).collect();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 7);
+        assert_eq!(all.len(), 8);
         assert_eq!(base.fingerprint(), tiny([1, 2, 3, 4], Some(vec![0, 1, 0, 1])).fingerprint());
         let twice = base.subset(&[1, 0]).unwrap().subset(&[1, 0]).unwrap();
         assert_eq!(twice.fingerprint(), base.subset(&[0, 1]).unwrap().fingerprint());

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use ndarray::{Array3, ArrayView3, CowArray, Ix3};
 
+use super::decode::{decode_image, dimensions};
 use super::fingerprint::Hasher;
-use super::jpeg::check_complete;
+#[cfg(feature = "archives")]
+use super::zip::Archive;
 use crate::error::DataError;
 
 /// The images of a split.
@@ -22,11 +24,52 @@ pub(crate) enum Store {
     Files {
         /// The folder that the hash takes the paths relative to.
         root: PathBuf,
+        /// Where the bytes of the files are.
+        source: Source,
         /// The files.
         files: Vec<ImageFile>,
         /// All images decoded, if they are small.
         decoded: Option<Decoded>,
     },
+}
+
+/// Where the bytes of image files are.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// In files of their own.
+    Disk,
+    /// In an archive, whose path their paths begin with.
+    #[cfg(feature = "archives")]
+    Zip(std::sync::Arc<Archive>),
+}
+
+impl Source {
+    /// The bytes of a file.
+    pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>, DataError> {
+        match self {
+            Self::Disk => std::fs::read(path).map_err(|error| DataError::io(path, error)),
+            #[cfg(feature = "archives")]
+            Self::Zip(archive) => archive.read(path),
+        }
+    }
+
+    /// The pixels of an image file, `[height, width, 3]`; with `short_side` decoded at a reduced size, see [`decode_image`].
+    pub(crate) fn decode(&self, path: &Path, short_side: Option<usize>) -> Result<Array3<u8>, DataError> {
+        decode_image(&self.read(path)?, short_side).map_err(|reason| bad(path, reason))
+    }
+
+    /// The (width, height) in the header of an image file.
+    pub(crate) fn dimensions(&self, path: &Path) -> Result<(u32, u32), DataError> {
+        let dimensions = match self {
+            Self::Disk => {
+                let file = std::fs::File::open(path).map_err(|error| DataError::io(path, error))?;
+                dimensions(std::io::BufReader::new(file))
+            }
+            #[cfg(feature = "archives")]
+            Self::Zip(archive) => dimensions(std::io::Cursor::new(archive.read(path)?)),
+        };
+        dimensions.map_err(|reason| bad(path, reason))
+    }
 }
 
 /// One image file.
@@ -75,15 +118,16 @@ impl Store {
         }
     }
 
-    /// The pixels of image `row`, which must exist.
-    pub(crate) fn image(&self, row: usize) -> Result<CowArray<'_, u8, Ix3>, DataError> {
+    /// The pixels of image `row`, which must exist; files that are decoded on demand at no more than the size that
+    /// `short_side` asks for.
+    pub(crate) fn image(&self, row: usize, short_side: Option<usize>) -> Result<CowArray<'_, u8, Ix3>, DataError> {
         match self {
             Self::Records { pixels, side } => Ok(view(pixels, row * side * side * 3, *side, *side)),
             Self::Files { decoded: Some(Decoded { pixels, frames }), .. } => {
                 let Frame { start, height, width } = frames[row];
                 Ok(view(pixels, start, height, width))
             }
-            Self::Files { files, .. } => decode(&files[row].path).map(CowArray::from),
+            Self::Files { files, source, .. } => source.decode(&files[row].path, short_side).map(CowArray::from),
         }
     }
 
@@ -108,24 +152,6 @@ impl Store {
 fn view(pixels: &[u8], start: usize, height: usize, width: usize) -> CowArray<'_, u8, Ix3> {
     let pixels = &pixels[start..start + height * width * 3];
     ArrayView3::from_shape((height, width, 3), pixels).expect("the slice has the length of its shape").into()
-}
-
-/// Decodes a JPEG or PNG file to `[height, width, 3]`; grey images are repeated over the channels, an alpha channel is
-/// dropped, as Pillow's conversion to RGB does. The content decides about the format: some PNG files are named `.JPEG`.
-pub(crate) fn decode(path: &Path) -> Result<Array3<u8>, DataError> {
-    let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
-    check_complete(&bytes).map_err(|reason| bad(path, reason))?;
-    let image = image::load_from_memory(&bytes).map_err(|error| bad(path, error))?.into_rgb8();
-    let (width, height) = image.dimensions();
-    let shape = (height as usize, width as usize, 3);
-    Array3::from_shape_vec(shape, image.into_raw()).map_err(|error| bad(path, error))
-}
-
-/// The (width, height) in the header of an image file.
-pub(crate) fn dimensions(path: &Path) -> Result<(u32, u32), DataError> {
-    let io = |error| DataError::io(path, error);
-    let reader = image::ImageReader::open(path).and_then(image::ImageReader::with_guessed_format).map_err(io)?;
-    reader.into_dimensions().map_err(|error| bad(path, error))
 }
 
 fn bad(path: &Path, reason: impl ToString) -> DataError {

@@ -10,3 +10,5 @@ mod full_counts;
 mod golden;
 /// Genuine images in every form they come in.
 mod real_data;
+/// Genuine image trees by name.
+mod real_trees;

@@ -1,0 +1,89 @@
+//! Image files to RGB pixels, as Pillow's `Image.open(file).convert("RGB")` gives them.
+//!
+//! The content decides about the format: some PNG files are named `.JPEG`. Grey images are repeated over the channels,
+//! palettes are looked up, an alpha channel is dropped, inks become light, and an EXIF orientation is ignored. Of 16
+//! bits the upper 8 are kept, but of grey ones without alpha Pillow keeps everything above 255 as 255, and so does this.
+
+use image::{DynamicImage, ImageFormat};
+use ndarray::Array3;
+
+use super::jpeg;
+use crate::error::DecodeError;
+
+/// The most pixels that an image may have, as Pillow limits it; more is taken for an attack or a damaged header.
+pub(crate) const MAX_PIXELS: u64 = 178_956_970;
+
+/// Decodes a JPEG or PNG file to `[height, width, 3]` in RGB, to the bytes of Pillow's
+/// `Image.open(file).convert("RGB")`; what the file is, its content decides.
+///
+/// With `short_side` a JPEG file is decoded at the smallest eighth of its size whose shorter side still has that many
+/// pixels, which is faster; files of other formats are decoded whole.
+///
+/// # Errors
+/// With the reason when the bytes are no complete image, or of a kind that photographs do not have.
+pub fn decode_image(bytes: &[u8], short_side: Option<usize>) -> Result<Array3<u8>, DecodeError> {
+    if jpeg::is_jpeg(bytes) { jpeg::decode(bytes, short_side) } else { decode_png(bytes) }.map_err(DecodeError)
+}
+
+fn decode_png(bytes: &[u8]) -> Result<Array3<u8>, String> {
+    let image = image::load_from_memory_with_format(bytes, ImageFormat::Png).map_err(|error| error.to_string())?;
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    Array3::from_shape_vec((height, width, 3), to_rgb(image)).map_err(|error| error.to_string())
+}
+
+fn to_rgb(image: DynamicImage) -> Vec<u8> {
+    let upper = |value: &u16| (value >> 8) as u8;
+    match image {
+        DynamicImage::ImageRgb16(image) => image.iter().map(upper).collect(),
+        DynamicImage::ImageRgba16(image) => {
+            image.pixels().flat_map(|p| [p[0], p[1], p[2]].map(|v| upper(&v))).collect()
+        }
+        DynamicImage::ImageLuma16(image) => image.iter().flat_map(|&value| [value.min(255) as u8; 3]).collect(),
+        DynamicImage::ImageLumaA16(image) => image.pixels().flat_map(|pixel| [upper(&pixel[0]); 3]).collect(),
+        image => image.into_rgb8().into_raw(),
+    }
+}
+
+/// The (width, height) in the header of an image file; the pixels are not read.
+///
+/// # Errors
+/// With the reason when there is no such header.
+pub(crate) fn dimensions(reader: impl std::io::BufRead + std::io::Seek) -> Result<(u32, u32), String> {
+    let reader = image::ImageReader::new(reader).with_guessed_format().map_err(|error| error.to_string())?;
+    reader.into_dimensions().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// The fixtures, each with Pillow's pixels.
+    fn fixtures() -> Vec<(String, Vec<u8>, Vec<u8>)> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/decode");
+        let mut paths: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|extension| extension != "rgb"));
+        paths.sort();
+        let read = |path: &std::path::PathBuf| {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let pixels = std::fs::read(path.with_file_name(format!("{name}.rgb"))).unwrap();
+            (name, std::fs::read(path).unwrap(), pixels)
+        };
+        paths.iter().map(read).collect()
+    }
+
+    #[test]
+    fn golden_every_kind_of_file_decodes_to_the_pixels_of_pillow() {
+        let fixtures = fixtures();
+        assert!(fixtures.len() >= 30, "{}", fixtures.len());
+        for (name, bytes, expected) in fixtures {
+            let image = decode_image(&bytes, None).unwrap_or_else(|reason| panic!("{name}: {reason}"));
+            let found = image.as_slice().unwrap();
+            assert_eq!(found.len(), expected.len(), "{name}");
+            let gap = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            assert_eq!(gap, 0, "{name}: {gap} levels from Pillow's pixels");
+            assert_eq!(dimensions(std::io::Cursor::new(&bytes)).unwrap().0 as usize, image.dim().1, "{name}");
+        }
+    }
+}

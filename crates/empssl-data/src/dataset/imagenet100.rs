@@ -1,0 +1,369 @@
+//! ImageNet-100: a hundred classes of ILSVRC2012, from a tree of its own or out of the full one.
+//!
+//! The classes are those of `data/imagenet100.csv`; labels follow their sorted wnids.
+
+use std::path::{Path, PathBuf};
+
+use super::image_folder::{Tree, collect, is_image};
+use super::store::{ImageFile, Source};
+use super::{Dataset, OpenOptions, Split, check_count, truth};
+use crate::error::DataError;
+
+/// The classes: wnid, ILSVRC2012 id and name, sorted by wnid.
+const CLASSES: &str = include_str!("../../../../data/imagenet100.csv");
+const SOLUTION: &str = "LOC_val_solution.csv";
+const GROUND_TRUTH: &str = "ILSVRC2012_validation_ground_truth.txt";
+
+fn official_count(split: Split) -> usize {
+    match split {
+        Split::Train => 126_689,
+        Split::Test => 5_000,
+    }
+}
+
+/// One of the hundred classes.
+struct Class {
+    wnid: &'static str,
+    /// The id in the development kit of ILSVRC2012, 1 to 1000.
+    id: u16,
+    name: &'static str,
+}
+
+fn classes() -> Vec<Class> {
+    let class = |line: &'static str| {
+        let mut fields = line.splitn(3, ',');
+        let (wnid, id, name) = (fields.next()?, fields.next()?.parse().ok()?, fields.next()?);
+        Some(Class { wnid, id, name })
+    };
+    CLASSES.lines().skip(1).filter_map(class).collect()
+}
+
+/// Opens ImageNet-100; the test split is the validation split of ILSVRC2012.
+pub(crate) fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
+    let classes = classes();
+    let base = find_base(options.root())?;
+    let dir = base.join(folder(split));
+    let labelled = match split {
+        Split::Test if is_flat(&dir, &classes) => flat(options.root(), &base, &dir, &classes)?,
+        _ => by_class_folder(&dir, &classes)?,
+    };
+    let expected = official_count(split);
+    check_count(options, split, &dir, labelled.len(), expected)?;
+    let names = classes.iter().map(|class| class.name.to_owned()).collect();
+    Tree::labelled(Source::Disk, dir, names, labelled).open(options, split, Some(expected))
+}
+
+/// Whether the folders of the hundred classes, the full archive's tree or flat validation images lie at this folder.
+pub(crate) fn recognises(root: &Path) -> bool {
+    let classes = classes();
+    let holds_set = |dir: &Path| {
+        let has_classes = classes.iter().all(|class| dir.join(class.wnid).is_dir());
+        has_classes || dir.join("ILSVRC2012_val_00000001.JPEG").is_file()
+    };
+    find_base(root).is_ok_and(|base| {
+        base.ends_with("CLS-LOC")
+            || [Split::Train, Split::Test].iter().any(|split| holds_set(&base.join(folder(*split))))
+    })
+}
+
+fn folder(split: Split) -> &'static str {
+    match split {
+        Split::Train => "train",
+        Split::Test => "val",
+    }
+}
+
+/// The folder with `train` and `val`: the root, or where Kaggle's archive of the full set has them.
+fn find_base(root: &Path) -> Result<PathBuf, DataError> {
+    let places = ["", "imagenet100", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC"].map(|place| root.join(place));
+    let holds_split = |dir: &PathBuf| dir.join("train").is_dir() || dir.join("val").is_dir();
+    places.into_iter().find(holds_split).ok_or_else(|| DataError::MissingFolder {
+        what: "ImageNet-100 or ILSVRC2012".into(),
+        path: root.to_owned(),
+        hint: "expected `train` and `val`, or `ILSVRC/Data/CLS-LOC` with both, as Kaggle's archive unpacks".into(),
+    })
+}
+
+/// Whether images lie here and no class has a folder.
+fn is_flat(dir: &Path, classes: &[Class]) -> bool {
+    let has_images =
+        |mut entries: std::fs::ReadDir| entries.any(|entry| entry.is_ok_and(|entry| is_image(&entry.path())));
+    std::fs::read_dir(dir).is_ok_and(has_images) && classes.iter().all(|class| !dir.join(class.wnid).is_dir())
+}
+
+/// The images in the folders of the hundred classes; other folders are other classes of the full set.
+fn by_class_folder(dir: &Path, classes: &[Class]) -> Result<Vec<(u32, ImageFile)>, DataError> {
+    let absent: Vec<&Class> = classes.iter().filter(|class| !dir.join(class.wnid).is_dir()).collect();
+    if let Some(first) = absent.first() {
+        return Err(DataError::MissingClass {
+            class: first.wnid.to_owned(),
+            path: dir.to_owned(),
+            absent: absent.len(),
+            classes: classes.len(),
+        });
+    }
+    let mut labelled = Vec::new();
+    for (label, class) in (0..).zip(classes) {
+        let (mut files, class_dir) = (Vec::new(), dir.join(class.wnid));
+        collect(&class_dir, 0, &mut files)?;
+        if files.is_empty() {
+            return Err(DataError::EmptyClass { path: class_dir });
+        }
+        labelled.extend(files.into_iter().map(|file| (label, file)));
+    }
+    Ok(labelled)
+}
+
+/// The images of the hundred classes out of a folder with the images of all.
+fn flat(root: &Path, base: &Path, dir: &Path, classes: &[Class]) -> Result<Vec<(u32, ImageFile)>, DataError> {
+    let truth = Truth::find(root, base, dir)?;
+    let mut files = Vec::new();
+    collect(dir, 0, &mut files)?;
+    if files.is_empty() {
+        return Err(DataError::NoImages { path: dir.to_owned() });
+    }
+    let mut labelled = Vec::new();
+    for file in files {
+        match truth.label(&file.path, classes) {
+            None => return Err(DataError::UnknownImage { path: file.path, truth: truth.path }),
+            Some(None) => {}
+            Some(Some(label)) => labelled.push((label as u32, file)),
+        }
+    }
+    Ok(labelled)
+}
+
+/// The file that says which validation image is of which class.
+struct Truth {
+    path: PathBuf,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Wnids by the image's name.
+    Solution(std::collections::HashMap<String, String>),
+    /// Ids by the image's number.
+    GroundTruth(Vec<u16>),
+}
+
+impl Truth {
+    /// Looks beside the images, and in every folder from there up to the root and, where the root is itself within the
+    /// archive's tree, above it.
+    fn find(root: &Path, base: &Path, dir: &Path) -> Result<Self, DataError> {
+        let above = if root.ends_with("ILSVRC") || root.ends_with("CLS-LOC") { 3 } else { 0 };
+        let up_to_root = dir.ancestors().take_while(|place| place.starts_with(root));
+        let places: Vec<PathBuf> = up_to_root.chain(root.ancestors().skip(1).take(above)).map(Path::to_owned).collect();
+        let beside = |file: &str| places.iter().map(|place| place.join(file)).find(|path| path.is_file());
+        if let Some(path) = beside(SOLUTION) {
+            let kind = parse(&path, truth::solution).map(Kind::Solution)?;
+            return Ok(Self { path, kind });
+        }
+        let in_kit = format!("ILSVRC2012_devkit_t12/data/{GROUND_TRUTH}");
+        if let Some(path) = beside(GROUND_TRUTH).or_else(|| beside(&in_kit)) {
+            let kind = parse(&path, truth::ground_truth).map(Kind::GroundTruth)?;
+            return Ok(Self { path, kind });
+        }
+        Err(DataError::MissingFile {
+            path: base.join(SOLUTION),
+            hint: format!(
+                "the images in {} have no class folders; put Kaggle's {SOLUTION} or the development kit's {GROUND_TRUTH} \
+                 there, or sort them into class folders",
+                dir.display()
+            ),
+        })
+    }
+
+    /// The label of an image; `Some(None)` for one of the other classes, `None` for an unknown image.
+    fn label(&self, image: &Path, classes: &[Class]) -> Option<Option<usize>> {
+        let stem = image.file_stem()?.to_str()?;
+        match &self.kind {
+            Kind::Solution(wnids) => {
+                let wnid = wnids.get(stem)?;
+                Some(classes.iter().position(|class| class.wnid == wnid))
+            }
+            Kind::GroundTruth(ids) => {
+                let id = ids.get(truth::validation_number(stem)? - 1)?;
+                Some(classes.iter().position(|class| class.id == *id))
+            }
+        }
+    }
+}
+
+fn parse<T>(path: &Path, parser: impl Fn(&[u8]) -> Result<T, String>) -> Result<T, DataError> {
+    let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
+    let malformed = |reason| DataError::Malformed { form: "validation truth", path: path.to_owned(), reason };
+    parser(&bytes).map_err(malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::{OnBadImage, open as open_by_name};
+    use super::*;
+
+    /// A class that is not among the hundred, and its id.
+    const OTHER: (&str, u16) = ("n01440764", 449);
+
+    fn options(root: &Path) -> OpenOptions {
+        let root = Some(root.to_owned());
+        OpenOptions { name: "imagenet100".into(), root, partial: true, on_bad_image: OnBadImage::Fail }
+    }
+
+    fn open_test(root: &Path) -> Result<Dataset, DataError> {
+        open_by_name(&options(root), Split::Test)
+    }
+
+    /// A PNG file of one colour, named as a JPEG file, which does not matter.
+    fn write(path: &Path, colour: u8) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let image = image::RgbImage::from_pixel(3, 2, image::Rgb([colour, 255 - colour, 7]));
+        image.save_with_format(path, image::ImageFormat::Png).unwrap();
+    }
+
+    /// The validation images in the order of their numbers: two of every class and one of another class, as
+    /// (number, wnid, ILSVRC id, colour).
+    fn validation() -> Vec<(usize, String, u16, u8)> {
+        let ours = classes().into_iter().map(|class| (class.wnid.to_owned(), class.id));
+        let all: Vec<_> = ours.rev().chain([(OTHER.0.to_owned(), OTHER.1)]).collect();
+        let twice = all.iter().chain(&all).enumerate();
+        twice.map(|(place, (wnid, id))| (place + 1, wnid.clone(), *id, place as u8)).collect()
+    }
+
+    fn file_name(number: usize) -> String {
+        format!("ILSVRC2012_val_{number:08}.JPEG")
+    }
+
+    fn sorted_into_folders(val: &Path) {
+        validation()
+            .iter()
+            .for_each(|(number, wnid, _, colour)| write(&val.join(wnid).join(file_name(*number)), *colour));
+    }
+
+    fn all_in_one_folder(val: &Path) {
+        validation().iter().for_each(|(number, _, _, colour)| write(&val.join(file_name(*number)), *colour));
+    }
+
+    fn write_solution(path: &Path) {
+        let line = |(number, wnid, _, _): &(usize, String, u16, u8)| {
+            format!("ILSVRC2012_val_{number:08},{wnid} 1 2 3 4 {wnid} 5 6 7 8 \n")
+        };
+        let lines: String = validation().iter().rev().map(line).collect();
+        fs::write(path, format!("ImageId,PredictionString\n{lines}")).unwrap();
+    }
+
+    fn write_ground_truth(path: &Path) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, validation().iter().map(|(_, _, id, _)| format!("{id}\n")).collect::<String>()).unwrap();
+    }
+
+    #[test]
+    fn the_table_has_a_hundred_sorted_classes() {
+        let classes = classes();
+        assert_eq!((classes.len(), CLASSES.lines().count()), (100, 101));
+        assert!(classes.windows(2).all(|pair| pair[0].wnid < pair[1].wnid));
+        let mut ids: Vec<u16> = classes.iter().map(|class| class.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert!(ids.len() == 100 && ids[0] >= 1 && ids[99] <= 1000);
+        assert_eq!((classes[0].wnid, classes[0].id, classes[0].name), ("n01558993", 391, "robin"));
+        assert!(classes.iter().all(|class| class.wnid != OTHER.0 && class.id != OTHER.1));
+    }
+
+    #[test]
+    fn every_form_of_the_validation_split_gives_the_same_images() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        sorted_into_folders(&at("own/val"));
+        all_in_one_folder(&at("solved/val"));
+        write_solution(&at("solved/LOC_val_solution.csv"));
+        all_in_one_folder(&at("devkit/val"));
+        write_ground_truth(&at("devkit/ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"));
+        all_in_one_folder(&at("beside/val"));
+        write_ground_truth(&at("beside/val/ILSVRC2012_validation_ground_truth.txt"));
+        all_in_one_folder(&at("kaggle/ILSVRC/Data/CLS-LOC/val"));
+        write_solution(&at("kaggle/LOC_val_solution.csv"));
+        let sets: Vec<Dataset> =
+            ["own", "solved", "devkit", "beside", "kaggle", "kaggle/ILSVRC", "kaggle/ILSVRC/Data/CLS-LOC"]
+                .iter()
+                .map(|form| open_test(&at(form)).unwrap_or_else(|error| panic!("{form}: {error}")))
+                .collect();
+        let first = &sets[0];
+        assert_eq!((first.len(), first.labels().unwrap()[..4].to_vec()), (200, vec![0, 0, 1, 1]));
+        assert_eq!((&*first.class_names()[0], first.expected_len()), ("robin", Some(5_000)));
+        // The first class is the last but one of the list: images 100 and 201.
+        assert_eq!(first.image(0).unwrap().iter().take(2).copied().collect::<Vec<_>>(), [99, 156]);
+        assert_eq!(first.image(1).unwrap()[[0, 0, 0]], 200);
+        for other in &sets[1..] {
+            assert_eq!((other.labels(), other.class_names()), (first.labels(), first.class_names()));
+            assert!((0..200).all(|index| other.image(index).unwrap() == first.image(index).unwrap()));
+        }
+    }
+
+    #[test]
+    fn the_train_split_is_taken_out_of_the_full_tree() {
+        let root = tempfile::tempdir().unwrap();
+        let train = root.path().join("ILSVRC/Data/CLS-LOC/train");
+        sorted_into_folders(&train);
+        let set = open_by_name(&options(root.path()), Split::Train).unwrap();
+        assert_eq!((set.len(), set.is_partial(), set.expected_len()), (200, true, Some(126_689)));
+        let whole = OpenOptions { partial: false, ..options(root.path()) };
+        let message = open_by_name(&whole, Split::Train).unwrap_err().to_string();
+        assert!(message.contains("found 200 images, expected 126689"), "{message}");
+
+        fs::remove_dir_all(train.join("n01558993")).unwrap();
+        let message = open_by_name(&options(root.path()), Split::Train).unwrap_err().to_string();
+        let expected = "no folder for class `n01558993` in ";
+        assert!(message.starts_with(expected) && message.ends_with("1 of 100 classes are missing there"), "{message}");
+        fs::create_dir(train.join("n01558993")).unwrap();
+        let message = open_by_name(&options(root.path()), Split::Train).unwrap_err().to_string();
+        assert!(message.starts_with("empty class folder") && message.contains("n01558993"), "{message}");
+    }
+
+    /// What opening a flat validation split says after `damage`.
+    fn refusal(damage: impl Fn(&Path)) -> String {
+        let root = tempfile::tempdir().unwrap();
+        all_in_one_folder(&root.path().join("val"));
+        damage(root.path());
+        open_test(root.path()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_flat_split_without_its_truth_is_refused() {
+        let message = refusal(|_| {});
+        assert!(message.starts_with("missing file") && message.contains(GROUND_TRUTH), "{message}");
+    }
+
+    #[test]
+    fn a_file_that_the_truth_does_not_name_is_refused() {
+        let message = refusal(|root| {
+            write_solution(&root.join(SOLUTION));
+            write(&root.join("val/stranger.JPEG"), 1);
+        });
+        assert!(message.contains("stranger.JPEG is not in") && message.contains(SOLUTION), "{message}");
+        for stranger in ["stranger.JPEG", "ILSVRC2012_val_00000203.JPEG"] {
+            let message = refusal(|root| {
+                write_ground_truth(&root.join(GROUND_TRUTH));
+                write(&root.join("val").join(stranger), 1);
+            });
+            assert!(message.contains(stranger) && message.contains(GROUND_TRUTH), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_id_out_of_range_is_refused_with_its_line() {
+        let message = refusal(|root| fs::write(root.join(GROUND_TRUTH), "1\n1001\n").unwrap());
+        assert!(message.starts_with("malformed validation truth"), "{message}");
+        assert!(message.ends_with("line 2 is `1001`, expected an id from 1 to 1000"), "{message}");
+    }
+
+    #[test]
+    fn other_folders_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let message = open_test(root.path()).unwrap_err().to_string();
+        assert!(message.starts_with("no folder with ImageNet-100 or ILSVRC2012"), "{message}");
+        write(&root.path().join("val/cat/a.JPEG"), 1);
+        let message = open_test(root.path()).unwrap_err().to_string();
+        assert!(message.ends_with("100 of 100 classes are missing there"), "{message}");
+    }
+}

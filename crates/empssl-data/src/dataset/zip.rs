@@ -1,0 +1,323 @@
+//! Image files within a `.zip` archive, read without unpacking it.
+//!
+//! Only the directory at the archive's end is held in memory. A file is read and inflated when it is asked for, by its
+//! place, so that any number of threads read at once; the system's cache keeps the compressed bytes near.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use zip::{CompressionMethod, ZipArchive};
+
+use crate::error::DataError;
+
+/// No image file is larger.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// A file within an archive.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Entry {
+    /// Its name with slashes between the folders.
+    pub(crate) name: String,
+    /// Its size when unpacked.
+    pub(crate) bytes: u64,
+}
+
+/// An open archive.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    path: PathBuf,
+    zip: ZipArchive<Window>,
+}
+
+impl Archive {
+    /// Opens an archive and lists its files.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Entry>), DataError> {
+        let window = Window::open(path).map_err(|error| DataError::io(path, error))?;
+        let (zip, entries) = walk(window).map_err(|reason| malformed(path, reason))?;
+        Ok((Self { path: path.to_owned(), zip }, entries))
+    }
+
+    /// The bytes of the file at `path`, which begins with the archive's own.
+    pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>, DataError> {
+        let parts = path.strip_prefix(&self.path).unwrap_or(path).iter().map(|part| part.to_string_lossy());
+        let name = parts.collect::<Vec<_>>().join("/");
+        read_entry(&mut self.zip.clone(), &name).map_err(|reason| malformed(path, reason))
+    }
+}
+
+fn malformed(path: &Path, reason: String) -> DataError {
+    DataError::Malformed { form: "zip archive", path: path.to_owned(), reason }
+}
+
+/// Reads the directory of an archive and refuses what has no place in a set of images: names that lead elsewhere or
+/// occur twice, links, encrypted files, methods other than storing and deflating, files that are too large.
+pub(crate) fn walk<R: Read + Seek>(reader: R) -> Result<(ZipArchive<R>, Vec<Entry>), String> {
+    let zip = ZipArchive::new(reader).map_err(|error| error.to_string())?;
+    if zip.has_duplicate_names() {
+        return Err("two files have the same name".to_owned());
+    }
+    let mut entries = Vec::new();
+    for index in 0..zip.len() {
+        let file = zip.by_index_data(index).map_err(|error| error.to_string())?;
+        let name = std::str::from_utf8(file.name_raw()).map_err(|_| format!("the name of file {index} is no text"))?;
+        let plain = file.enclosed_name().is_some() && !name.starts_with('/') && !name.contains(['\\', '\0']);
+        let tame = !name.split('/').any(|part| matches!(part, "." | ".."));
+        let reason = match file.compression() {
+            _ if !(plain && tame) => "leads out of the archive",
+            _ if file.is_dir() => continue,
+            _ if file.is_symlink() => "is a link",
+            _ if file.encrypted() => "is encrypted",
+            _ if file.size() > MAX_FILE_BYTES => "is larger than 256 MiB",
+            CompressionMethod::Stored | CompressionMethod::Deflated => "",
+            _ => "is neither stored nor deflated",
+        };
+        if !reason.is_empty() {
+            return Err(format!("`{}` {reason}", name.escape_debug()));
+        }
+        entries.push(Entry { name: name.to_owned(), bytes: file.size() });
+    }
+    Ok((zip, entries))
+}
+
+/// The bytes of one file, whose checksum must be right.
+pub(crate) fn read_entry<R: Read + Seek>(zip: &mut ZipArchive<R>, name: &str) -> Result<Vec<u8>, String> {
+    let file = zip.by_name(name).map_err(|error| error.to_string())?;
+    let expected = file.size();
+    // The size is the archive's word; only what really comes out is kept.
+    let mut bytes = Vec::with_capacity(expected.min(1 << 20) as usize);
+    let found = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())? as u64;
+    if found == expected { Ok(bytes) } else { Err(format!("it has {found} bytes, expected {expected}")) }
+}
+
+/// A file read by place, so that clones do not disturb each other; reads are gathered, since headers are read in
+/// small pieces.
+#[derive(Debug)]
+struct Window {
+    file: Arc<File>,
+    len: u64,
+    place: u64,
+    /// Bytes of the file from `start` on.
+    held: Vec<u8>,
+    start: u64,
+}
+
+impl Window {
+    const HELD: usize = 4096;
+
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let len = file.metadata()?.len();
+        Ok(Self { file: Arc::new(file), len, place: 0, held: Vec::new(), start: 0 })
+    }
+
+    /// What is held of the file from the current place on.
+    fn rest(&self) -> &[u8] {
+        let skipped = self.place.checked_sub(self.start).and_then(|skipped| usize::try_from(skipped).ok());
+        skipped.and_then(|skipped| self.held.get(skipped..)).unwrap_or_default()
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        self.held.resize(Self::HELD, 0);
+        let read = read_at(&self.file, &mut self.held, self.place)?;
+        self.held.truncate(read);
+        self.start = self.place;
+        Ok(())
+    }
+}
+
+/// A clone holds nothing yet.
+impl Clone for Window {
+    fn clone(&self) -> Self {
+        Self { file: Arc::clone(&self.file), len: self.len, place: self.place, held: Vec::new(), start: 0 }
+    }
+}
+
+impl Read for Window {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.rest().is_empty() {
+            if out.len() >= Self::HELD {
+                let read = read_at(&self.file, out, self.place)?;
+                self.place += read as u64;
+                return Ok(read);
+            }
+            self.fill()?;
+        }
+        let rest = self.rest();
+        let count = rest.len().min(out.len());
+        out[..count].copy_from_slice(&rest[..count]);
+        self.place += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Window {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let place = match to {
+            SeekFrom::Start(place) => Some(place),
+            SeekFrom::End(offset) => self.len.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.place.checked_add_signed(offset),
+        };
+        self.place = place.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a place before the file"))?;
+        Ok(self.place)
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, out: &mut [u8], place: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, out, place)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, out: &mut [u8], place: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, out, place)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::fs;
+    use std::io::{Cursor, Write};
+
+    use proptest::prelude::*;
+    use zip::ZipWriter;
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+
+    fn add(writer: &mut ZipWriter<impl Write + Seek>, dir: &Path, prefix: &str) {
+        let mut paths: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        for path in paths {
+            let name = format!("{prefix}{}", path.file_name().unwrap().to_str().unwrap());
+            if path.is_dir() {
+                writer.add_directory(&name, SimpleFileOptions::default()).unwrap();
+                add(writer, &path, &format!("{name}/"));
+            } else {
+                let bytes = fs::read(&path).unwrap();
+                let method = if bytes.len() % 2 == 0 { CompressionMethod::Stored } else { CompressionMethod::Deflated };
+                writer.start_file(&name, SimpleFileOptions::default().compression_method(method)).unwrap();
+                writer.write_all(&bytes).unwrap();
+            }
+        }
+    }
+
+    /// Makes an archive of everything in a folder, some files stored and some deflated.
+    pub(crate) fn pack(dir: &Path, archive: &Path) {
+        let mut writer = ZipWriter::new(fs::File::create(archive).unwrap());
+        add(&mut writer, dir, "");
+        writer.finish().unwrap();
+    }
+
+    const CENTRAL: &[u8] = b"PK\x01\x02";
+
+    /// An archive with the files `aa/one` and `bb/two`.
+    pub(crate) fn small() -> Vec<u8> {
+        let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, text) in [("aa/one", "first"), ("bb/two", "the second, the second")] {
+            writer.start_file(name, SimpleFileOptions::default()).unwrap();
+            writer.write_all(text.as_bytes()).unwrap();
+        }
+        writer.finish().unwrap().into_inner()
+    }
+
+    /// The archive with some bytes of the first entry of its directory replaced.
+    fn patched(offset: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut archive = small();
+        let start = archive.windows(4).position(|window| window == CENTRAL).unwrap() + offset;
+        archive[start..start + bytes.len()].copy_from_slice(bytes);
+        archive
+    }
+
+    /// The archive with the file `aa/one` under another name of the same length.
+    fn renamed(name: &str) -> Vec<u8> {
+        let mut archive = small();
+        while let Some(place) = archive.windows(6).position(|window| window == b"aa/one") {
+            archive[place..place + 6].copy_from_slice(name.as_bytes());
+        }
+        archive
+    }
+
+    fn refusal(archive: Vec<u8>) -> String {
+        walk(Cursor::new(archive)).unwrap_err()
+    }
+
+    #[test]
+    fn files_are_listed_and_read() {
+        let (mut zip, entries) = walk(Cursor::new(small())).unwrap();
+        let names: Vec<_> = entries.iter().map(|entry| (&*entry.name, entry.bytes)).collect();
+        assert_eq!(names, [("aa/one", 5), ("bb/two", 22)]);
+        assert_eq!(read_entry(&mut zip, "bb/two").unwrap(), b"the second, the second");
+        assert_eq!(read_entry(&mut zip.clone(), "aa/one").unwrap(), b"first");
+        assert!(read_entry(&mut zip, "cc").is_err());
+    }
+
+    #[test]
+    fn what_has_no_place_in_a_set_of_images_is_refused() {
+        assert_eq!(refusal(renamed("../one")), "`../one` leads out of the archive");
+        assert_eq!(refusal(renamed("/a/one")), "`/a/one` leads out of the archive");
+        assert_eq!(refusal(renamed("a\\/one")), "`a\\\\/one` leads out of the archive");
+        assert_eq!(refusal(renamed("a/../b")), "`a/../b` leads out of the archive");
+        assert_eq!(refusal(renamed("bb/two")), "two files have the same name");
+        assert_eq!(refusal(patched(8, &[1, 0])), "`aa/one` is encrypted");
+        assert_eq!(refusal(patched(10, &[12, 0])), "`aa/one` is neither stored nor deflated");
+        assert_eq!(refusal(patched(24, &[1, 0, 0, 16])), "`aa/one` is larger than 256 MiB");
+        let link = (0o120_777_u32 << 16).to_le_bytes();
+        assert_eq!(refusal(patched(38, &link)), "`aa/one` is a link");
+        assert!(walk(Cursor::new(b"no archive".to_vec())).is_err());
+    }
+
+    #[test]
+    fn damage_is_noticed_when_a_file_is_read() {
+        for archive in [patched(16, &[0, 0, 0, 0]), patched(24, &[6, 0, 0, 0])] {
+            let (mut zip, _) = walk(Cursor::new(archive)).unwrap();
+            assert!(read_entry(&mut zip, "aa/one").is_err());
+            assert!(read_entry(&mut zip, "bb/two").is_ok());
+        }
+    }
+
+    #[test]
+    fn a_damaged_archive_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("set.zip");
+        fs::write(&path, &small()[..100]).unwrap();
+        let message = Archive::open(&path).unwrap_err().to_string();
+        assert!(message.starts_with("malformed zip archive") && message.contains("set.zip"), "{message}");
+        fs::write(&path, patched(16, &[0, 0, 0, 0])).unwrap();
+        let (archive, _) = Archive::open(&path).unwrap();
+        let message = archive.read(&path.join("aa/one")).unwrap_err().to_string();
+        assert!(message.contains("set.zip/aa/one"), "{message}");
+        assert_eq!(archive.read(&path.join("bb/two")).unwrap(), b"the second, the second");
+    }
+
+    #[test]
+    fn a_window_reads_what_the_file_holds_from_any_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..20_000_u32).map(|value| (value * 7 / 8) as u8).collect();
+        fs::write(dir.path().join("file"), &bytes).unwrap();
+        let mut window = Window::open(&dir.path().join("file")).unwrap();
+        for (place, len) in [(0, 10), (4, 30), (4_090, 20), (9_000, 8_000), (100, 3), (19_990, 10)] {
+            assert_eq!(window.seek(SeekFrom::Start(place)).unwrap(), place);
+            let mut found = vec![0; len];
+            window.read_exact(&mut found).unwrap();
+            assert_eq!(found, bytes[place as usize..][..len]);
+        }
+        assert_eq!((window.seek(SeekFrom::End(-5)).unwrap(), window.read(&mut [0; 9]).unwrap()), (19_995, 5));
+        assert_eq!((window.seek(SeekFrom::Current(90)).unwrap(), window.read(&mut [0; 9]).unwrap()), (20_090, 0));
+        assert!(window.seek(SeekFrom::Current(-30_000)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_damage_makes_it_panic(edits in proptest::collection::vec((0..400_usize, any::<u8>()), 1..8)) {
+            let mut archive = small();
+            for (place, byte) in edits {
+                let place = place % archive.len();
+                archive[place] = byte;
+            }
+            if let Ok((mut zip, entries)) = walk(Cursor::new(archive)) {
+                entries.iter().for_each(|entry| drop(read_entry(&mut zip, &entry.name)));
+            }
+        }
+    }
+}
