@@ -4,5 +4,7 @@
 mod distributions;
 /// The operations against what torchvision and Pillow computed.
 mod golden;
+/// The memory of a loader in a process of its own.
+mod memory;
 /// Genuine images in every form they come in.
 mod real_data;
