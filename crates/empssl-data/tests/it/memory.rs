@@ -1,3 +1,5 @@
+//! The peak memory of a loader, told by a fresh process.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
