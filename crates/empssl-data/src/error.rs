@@ -263,6 +263,30 @@ pub enum DataError {
         /// The system's reason.
         reason: String,
     },
+    /// There is no memory for the batches.
+    #[error("no memory for a batch of {bytes} bytes: {reason}; use fewer patches or smaller batches")]
+    NoMemory {
+        /// The size of a batch.
+        bytes: usize,
+        /// The reason of whoever provides the memory.
+        reason: String,
+    },
+    /// Whoever provides the memory of the batches gave too little.
+    #[error("the memory for a batch has {found} bytes, expected at least {expected}")]
+    ShortBuffer {
+        /// Bytes of the buffer.
+        found: usize,
+        /// Bytes asked for.
+        expected: usize,
+    },
+    /// Making the patches of an image panicked.
+    #[error("making the patches of image {index} panicked: {reason}")]
+    WorkerPanicked {
+        /// The index of the image in the data set.
+        index: usize,
+        /// The message of the panic.
+        reason: String,
+    },
     /// A thread of the loader died without leaving an error.
     #[error("the loader stopped before batch {batch}: one of its threads panicked, see the message above")]
     LoaderStopped {

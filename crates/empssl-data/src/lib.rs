@@ -4,7 +4,8 @@
 //!
 //! 1. [`dataset`] opens a set of images by name: [`open`] gives a [`Dataset`].
 //! 2. [`augment`] holds the image operations of the published recipe, each with the integer arithmetic of Pillow.
-//! 3. [`patch`] draws the parameters of a patch and applies them: [`PatchSampler`].
+//! 3. [`patch`] draws the parameters of a patch and applies them: [`PatchSampler`]; [`grid`] places patches where nothing
+//!    is left to chance: [`PatchGrid`].
 //! 4. [`loader`] walks a set in batches with worker threads: [`PatchLoader`] yields [`PatchBatch`].
 //!
 //! [`rng`] is the counter-based generator behind every random draw, [`picture`] paints what the network sees.
@@ -28,11 +29,13 @@
 //!     seed: 0,
 //!     epoch: 0,
 //!     first_batch: 0,
+//!     rank: 0,
+//!     world: 1,
 //!     n_workers: 1,
 //!     prefetch: 1,
 //! };
 //! for batch in PatchLoader::new(&images, &sampler, &config)? {
-//!     assert_eq!(batch?.patches.shape(), [2, 3, 3, 32, 32]);
+//!     assert_eq!(batch?.patches().shape(), [2, 3, 3, 32, 32]);
 //! }
 //! # Ok(())
 //! # }
@@ -46,6 +49,7 @@ pub mod dataset;
 pub mod error;
 #[cfg(test)]
 mod fuzz;
+pub mod grid;
 pub mod loader;
 mod maths;
 pub mod patch;
@@ -56,5 +60,6 @@ mod simd;
 pub use augment::resample::Interpolation;
 pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, decode_image, detect, open};
 pub use error::{DataError, DecodeError};
-pub use loader::{LoaderConfig, Order, PatchBatch, PatchLoader, View};
+pub use grid::PatchGrid;
+pub use loader::{BatchMemory, HeapMemory, LoaderConfig, Order, PatchBatch, PatchBuffer, PatchLoader, View};
 pub use patch::{PatchConfig, PatchKey, PatchSampler};

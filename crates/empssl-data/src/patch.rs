@@ -10,6 +10,7 @@ use crate::augment::colour::{brightness, contrast, grayscale, saturation, solari
 use crate::augment::hue::rotate_hue;
 use crate::augment::resample::{CropBox, Interpolation, ResizeScratch, ResizedCrop};
 use crate::error::DataError;
+use crate::grid::PatchGrid;
 use crate::maths;
 use crate::rng::{Purpose, Stream};
 
@@ -227,6 +228,27 @@ impl PatchSampler {
     pub fn whole(&self, image: ArrayView3<'_, u8>, out: &mut [u8]) {
         let (height, width, _) = image.dim();
         self.apply(image, &PatchParams::plain(CropBox::whole(height, width)), out);
+    }
+
+    /// Writes patch number `patch` of a fixed `grid` to `out`; no augmentation but the mirroring of the grid.
+    ///
+    /// The crop covers the recipe's share of the area, at the recipe's ratio of width to height: of each range the
+    /// middle, that of the ratio in the logarithm (a quarter and a square for both published recipes). It is cut to the
+    /// image where that is too narrow.
+    ///
+    /// # Panics
+    /// As [`PatchSampler::sample`].
+    pub fn grid(&self, image: ArrayView3<'_, u8>, grid: &PatchGrid, patch: usize, out: &mut [u8]) {
+        let (height, width, _) = image.dim();
+        let plain = PatchParams::plain(self.grid_crop(height, width, grid, patch));
+        self.apply(image, &PatchParams { flip: grid.is_mirrored(patch), ..plain }, out);
+    }
+
+    fn grid_crop(&self, height: usize, width: usize, grid: &PatchGrid, patch: usize) -> CropBox {
+        let area = (height * width) as f64 * self.config.crop_scale.iter().sum::<f64>() / 2.0;
+        let ratio = maths::exp(self.log_ratio.iter().sum::<f64>() / 2.0);
+        let within = |side: f64, most: usize| (side.sqrt().round_ties_even() as usize).clamp(1, most);
+        grid.crop(patch, (height, width), (within(area / ratio, height), within(area * ratio, width)))
     }
 
     /// Draws the parameters of the patch that `key` addresses, for an image of the given size.
@@ -499,6 +521,34 @@ mod tests {
         assert_eq!(square.draw(9, 9, key(0)).crop, CropBox::whole(9, 9));
         assert_eq!(central_crop(1, 1000, [0.5, 2.0]), CropBox { top: 0, left: 499, height: 1, width: 2 });
         assert_eq!(central_crop(12, 11, [0.5, 2.0]), CropBox::whole(12, 11));
+    }
+
+    #[test]
+    fn grid_patches_are_plain_crops_of_the_recipe_s_size() {
+        let sampler = PatchSampler::new(&PatchConfig { crop_scale: [0.2, 0.3], ..PatchConfig::cifar32() }).unwrap();
+        let grid = PatchGrid::new(18, true).unwrap();
+        let (mut ours, mut expected) = (vec![0; 3 * 32 * 32], vec![0; 3 * 32 * 32]);
+        for (patch, top, left, flip) in [(0, 0, 0, false), (5, 8, 16, false), (10, 0, 8, true), (17, 16, 16, true)] {
+            sampler.grid(image().view(), &grid, patch, &mut ours);
+            let crop = CropBox { top, left, height: 16, width: 16 };
+            sampler.apply(image().view(), &PatchParams { flip, ..PatchParams::plain(crop) }, &mut expected);
+            assert_eq!(ours, expected, "patch {patch}");
+        }
+    }
+
+    #[test]
+    fn grid_crops_have_the_middle_ratio_and_are_cut_to_narrow_images() {
+        let corner = |config: PatchConfig, height, width| {
+            let grid = PatchGrid::new(4, false).unwrap();
+            let crop = PatchSampler::new(&config).unwrap().grid_crop(height, width, &grid, 3);
+            assert_eq!((crop.top + crop.height, crop.left + crop.width), (height, width));
+            (crop.height, crop.width)
+        };
+        assert_eq!(corner(PatchConfig::cifar32(), 32, 32), (16, 16));
+        assert_eq!(corner(PatchConfig::imagenet224(), 375, 500), (217, 217));
+        assert_eq!(corner(PatchConfig { crop_ratio: [4.0, 4.0], ..PatchConfig::cifar32() }, 32, 32), (8, 32));
+        assert_eq!(corner(PatchConfig::cifar32(), 3, 300), (3, 15));
+        assert_eq!(corner(PatchConfig::cifar32(), 1, 1), (1, 1));
     }
 
     proptest! {

@@ -51,6 +51,8 @@ impl BatchSource {
             seed: config.seed,
             epoch,
             first_batch,
+            rank: 0,
+            world: 1,
             n_workers: self.n_workers,
             prefetch: self.prefetch,
         };
@@ -61,9 +63,8 @@ impl BatchSource {
 /// The network's input: bytes `[n, b, 3, s, s]` to numbers `x / 127.5 - 1` of `kind`, `[n * b, 3, s, s]`, on `device`
 /// (tsb0601/EMP-SSL `dataset/aug.py`: ToTensor, then Normalize with mean and deviation 0.5).
 pub fn network_input(batch: &PatchBatch, kind: Kind, device: Device) -> Tensor {
-    let (n, b, channels, height, width) = batch.patches.dim();
+    let (n, b, channels, height, width) = batch.patches().dim();
     let sizes = [(n * b) as i64, channels as i64, height as i64, width as i64];
-    let bytes = batch.patches.as_slice().expect("batches are contiguous");
-    let bytes = Tensor::from_data_size(bytes, &sizes, Kind::Uint8);
+    let bytes = Tensor::from_data_size(batch.bytes(), &sizes, Kind::Uint8);
     bytes.to_device(device).to_kind(kind) / 127.5 - 1.0
 }

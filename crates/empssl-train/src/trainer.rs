@@ -118,7 +118,7 @@ impl Trainer {
     }
 
     fn explain(&self, failure: TorchFailure, batch: &PatchBatch) -> TrainError {
-        let side = batch.patches.dim().4;
+        let side = batch.patches().dim().4;
         memory::explain(failure, &self.config, &self.network, side)
     }
 

@@ -214,6 +214,8 @@ impl Scorer<'_> {
             seed: self.seed,
             epoch: NO_EPOCH,
             first_batch: 0,
+            rank: 0,
+            world: 1,
             n_workers: self.workers,
             prefetch: PREFETCH,
         };

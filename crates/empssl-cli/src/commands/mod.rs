@@ -120,8 +120,8 @@ impl SavedRun {
     }
 }
 
-/// Batches cut ahead of the network: enough to hide a slow one, few enough to stay in the cache's neighbourhood.
-pub(crate) const PREFETCH: usize = 4;
+/// Finished batches that may wait: enough to hide a slow one, few enough for the memory (a loader owns two more buffers).
+pub(crate) const PREFETCH: usize = 2;
 
 /// Threads that cut patches: as asked for, or as the machine has processors.
 pub(crate) fn n_workers(asked: Option<usize>) -> usize {

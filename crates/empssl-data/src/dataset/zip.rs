@@ -85,8 +85,8 @@ pub(crate) fn walk<R: Read + Seek>(reader: R) -> Result<(ZipArchive<R>, Vec<Entr
 pub(crate) fn read_entry<R: Read + Seek>(zip: &mut ZipArchive<R>, name: &str) -> Result<Vec<u8>, String> {
     let file = zip.by_name(name).map_err(|error| error.to_string())?;
     let expected = file.size();
-    // The size is the archive's word; only what really comes out is kept.
-    let mut bytes = Vec::with_capacity(expected.min(1 << 20) as usize);
+    // The size is the archive's word: nothing is reserved for it, only what really comes out is kept.
+    let mut bytes = Vec::new();
     let found = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())? as u64;
     if found == expected { Ok(bytes) } else { Err(format!("it has {found} bytes, expected {expected}")) }
 }

@@ -8,6 +8,8 @@ mod forms;
 mod full_counts;
 /// The operations against what torchvision and Pillow computed.
 mod golden;
+/// The memory of a loader in a process of its own.
+mod memory;
 /// Genuine images in every form they come in.
 mod real_data;
 /// Genuine image trees by name.
