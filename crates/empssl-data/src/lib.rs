@@ -38,13 +38,20 @@
 //! # }
 //! ```
 
+#[cfg(feature = "archives")]
+mod archive_paths;
 pub mod augment;
+#[cfg(feature = "fetch")]
+mod checksum;
 pub mod dataset;
 pub mod error;
+#[cfg(feature = "fetch")]
+pub mod fetch;
 pub mod loader;
 mod maths;
 pub mod patch;
 pub mod picture;
+pub mod progress;
 pub mod rng;
 
 pub use augment::resample::Interpolation;

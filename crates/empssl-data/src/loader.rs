@@ -215,7 +215,7 @@ impl Producer {
         let images = patches.axis_iter_mut(Axis(1)).into_par_iter().zip(indices);
         images.try_for_each(|(mut patches, &index)| {
             if self.stop.load(Ordering::Relaxed) {
-                return Ok(());
+                return Ok::<(), DataError>(());
             }
             let image = self.dataset.image(index)?;
             for (patch, mut out) in (0_u32..).zip(patches.outer_iter_mut()) {
