@@ -49,6 +49,8 @@ pub mod error;
 pub mod fetch;
 pub mod loader;
 mod maths;
+#[cfg(feature = "pack")]
+pub mod pack;
 pub mod patch;
 pub mod picture;
 pub mod progress;

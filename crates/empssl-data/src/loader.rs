@@ -125,6 +125,7 @@ impl PatchLoader {
     /// When a setting cannot work, the images do not fill one batch, or no thread can be started.
     pub fn new(dataset: &Dataset, sampler: &PatchSampler, config: &LoaderConfig) -> Result<Self, DataError> {
         config.check(dataset.len(), sampler.side())?;
+        dataset.check_serves(sampler.config())?;
         let n_batches = config.n_batches(dataset.len());
         let no_threads = |reason: &dyn ToString| DataError::NoThreads { reason: reason.to_string() };
         let name = |worker| format!("patches-{worker}");

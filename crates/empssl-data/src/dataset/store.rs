@@ -7,6 +7,7 @@ use ndarray::{Array3, ArrayView3, CowArray, Ix3};
 use super::fingerprint::Hasher;
 use super::jpeg::check_complete;
 use crate::error::DataError;
+use crate::patch::PatchConfig;
 
 /// The images of a split.
 #[derive(Debug)]
@@ -27,6 +28,9 @@ pub(crate) enum Store {
         /// All images decoded, if they are small.
         decoded: Option<Decoded>,
     },
+    /// A memory-mapped file.
+    #[cfg(feature = "pack")]
+    Pack(crate::pack::Pack),
 }
 
 /// One image file.
@@ -72,6 +76,8 @@ impl Store {
         match self {
             Self::Records { pixels, side } => pixels.len() / (side * side * 3),
             Self::Files { files, .. } => files.len(),
+            #[cfg(feature = "pack")]
+            Self::Pack(pack) => pack.len(),
         }
     }
 
@@ -84,6 +90,39 @@ impl Store {
                 Ok(view(pixels, start, height, width))
             }
             Self::Files { files, .. } => decode(&files[row].path).map(CowArray::from),
+            #[cfg(feature = "pack")]
+            Self::Pack(pack) => pack.image(row),
+        }
+    }
+
+    /// The bytes of the file of image `row`, which must exist, if it has a file.
+    #[cfg(feature = "pack")]
+    pub(crate) fn encoded(&self, row: usize) -> Result<Option<Vec<u8>>, DataError> {
+        match self {
+            Self::Files { files, .. } => {
+                let path = &files[row].path;
+                std::fs::read(path).map(Some).map_err(|error| DataError::io(path, error))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Refuses a recipe that needs larger images than the store was shrunk to.
+    pub(crate) fn check_serves(&self, config: &PatchConfig) -> Result<(), DataError> {
+        let _ = config;
+        match self {
+            #[cfg(feature = "pack")]
+            Self::Pack(pack) => pack.check_serves(config),
+            _ => Ok(()),
+        }
+    }
+
+    /// The short side that larger images were shrunk to.
+    pub(crate) fn short_side(&self) -> Option<usize> {
+        match self {
+            #[cfg(feature = "pack")]
+            Self::Pack(pack) => pack.short_side(),
+            _ => None,
         }
     }
 
@@ -101,11 +140,14 @@ impl Store {
                     hasher.number(*bytes);
                 }
             }
+            #[cfg(feature = "pack")]
+            Self::Pack(pack) => hasher.number(pack.fingerprint()),
         }
     }
 }
 
-fn view(pixels: &[u8], start: usize, height: usize, width: usize) -> CowArray<'_, u8, Ix3> {
+/// An image of the given size at `start`.
+pub(crate) fn view(pixels: &[u8], start: usize, height: usize, width: usize) -> CowArray<'_, u8, Ix3> {
     let pixels = &pixels[start..start + height * width * 3];
     ArrayView3::from_shape((height, width, 3), pixels).expect("the slice has the length of its shape").into()
 }
@@ -113,9 +155,13 @@ fn view(pixels: &[u8], start: usize, height: usize, width: usize) -> CowArray<'_
 /// Decodes a JPEG or PNG file to `[height, width, 3]`; grey images are repeated over the channels, an alpha channel is
 /// dropped, as Pillow's conversion to RGB does. The content decides about the format: some PNG files are named `.JPEG`.
 pub(crate) fn decode(path: &Path) -> Result<Array3<u8>, DataError> {
-    let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
-    check_complete(&bytes).map_err(|reason| bad(path, reason))?;
-    let image = image::load_from_memory(&bytes).map_err(|error| bad(path, error))?.into_rgb8();
+    decode_bytes(&std::fs::read(path).map_err(|error| DataError::io(path, error))?, path)
+}
+
+/// [`decode`] of bytes that are at hand; errors name `path`.
+pub(crate) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<Array3<u8>, DataError> {
+    check_complete(bytes).map_err(|reason| bad(path, reason))?;
+    let image = image::load_from_memory(bytes).map_err(|error| bad(path, error))?.into_rgb8();
     let (width, height) = image.dimensions();
     let shape = (height as usize, width as usize, 3);
     Array3::from_shape_vec(shape, image.into_raw()).map_err(|error| bad(path, error))
