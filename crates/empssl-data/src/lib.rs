@@ -7,6 +7,9 @@
 //! 3. [`patch`] draws the parameters of a patch and applies them: [`PatchSampler`].
 //! 4. [`loader`] walks a set in batches with worker threads: [`PatchLoader`] yields [`PatchBatch`].
 //!
+//! Beside them, [`fetch`] downloads what is published, [`verify`] says what is wrong with what is on disk, and [`pack`]
+//! turns a set into one file that opens instantly; each is a feature, on by default.
+//!
 //! [`rng`] is the counter-based generator behind every random draw, [`picture`] paints what the network sees.
 //!
 //! Letters in shapes: `n` patches per image, `b` images per batch, `s` the side of a patch in pixels.
@@ -55,6 +58,8 @@ pub mod patch;
 pub mod picture;
 pub mod progress;
 pub mod rng;
+#[cfg(feature = "fetch")]
+pub mod verify;
 
 pub use augment::resample::Interpolation;
 pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, open};

@@ -97,6 +97,11 @@ pub fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
     if let Some(path) = crate::pack::find(options, split) {
         return crate::pack::open(&path, options, split);
     }
+    open_files(options, split)
+}
+
+/// [`open`] from the set's own files, whatever packs there are.
+pub(crate) fn open_files(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
     match options.name.as_str() {
         "synthetic" => Ok(synthetic::open(split)),
         "cifar10" => cifar::open_cifar10(options, split),
@@ -168,8 +173,8 @@ impl Dataset {
     }
 
     /// The short side in pixels that larger images were shrunk to when the set was packed; `None` if no image was.
-    pub fn short_side(&self) -> Option<usize> {
-        self.whole.store.short_side()
+    pub fn shrunk_to(&self) -> Option<usize> {
+        self.whole.store.shrunk_to()
     }
 
     /// The name the set was opened by.
@@ -315,7 +320,7 @@ pub(crate) fn check_count(
 }
 
 /// A number with commas between the thousands.
-fn grouped(number: usize) -> String {
+pub(crate) fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let comma = |(place, digit): (usize, char)| {
         let wants_comma = place > 0 && (digits.len() - place).is_multiple_of(3);

@@ -118,10 +118,10 @@ impl Store {
     }
 
     /// The short side that larger images were shrunk to.
-    pub(crate) fn short_side(&self) -> Option<usize> {
+    pub(crate) fn shrunk_to(&self) -> Option<usize> {
         match self {
             #[cfg(feature = "pack")]
-            Self::Pack(pack) => pack.short_side(),
+            Self::Pack(pack) => pack.shrunk_to(),
             _ => None,
         }
     }

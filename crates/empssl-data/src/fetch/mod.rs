@@ -91,6 +91,11 @@ fn fetch_one(source: &Source, into: &Path, observer: &mut Observer<'_>) -> Resul
     Ok(Fetched { path, was_there, downloaded })
 }
 
+/// Where an unfinished download of `file` is.
+pub(crate) fn part_of(file: &Path) -> PathBuf {
+    download::beside(file, ".part")
+}
+
 /// Keeps two processes from writing the same files. The system releases it however the process ends.
 struct Lock {
     path: PathBuf,

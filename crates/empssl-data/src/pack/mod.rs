@@ -91,13 +91,13 @@ impl Pack {
         self.header.n_images
     }
 
-    pub(crate) fn short_side(&self) -> Option<usize> {
+    pub(crate) fn shrunk_to(&self) -> Option<usize> {
         self.header.short_side.map(|side| side as usize)
     }
 
     /// Refuses a recipe whose crops would be enlarged because the images were shrunk.
     pub(crate) fn check_serves(&self, config: &PatchConfig) -> Result<(), DataError> {
-        match (self.short_side(), short_side(config)) {
+        match (self.shrunk_to(), short_side(config)) {
             (Some(found), needed) if found < needed => {
                 Err(PackError::TooSmall { path: self.path.clone(), found, needed }.into())
             }
@@ -148,7 +148,7 @@ impl Pack {
             Encoding::Raw => "raw pack",
             Encoding::Jpeg { .. } => "JPEG pack",
         };
-        let shrunk = self.short_side().map_or(String::new(), |side| format!(", shrunk to short sides of {side}"));
+        let shrunk = self.shrunk_to().map_or(String::new(), |side| format!(", shrunk to short sides of {side}"));
         let about = About {
             name: name.clone(),
             split: split.to_string(),

@@ -77,7 +77,7 @@ fn a_raw_pack_is_its_source_without_copies() {
     let opened = source("synthetic", Some(dir.path()), Split::Test);
     assert_eq!(opened.fingerprint(), set.fingerprint());
     assert_eq!((opened.labels(), opened.class_names()), (set.labels(), set.class_names()));
-    assert_eq!((opened.is_synthetic(), opened.short_side()), (true, None));
+    assert_eq!((opened.is_synthetic(), opened.shrunk_to()), (true, None));
     assert!(opened.description().contains("raw pack") && opened.description().contains("synthetic-test.pack"));
     for row in [0, 1, 1234, 1999] {
         let image = opened.image(row).unwrap();

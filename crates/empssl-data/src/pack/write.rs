@@ -42,7 +42,7 @@ impl Packed {
             n_images: pack.len(),
             bytes: pack.map.len() as u64,
             exact: pack.header.exact,
-            short_side: pack.short_side(),
+            short_side: pack.shrunk_to(),
             was_there,
         }
     }
@@ -83,7 +83,7 @@ fn check(dataset: &Dataset, options: &PackOptions) -> Result<(), PackError> {
         }
         PackOptions { short_side: Some(0), .. } => setting("the short side must be at least 1 pixel"),
         _ if dataset.is_empty() => setting("the set holds no image"),
-        _ if dataset.short_side().is_some() => {
+        _ if dataset.shrunk_to().is_some() => {
             setting("the images come from a pack and were shrunk already; use the source")
         }
         _ => Ok(()),
