@@ -58,6 +58,7 @@ pub mod patch;
 pub mod picture;
 pub mod progress;
 pub mod rng;
+pub mod statistics;
 #[cfg(feature = "fetch")]
 pub mod verify;
 

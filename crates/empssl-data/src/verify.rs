@@ -162,8 +162,10 @@ fn check_split(
             check_images(&set, &what, options.partial, report);
             check_stale(pack.as_deref(), &set, report);
         }
-        Err(DataError::MissingFolder { .. } | DataError::MissingFile { .. }) if pack.is_some() => {}
-        Err(DataError::MissingFolder { .. }) if split == Split::Test && options.name == "folder" => {
+        // The pack is all there is.
+        Err(DataError::MissingFolder { .. } | DataError::MissingFile { .. } | DataError::NoImages { .. })
+            if pack.is_some() => {}
+        Err(DataError::MissingFolder { .. }) if options.name == "folder" && split == Split::Test => {
             report.add(what, Verdict::Note("none".to_owned()));
         }
         Err(error) => report.add(what, Verdict::Bad(error.to_string())),

@@ -92,13 +92,7 @@ impl<'a> Download<'a> {
 
     /// Fills the part file; a connection that breaks after having brought something is opened again.
     fn run(&self, observer: &mut Observer<'_>) -> Result<u64, DataError> {
-        let mut part = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&self.part)
-            .map_err(|e| self.cannot_write(e))?;
-        let mut done = part.seek(SeekFrom::End(0)).map_err(|e| self.cannot_write(e))?;
+        let mut done = std::fs::metadata(&self.part).map_or(0, |metadata| metadata.len());
         let (mut transferred, mut total) = (0, self.source.bytes);
         for _ in 0..ATTEMPTS {
             if done > 0 && Some(done) == total {
@@ -107,7 +101,7 @@ impl<'a> Download<'a> {
             let answer = self.ask(done)?;
             total = self.checked_total(&answer)?;
             done = answer.start;
-            part.set_len(done).and_then(|()| part.seek(SeekFrom::Start(done))).map_err(|e| self.cannot_write(e))?;
+            let mut part = self.part_from(done).map_err(|e| self.cannot_write(e))?;
             let arrived = self.receive(answer, &mut part, observer)?;
             (done, transferred) = (done + arrived.bytes, transferred + arrived.bytes);
             if arrived.whole && total.is_none_or(|total| total == done) {
@@ -120,8 +114,15 @@ impl<'a> Download<'a> {
             let total = total.map_or("an unknown number".to_owned(), |total| total.to_string());
             return Err(FetchError::Broken { url: self.source.url.clone(), done, total }.into());
         }
-        part.sync_all().map_err(|e| self.cannot_write(e))?;
         Ok(transferred)
+    }
+
+    /// The part file, cut to its first `done` bytes and ready for the next.
+    fn part_from(&self, done: u64) -> std::io::Result<File> {
+        let mut part = OpenOptions::new().create(true).truncate(false).write(true).open(&self.part)?;
+        part.set_len(done)?;
+        part.seek(SeekFrom::Start(done))?;
+        Ok(part)
     }
 
     /// Asks for what follows the first `done` bytes, or for everything where the server does not go on there.
@@ -182,7 +183,11 @@ impl<'a> Download<'a> {
             let done = answer.start + bytes;
             tell(observer, Progress { stage: Stage::Download, what: &self.source.file, done, total })?;
             match body.read(&mut buffer) {
-                Ok(0) => return Ok(Arrived { bytes, whole: true }),
+                Ok(0) => {
+                    // The final name must not be on disk before the bytes are.
+                    part.sync_all().map_err(|e| self.cannot_write(e))?;
+                    return Ok(Arrived { bytes, whole: true });
+                }
                 Ok(n) if bytes + n as u64 > most => {
                     self.discard()?;
                     let (found, expected) = (done + n as u64, total.unwrap_or(MAX_BYTES));

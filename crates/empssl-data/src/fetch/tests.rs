@@ -252,6 +252,7 @@ fn a_missing_file_and_a_missing_server_give_the_manual_steps() {
     assert!(message.contains(&file), "{message}");
     let source = Source { url: "http://no-such-host.invalid/a".into(), ..source };
     assert!(refusal(&source, into.path()).contains("cannot reach http://no-such-host.invalid"));
+    assert_eq!(std::fs::read_dir(into.path()).unwrap().count(), 0, "nothing is left of what never began");
 }
 
 #[test]
