@@ -145,7 +145,9 @@ fn a_pack_trains_to_the_same_weights_as_its_source() {
     let text = stdout(&succeeds(packed));
     assert!(text.contains("packs/folder-train.pack: 6 images, 0.0 MB, every pixel as in the source\n"), "{text}");
     let weights = |data: &str, out: &str| {
-        let small = ["--set", "training.batch_size=4", "--set", "training.length={steps=2}"];
+        let small = ["training.batch_size=4", "training.length={steps=2}", "evaluation.probe.batch_size=2"]
+            .map(|key| ["--set", key])
+            .concat();
         let arguments = [&["--dataset", "folder", "--data", data, "--out", out][..], &small].concat();
         succeeds(train(folder.path(), &arguments));
         fs::read(folder.path().join(out).join("checkpoint.safetensors")).unwrap()
