@@ -41,7 +41,7 @@
 //! # }
 //! ```
 
-#[cfg(feature = "archives")]
+#[cfg(feature = "fetch")]
 mod archive_paths;
 pub mod augment;
 #[cfg(feature = "fetch")]
@@ -56,6 +56,7 @@ mod maths;
 pub mod pack;
 pub mod patch;
 pub mod picture;
+#[cfg(any(feature = "fetch", feature = "pack"))]
 pub mod progress;
 pub mod rng;
 pub mod statistics;
