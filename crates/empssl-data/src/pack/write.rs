@@ -51,7 +51,7 @@ impl Packed {
 /// Writes `dataset`, which is the `split` of its set, to the pack `path`. A pack that is there already, of the same
 /// source and made in the same way, is left as it is.
 ///
-/// Memory holds the images that are worked on, [four](IMAGES_PER_THREAD) per thread, and about 20 bytes for each image
+/// Memory holds the images that are worked on, four per thread, and about 20 bytes for each image
 /// of the set; the file has another name until it is complete.
 ///
 /// # Errors
