@@ -25,7 +25,7 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Write the weights of a run under PyTorch's names, for the official code or torchvision.
     Export(ExportArgs),
-    /// Look at a data set.
+    /// Fetch, check, pack and look at a data set.
     Data(DataArgs),
     /// Report libtorch, CUDA, precision, memory and threads; fails when a GPU is there and cannot be used.
     Doctor(DeviceArgs),
@@ -168,16 +168,57 @@ pub(crate) struct DataArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
+    /// Download a published set, check it and unpack it; what was interrupted goes on, what is complete stays.
+    Fetch {
+        /// cifar10, cifar100, tiny-imagenet, mnist, fashion-mnist or stl10.
+        name: String,
+        /// The folder to put it into.
+        #[arg(long, value_name = "DIR", default_value = empssl_data::dataset::DEFAULT_ROOT)]
+        data: PathBuf,
+    },
+    /// Check counts and checksums, decode every image, and name what is wrong.
+    Verify {
+        /// The data set.
+        name: String,
+        /// The folder that holds the data set, or a pack; the synthetic set needs none.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// Accept a data set with fewer records than the official count.
+        #[arg(long)]
+        partial: bool,
+    },
+    /// Write a set to one memory-mapped file per split, which opens instantly; --data takes that file's folder.
+    Pack {
+        /// The data set.
+        name: String,
+        #[command(flatten)]
+        images: ImageArgs,
+        /// The folder for NAME-train.pack and NAME-test.pack.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Shrink images that are larger than this recipe's patches can show [default: keep every size].
+        #[arg(long, value_name = "FILE")]
+        recipe: Option<PathBuf>,
+        /// Which split.
+        #[arg(long, value_enum, default_value_t = SplitChoice::Both)]
+        split: SplitChoice,
+        /// How pixels are stored.
+        #[arg(long, value_enum, default_value_t = PixelEncoding::Raw)]
+        encoding: PixelEncoding,
+        /// The quality of images that are encoded anew, with --encoding jpeg.
+        #[arg(long, default_value_t = 95, value_name = "Q", value_parser = clap::value_parser!(u8).range(1..=100))]
+        quality: u8,
+    },
     /// Classes, counts, sizes, and mean and deviation of each channel.
     Info {
-        /// synthetic, cifar10, cifar100 or folder.
+        /// The data set.
         name: String,
         #[command(flatten)]
         images: ImageArgs,
     },
-    /// Draw a grid of images, each with its patches as the network sees them.
+    /// Draw labelled images, each with its crops before and after augmentation.
     Show {
-        /// synthetic, cifar10, cifar100 or folder.
+        /// The data set.
         name: String,
         #[command(flatten)]
         images: ImageArgs,
@@ -191,6 +232,26 @@ pub(crate) enum DataCommand {
         #[arg(long, default_value_t = 0, value_name = "S")]
         seed: u64,
     },
+}
+
+/// `--split`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SplitChoice {
+    /// What is learned from.
+    Train,
+    /// What is scored.
+    Test,
+    /// Two packs; a folder of images need not have a test split.
+    Both,
+}
+
+/// `--encoding`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PixelEncoding {
+    /// As they are: read without decoding, three bytes a pixel.
+    Raw,
+    /// As JPEG: JPEG files that need not be shrunk are taken over unchanged, others encoded anew.
+    Jpeg,
 }
 
 /// `empssl completions`

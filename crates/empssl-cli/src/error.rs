@@ -50,6 +50,8 @@ pub(crate) enum CliError {
     Run(String),
     #[error("{0}")]
     Unlabelled(String),
+    #[error("{faults} of {checks} checks of {name} failed; the lines marked BAD say what is wrong")]
+    Faults { name: String, faults: usize, checks: usize },
     #[error("stopped by Ctrl-C at step {step}; what was learnt is in {path}. `empssl train --resume {run}` goes on")]
     Interrupted { step: u64, path: PathBuf, run: String },
 }
@@ -83,8 +85,10 @@ impl CliError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Recipe(_) | Self::Loss(_) | Self::Data(DataError::BadSetting { .. }) => 4,
+            Self::Data(DataError::Stopped { .. }) => 130,
+            Self::Data(error) if is_about_a_written_file(error) => 6,
             Self::Train(TrainError::Setting { .. }) | Self::Model(ModelError::Config { .. }) => 4,
-            Self::Data(_) | Self::Unlabelled(_) => 3,
+            Self::Data(_) | Self::Unlabelled(_) | Self::Faults { .. } => 3,
             Self::Device(_) => 5,
             Self::File { .. } | Self::RunExists(_) | Self::Run(_) => 6,
             Self::Train(TrainError::Checkpoint { .. } | TrainError::Observer(_)) => 6,
@@ -97,6 +101,24 @@ impl CliError {
 
 fn is_about_a_file(error: &ModelError) -> bool {
     matches!(error, ModelError::Read { .. } | ModelError::Format { .. } | ModelError::Write { .. })
+}
+
+/// Fetching and packing write; what the disk refuses there is not bad data.
+fn is_about_a_written_file(error: &DataError) -> bool {
+    use empssl_data::fetch::FetchError;
+    use empssl_data::pack::PackError;
+
+    let fetching = |error: &FetchError| {
+        matches!(error, FetchError::Write { .. } | FetchError::DiskFull { .. } | FetchError::Busy { .. })
+    };
+    let packing = |error: &PackError| {
+        matches!(error, PackError::Write { .. } | PackError::DiskFull { .. } | PackError::Busy { .. })
+    };
+    match error {
+        DataError::Fetch(error) => fetching(error),
+        DataError::Pack(error) => packing(error),
+        _ => false,
+    }
 }
 
 /// The flag of this program that does what the sentence of the data crate proposes.

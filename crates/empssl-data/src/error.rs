@@ -257,6 +257,20 @@ pub enum DataError {
         /// Images per batch.
         batch_size: usize,
     },
+    /// A set could not be fetched.
+    #[cfg(feature = "fetch")]
+    #[error(transparent)]
+    Fetch(#[from] crate::fetch::FetchError),
+    /// A pack could not be written or used.
+    #[cfg(feature = "pack")]
+    #[error(transparent)]
+    Pack(#[from] crate::pack::PackError),
+    /// Whoever watched the work stopped it.
+    #[error("stopped at {what}: nothing half done was left under its name")]
+    Stopped {
+        /// The file or split that was being worked on.
+        what: String,
+    },
     /// The operating system gave no thread.
     #[error("cannot start the loader's threads: {reason}")]
     NoThreads {

@@ -8,6 +8,9 @@
 //!    is left to chance: [`PatchGrid`].
 //! 4. [`loader`] walks a set in batches with worker threads: [`PatchLoader`] yields [`PatchBatch`].
 //!
+//! Beside them, [`fetch`] downloads what is published, [`verify`] says what is wrong with what is on disk, and [`pack`]
+//! turns a set into one file that opens instantly; each is a feature, on by default.
+//!
 //! [`rng`] is the counter-based generator behind every random draw, [`picture`] paints what the network sees.
 //!
 //! Letters in shapes: `n` patches per image, `b` images per batch, `s` the side of a patch in pixels.
@@ -44,18 +47,31 @@
 // Everything is checked on x86-64; elsewhere the kernels are left out, and with them what only they use.
 #![cfg_attr(not(target_arch = "x86_64"), expect(dead_code, unused_variables, reason = "only the kernels use it"))]
 
+#[cfg(feature = "fetch")]
+mod archive_paths;
 pub mod augment;
+#[cfg(feature = "fetch")]
+mod checksum;
 pub mod dataset;
 pub mod error;
+#[cfg(feature = "fetch")]
+pub mod fetch;
 #[cfg(test)]
 mod fuzz;
 pub mod grid;
 pub mod loader;
 mod maths;
+#[cfg(feature = "pack")]
+pub mod pack;
 pub mod patch;
 pub mod picture;
+#[cfg(any(feature = "fetch", feature = "pack"))]
+pub mod progress;
 pub mod rng;
 mod simd;
+pub mod statistics;
+#[cfg(feature = "fetch")]
+pub mod verify;
 
 pub use augment::resample::Interpolation;
 pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, decode_image, detect, open};

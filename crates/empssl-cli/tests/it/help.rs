@@ -14,6 +14,9 @@ fn help_texts() {
     for command in ["train", "eval", "export", "data", "doctor", "completions"] {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));
     }
+    for command in ["fetch", "verify", "pack", "info", "show"] {
+        insta::assert_snapshot!(format!("help-data-{command}"), help(&["data", command, "--help"]));
+    }
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! The program as users see it, from outside.
 //!
 //! - `chain`: train, resume, evaluate, export on generated images, in seconds;
+//! - `data`: fetching, checking, packing and showing data sets;
 //! - `help`: the texts of `--help`, as snapshots;
 //! - `refusals`: every bad input, with its sentence and exit code;
 //! - `shared`: the same program on genuine images, where they are at hand.
 
 mod chain;
+mod data;
 mod help;
 mod refusals;
 mod shared;

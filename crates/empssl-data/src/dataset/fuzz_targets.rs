@@ -141,14 +141,11 @@ mod archives {
 
     use super::super::archive::{self, Limits, tests};
     use super::super::zip;
-    use crate::fuzz::Target;
+    use crate::fuzz::{Target, repair_tar};
 
     const LIMITS: Limits = Limits { kept: 64 << 10, total: 1 << 20 };
     /// Inflating needs its window and tables; a kept file grows by doubling.
     const MEMORY: [u64; 2] = [512 << 10, 16];
-    /// Where the checksum lies in the header of a member, and where its size does.
-    const CHECKSUM: std::ops::Range<usize> = 148..156;
-    const SIZE: std::ops::Range<usize> = 124..136;
 
     pub(super) fn all() -> [Target; 4] {
         let tar = Target::new("tar", tar, vec![members(), tests::tarred(&[("a", b"top"), ("set/b", &[1; 600])])]);
@@ -181,18 +178,5 @@ mod archives {
 
     fn unzip(bytes: &[u8]) -> bool {
         archive::gunzip(bytes, 64 << 10).is_ok()
-    }
-
-    /// Writes the right checksum into every header, found by the sizes as they are now.
-    fn repair_tar(bytes: &mut [u8]) {
-        let mut start = 0_usize;
-        while let Some(header) = bytes.get_mut(start..start.saturating_add(512)) {
-            header[CHECKSUM].fill(b' ');
-            let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
-            header[CHECKSUM].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-            let digit = |size: usize, &byte: &u8| size << 3 | usize::from(byte.wrapping_sub(b'0') & 7);
-            let size = header[SIZE].iter().take(11).fold(0, digit);
-            start = start.saturating_add(512).saturating_add(size.next_multiple_of(512));
-        }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use ndarray::{CowArray, Ix3};
 
 use crate::error::DataError;
+use crate::patch::PatchConfig;
 
 #[cfg(feature = "archives")]
 mod archive;
@@ -18,7 +19,7 @@ mod cifar;
 mod decode;
 mod detect;
 mod files;
-mod fingerprint;
+pub(crate) mod fingerprint;
 #[cfg(test)]
 mod fuzz_targets;
 mod idx;
@@ -27,7 +28,7 @@ mod imagenet100;
 mod jpeg;
 mod pickle;
 mod stl10;
-mod store;
+pub(crate) mod store;
 mod synthetic;
 mod tiny_imagenet;
 mod truth;
@@ -106,10 +107,22 @@ pub struct BadImage {
 
 /// Opens the `split` of the data set that the options name.
 ///
+/// A pack (see [`crate::pack`]) comes first: the root itself if it is a `.pack` file, else `NAME-SPLIT.pack` in the root.
+/// Only where there is none are the set's own files looked for. [`Dataset::description`] says which it was.
+///
 /// # Errors
 /// When the name is unknown, a folder or file is missing, damaged or inconsistent, or the number of images is not the
 /// official one (fewer are accepted with [`OpenOptions::partial`]).
 pub fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
+    #[cfg(feature = "pack")]
+    if let Some(path) = crate::pack::find(options, split) {
+        return crate::pack::open(&path, options, split);
+    }
+    open_files(options, split)
+}
+
+/// [`open`] from the set's own files, whatever packs there are.
+pub(crate) fn open_files(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
     match options.name.as_str() {
         "synthetic" => Ok(synthetic::open(split)),
         "cifar10" => cifar::open_cifar10(options, split),
@@ -126,15 +139,15 @@ pub fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
 
 /// What a reader found out about a set besides its images and labels.
 #[derive(Debug, Default)]
-struct About {
-    name: String,
-    split: String,
+pub(crate) struct About {
+    pub(crate) name: String,
+    pub(crate) split: String,
     /// The form of the files and where they are, in words.
-    form: String,
-    expected: Option<usize>,
-    synthetic: bool,
-    class_names: Vec<String>,
-    skipped: Vec<BadImage>,
+    pub(crate) form: String,
+    pub(crate) expected: Option<usize>,
+    pub(crate) synthetic: bool,
+    pub(crate) class_names: Vec<String>,
+    pub(crate) skipped: Vec<BadImage>,
 }
 
 /// An opened set of RGB images, with or without labels.
@@ -161,10 +174,38 @@ struct Whole {
 }
 
 impl Dataset {
-    fn new(about: About, store: Store, labels: Option<Vec<u32>>) -> Self {
+    pub(crate) fn new(about: About, store: Store, labels: Option<Vec<u32>>) -> Self {
         let labels: Option<Arc<[u32]>> = labels.map(Arc::from);
         let whole = Whole { about, store, labels: labels.clone(), fingerprint: OnceLock::new() };
         Self { whole: Arc::new(whole), labels, rows: None, short_side: None }
+    }
+
+    /// What is known besides images and labels.
+    #[cfg(feature = "pack")]
+    pub(crate) fn about(&self) -> &About {
+        &self.whole.about
+    }
+
+    /// The same set with a fingerprint that was computed before.
+    #[cfg(feature = "pack")]
+    pub(crate) fn with_fingerprint(self, fingerprint: u64) -> Self {
+        // A set whose fingerprint was asked for already has computed it itself.
+        let _ = self.whole.fingerprint.set(fingerprint);
+        self
+    }
+
+    /// The bytes of the image's own file, where it has one and its pixels are those of the set.
+    #[cfg(feature = "pack")]
+    pub(crate) fn encoded(&self, index: usize) -> Result<Option<Vec<u8>>, DataError> {
+        if self.short_side.is_some() {
+            return Ok(None);
+        }
+        self.whole.store.encoded(self.row(index)?)
+    }
+
+    /// The short side in pixels that larger images were shrunk to when the set was packed; `None` if no image was.
+    pub fn shrunk_to(&self) -> Option<usize> {
+        self.whole.store.shrunk_to()
     }
 
     /// The name the set was opened by.
@@ -233,6 +274,14 @@ impl Dataset {
         &self.whole.about.skipped
     }
 
+    /// Whether patches of this recipe can be cut without enlarging what was shrunk when the set was packed.
+    ///
+    /// # Errors
+    /// When they cannot; the message names the pack and the short side that is needed.
+    pub fn check_serves(&self, config: &PatchConfig) -> Result<(), DataError> {
+        self.whole.store.check_serves(config)
+    }
+
     /// The pixels of one image, `[height, width, 3]` in RGB: borrowed when the set is held in memory, else decoded.
     ///
     /// # Errors
@@ -262,7 +311,8 @@ impl Dataset {
     }
 
     /// A hash of the split's name, its class names, labels and images (bytes where they are held as records, relative
-    /// paths and sizes where they are files), and of the subset taken. The same on every machine.
+    /// paths and sizes where they are files), and of the subset taken. The same on every machine. A pack that holds
+    /// every pixel of its source has the fingerprint of its source.
     pub fn fingerprint(&self) -> u64 {
         let whole = *self.whole.fingerprint.get_or_init(|| self.whole.hash());
         if self.rows.is_none() && self.short_side.is_none() {
@@ -302,7 +352,7 @@ impl Whole {
 }
 
 /// Refuses a split whose number of images is not the official one, unless fewer are allowed.
-fn check_count(
+pub(crate) fn check_count(
     options: &OpenOptions,
     split: Split,
     path: &Path,
@@ -320,7 +370,7 @@ fn check_count(
 }
 
 /// A number with commas between the thousands.
-fn grouped(number: usize) -> String {
+pub(crate) fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let comma = |(place, digit): (usize, char)| {
         let wants_comma = place > 0 && (digits.len() - place).is_multiple_of(3);

@@ -9,6 +9,7 @@ use super::fingerprint::Hasher;
 #[cfg(feature = "archives")]
 use super::zip::Archive;
 use crate::error::DataError;
+use crate::patch::PatchConfig;
 
 /// The images of a split.
 #[derive(Debug)]
@@ -31,6 +32,9 @@ pub(crate) enum Store {
         /// All images decoded, if they are small.
         decoded: Option<Decoded>,
     },
+    /// A memory-mapped file.
+    #[cfg(feature = "pack")]
+    Pack(crate::pack::Pack),
 }
 
 /// Where the bytes of image files are.
@@ -115,6 +119,8 @@ impl Store {
         match self {
             Self::Records { pixels, side } => pixels.len() / (side * side * 3),
             Self::Files { files, .. } => files.len(),
+            #[cfg(feature = "pack")]
+            Self::Pack(pack) => pack.len(),
         }
     }
 
@@ -128,6 +134,36 @@ impl Store {
                 Ok(view(pixels, start, height, width))
             }
             Self::Files { files, source, .. } => source.decode(&files[row].path, short_side).map(CowArray::from),
+            #[cfg(feature = "pack")]
+            Self::Pack(pack) => pack.image(row),
+        }
+    }
+
+    /// The bytes of the file of image `row`, which must exist, if it has a file.
+    #[cfg(feature = "pack")]
+    pub(crate) fn encoded(&self, row: usize) -> Result<Option<Vec<u8>>, DataError> {
+        match self {
+            Self::Files { files, source, .. } => source.read(&files[row].path).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Refuses a recipe that needs larger images than the store was shrunk to.
+    pub(crate) fn check_serves(&self, config: &PatchConfig) -> Result<(), DataError> {
+        let _ = config;
+        match self {
+            #[cfg(feature = "pack")]
+            Self::Pack(pack) => pack.check_serves(config),
+            _ => Ok(()),
+        }
+    }
+
+    /// The short side that larger images were shrunk to.
+    pub(crate) fn shrunk_to(&self) -> Option<usize> {
+        match self {
+            #[cfg(feature = "pack")]
+            Self::Pack(pack) => pack.shrunk_to(),
+            _ => None,
         }
     }
 
@@ -145,11 +181,14 @@ impl Store {
                     hasher.number(*bytes);
                 }
             }
+            #[cfg(feature = "pack")]
+            Self::Pack(pack) => hasher.number(pack.fingerprint()),
         }
     }
 }
 
-fn view(pixels: &[u8], start: usize, height: usize, width: usize) -> CowArray<'_, u8, Ix3> {
+/// An image of the given size at `start`.
+pub(crate) fn view(pixels: &[u8], start: usize, height: usize, width: usize) -> CowArray<'_, u8, Ix3> {
     let pixels = &pixels[start..start + height * width * 3];
     ArrayView3::from_shape((height, width, 3), pixels).expect("the slice has the length of its shape").into()
 }

@@ -1,0 +1,19 @@
+//! `empssl data fetch`
+
+use std::path::Path;
+
+use super::watch::Watch;
+use crate::commands::say;
+use crate::error::CliError;
+
+pub(super) fn run(name: &str, data: &Path) -> Result<(), CliError> {
+    let mut watch = Watch::new()?;
+    let fetched = empssl_data::fetch::fetch(name, data, &mut |progress| watch.see(progress))?;
+    drop(watch);
+    for part in &fetched {
+        let how = if part.was_there { "already complete" } else { "complete" };
+        say(format_args!("{}: {how}", part.path.display()));
+    }
+    eprintln!("next: empssl data verify {name} --data {}", data.display());
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! `empssl data info`
+
+use empssl_data::statistics::pixel_statistics;
+use empssl_data::{DataError, Dataset, Split};
+
+use crate::commands::{ImageSource, say};
+use crate::error::CliError;
+
+/// Most classes that are listed one by one.
+const MAX_LISTED: usize = 20;
+
+pub(super) fn run(source: &ImageSource) -> Result<(), CliError> {
+    for (split, name) in [(Split::Train, "train"), (Split::Test, "test")] {
+        let set = match source.open(split) {
+            // A folder of images need not be split.
+            Err(CliError::Data(DataError::MissingFolder { .. })) if split == Split::Test && source.name == "folder" => {
+                say("test: none");
+                continue;
+            }
+            opened => opened?,
+        };
+        say(format_args!("{name}: {}", set.description()));
+        print_counts(&set);
+        print_pixels(&set)?;
+        for bad in set.skipped() {
+            say(format_args!("  left out {}: {}", bad.path.display(), bad.reason));
+        }
+    }
+    Ok(())
+}
+
+fn print_counts(set: &Dataset) {
+    let expected = set.expected_len().map_or(String::new(), |expected| format!(" of {expected}"));
+    say(format_args!("  images   {}{expected}", set.len()));
+    let Some(labels) = set.labels() else {
+        say("  labels   none");
+        return;
+    };
+    let mut counts = vec![0usize; set.class_names().len()];
+    labels.iter().for_each(|&label| counts[label as usize] += 1);
+    say(format_args!("  classes  {}, {}", counts.len(), spread(&counts)));
+    if counts.len() <= MAX_LISTED {
+        set.class_names().iter().zip(counts).for_each(|(name, count)| say(format_args!("    {name:<24} {count}")));
+        return;
+    }
+    let names = set.class_names();
+    say(format_args!("    from {} to {}", names[0], names[names.len() - 1]));
+    let without: Vec<&str> =
+        names.iter().zip(&counts).filter(|&(_, &count)| count == 0).map(|(name, _)| name.as_str()).collect();
+    if !without.is_empty() {
+        let shown = without[..without.len().min(MAX_LISTED)].join(", ");
+        say(format_args!("    {} without an image: {shown}{}", without.len(), dots(without.len())));
+    }
+}
+
+fn dots(count: usize) -> &'static str {
+    if count > MAX_LISTED { ", ..." } else { "" }
+}
+
+/// How many images the classes have.
+fn spread(counts: &[usize]) -> String {
+    let fewest = counts.iter().min().copied().unwrap_or(0);
+    let most = counts.iter().max().copied().unwrap_or(0);
+    if fewest == most { format!("{most} images each") } else { format!("{fewest} to {most} images each") }
+}
+
+/// Sizes, and mean and deviation of each channel as fractions of full brightness.
+fn print_pixels(set: &Dataset) -> Result<(), CliError> {
+    let found = pixel_statistics(set)?;
+    let ([low, narrow], [high, wide]) = (found.smallest, found.largest);
+    say(format_args!("  sides    {low}x{narrow} to {high}x{wide} (height x width)"));
+    for (what, [red, green, blue]) in [("mean", found.mean), ("std ", found.std)] {
+        say(format_args!("  {what}     {red:.4} {green:.4} {blue:.4}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! A bar, or plain lines, for work that may take minutes, and Ctrl-C.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use empssl_data::progress::{Progress, Stage};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::error::CliError;
+
+/// How often a plain line is printed when nobody watches a terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Shows how far the work has come, and stops it after Ctrl-C.
+pub(super) struct Watch {
+    stop: Arc<AtomicBool>,
+    /// What is shown now: stage and file.
+    subject: Option<(Stage, String)>,
+    bar: ProgressBar,
+    last_line: Instant,
+}
+
+impl Watch {
+    /// The first Ctrl-C asks the work to leave everything in order and end; the second ends it at once.
+    pub(super) fn new() -> Result<Self, CliError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let handler = move || {
+            if seen.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        };
+        ctrlc::set_handler(handler).map_err(|e| CliError::Run(format!("cannot watch for Ctrl-C: {e}")))?;
+        Ok(Self { stop, subject: None, bar: ProgressBar::hidden(), last_line: Instant::now() })
+    }
+
+    /// The observer that the data crate calls.
+    pub(super) fn see(&mut self, progress: &Progress<'_>) -> ControlFlow<()> {
+        let subject = (progress.stage, progress.what.to_owned());
+        if self.subject.as_ref() != Some(&subject) {
+            self.begin(progress);
+            self.subject = Some(subject);
+        }
+        self.bar.set_position(progress.done);
+        if self.bar.is_hidden() && self.last_line.elapsed() >= LINE_EVERY {
+            self.last_line = Instant::now();
+            eprintln!("{} {}: {}", verb(progress.stage), progress.what, amount(progress));
+        }
+        if self.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn begin(&mut self, progress: &Progress<'_>) {
+        self.bar.finish_and_clear();
+        self.bar = match progress.total {
+            Some(total) => ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()),
+            None => ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()),
+        };
+        let counted = match (progress.stage, progress.total) {
+            (Stage::Pack, _) => "{bar:30} {pos}/{len} images  {eta} left",
+            (_, Some(_)) => "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
+            (_, None) => "{spinner} {bytes}  {bytes_per_sec}",
+        };
+        let template = format!("{} {{msg}} {counted}", verb(progress.stage));
+        self.bar.set_style(ProgressStyle::with_template(&template).expect("a valid template"));
+        self.bar.set_message(progress.what.to_owned());
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn verb(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Download => "downloading",
+        Stage::Checksum => "summing",
+        Stage::Unpack => "unpacking",
+        Stage::Pack => "packing",
+        Stage::Check => "checking",
+    }
+}
+
+/// `3 of 170 MB`, `400 of 50000 images`.
+fn amount(progress: &Progress<'_>) -> String {
+    let unit = |n: u64| if progress.stage == Stage::Pack { n } else { n / 1_000_000 };
+    let name = if progress.stage == Stage::Pack { "images" } else { "MB" };
+    match progress.total {
+        Some(total) => format!("{} of {} {name}", unit(progress.done), unit(total)),
+        None => format!("{} {name}", unit(progress.done)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_have_their_unit() {
+        let at = |stage, total| amount(&Progress { stage, what: "a", done: 3_500_000, total });
+        assert_eq!(at(Stage::Download, Some(170_052_171)), "3 of 170 MB");
+        assert_eq!(at(Stage::Unpack, None), "3 MB");
+        assert_eq!(at(Stage::Pack, Some(4_000_000)), "3500000 of 4000000 images");
+    }
+}

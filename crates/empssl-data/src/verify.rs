@@ -1,0 +1,403 @@
+//! Whether a set on disk is the published one: checksums, sizes, counts, and every image decoded.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::checksum::md5_of;
+use crate::dataset::{DEFAULT_ROOT, Dataset, NAMES, OnBadImage, OpenOptions, Split, grouped, open_files};
+use crate::error::DataError;
+use crate::fetch::{Member, Source, Unpack, sources};
+use crate::progress::Observer;
+
+/// Sets whose official splits have as many images of each class.
+const BALANCED: [&str; 5] = ["cifar10", "cifar100", "tiny-imagenet", "fashion-mnist", "stl10"];
+
+/// What was found out about one file, class or split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// The file, the class or the split.
+    pub what: String,
+    /// How it is.
+    pub verdict: Verdict,
+}
+
+/// How something is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As published, in words.
+    Good(String),
+    /// Not as published, but allowed for, or worth knowing.
+    Note(String),
+    /// Wrong, with what was expected.
+    Bad(String),
+}
+
+/// Everything that was checked, in the order it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The checks.
+    pub checks: Vec<Check>,
+}
+
+impl Report {
+    /// What is wrong.
+    pub fn faults(&self) -> impl Iterator<Item = &Check> {
+        self.checks.iter().filter(|check| matches!(check.verdict, Verdict::Bad(_)))
+    }
+
+    fn add(&mut self, what: impl ToString, verdict: Verdict) {
+        self.checks.push(Check { what: what.to_string(), verdict });
+    }
+}
+
+/// Checks what is there of the set that the options name: archives and record files against their published sizes and
+/// checksums, packs against their own hashes and against their source, the splits against the official counts, and
+/// every image by decoding it. With [`OpenOptions::partial`] fewer images than the official count are allowed for;
+/// [`OpenOptions::on_bad_image`] is ignored: every bad image is a fault.
+///
+/// # Errors
+/// When the name is unknown, there is no such folder, or `observer` stops the work. What is wrong with the set is in
+/// the report.
+pub fn verify(options: &OpenOptions, observer: &mut Observer<'_>) -> Result<Report, DataError> {
+    if !NAMES.contains(&options.name.as_str()) {
+        return Err(DataError::UnknownDataset { name: options.name.clone(), known: NAMES.join(", ") });
+    }
+    let root = options.root.as_deref().unwrap_or(Path::new(DEFAULT_ROOT));
+    if !root.exists() && options.name != "synthetic" {
+        let (what, hint) = (format!("{} files", options.name), "give the folder that holds the set".to_owned());
+        return Err(DataError::MissingFolder { what, path: root.to_owned(), hint });
+    }
+    let mut report = Report::default();
+    let options = OpenOptions { on_bad_image: OnBadImage::Skip, ..options.clone() };
+    // Sets that are not published have no files to compare.
+    for source in sources(&options.name).unwrap_or_default() {
+        check_source(&source, root, options.partial, &mut report, observer)?;
+    }
+    for split in [Split::Train, Split::Test] {
+        check_split(&options, split, &mut report, observer)?;
+    }
+    Ok(report)
+}
+
+/// The published file and what it unpacks to, as far as they are there.
+fn check_source(
+    source: &Source,
+    root: &Path,
+    partial: bool,
+    report: &mut Report,
+    observer: &mut Observer<'_>,
+) -> Result<(), DataError> {
+    let base = Path::new(&source.file).file_name().unwrap_or_default();
+    let here = if root.is_file() && root.file_name() == Some(base) { root.to_owned() } else { root.join(base) };
+    let places = [root.join(&source.file), here];
+    if let Some(file) = places.iter().find(|file| file.is_file()) {
+        report.add(file.display(), sum_verdict(file, &source.md5, observer)?);
+    }
+    for part in places.iter().map(|file| crate::fetch::part_of(file)).filter(|part| part.is_file()).take(1) {
+        report.add(part.display(), Verdict::Note("an unfinished download: fetch the set again to go on".to_owned()));
+    }
+    let Some(unpack) = &source.unpack else { return Ok(()) };
+    let Some(folder) = unpacked(unpack, root) else { return Ok(()) };
+    for member in &unpack.files {
+        report.add(folder.join(&member.path).display(), member_verdict(&folder, member, partial, observer)?);
+    }
+    Ok(())
+}
+
+/// The unpacked folder: the root, or the folder of the published name within it.
+fn unpacked(unpack: &Unpack, root: &Path) -> Option<PathBuf> {
+    let inner = root.join(&unpack.folder);
+    let holds_files = || unpack.files.iter().any(|member| root.join(&member.path).is_file());
+    if inner.is_dir() { Some(inner) } else { holds_files().then(|| root.to_owned()) }
+}
+
+fn sum_verdict(file: &Path, expected: &str, observer: &mut Observer<'_>) -> Result<Verdict, DataError> {
+    let found = md5_of(file, observer)?;
+    Ok(match found == expected {
+        true => Verdict::Good(format!("MD5 {found}, as published")),
+        false => Verdict::Bad(format!("MD5 {found}, expected {expected}: fetch it again")),
+    })
+}
+
+fn member_verdict(
+    folder: &Path,
+    member: &Member,
+    partial: bool,
+    observer: &mut Observer<'_>,
+) -> Result<Verdict, DataError> {
+    let file = folder.join(&member.path);
+    let Ok(found) = fs::metadata(&file).map(|metadata| metadata.len()) else {
+        return Ok(Verdict::Bad("missing: unpack the archive again".to_owned()));
+    };
+    let grouped = |bytes: u64| grouped(bytes as usize);
+    match (member.bytes, &member.md5) {
+        (Some(expected), _) if found < expected && partial => {
+            Ok(Verdict::Note(format!("{} of {} bytes", grouped(found), grouped(expected))))
+        }
+        (Some(expected), _) if found != expected => {
+            let (found, expected) = (grouped(found), grouped(expected));
+            Ok(Verdict::Bad(format!("{found} bytes, expected {expected}: unpack the archive again")))
+        }
+        (_, Some(md5)) => sum_verdict(&file, md5, observer),
+        (Some(_), None) => Ok(Verdict::Good(format!("{} bytes, as published", grouped(found)))),
+        (None, None) => Ok(Verdict::Good(format!("{} bytes", grouped(found)))),
+    }
+}
+
+/// A split: its pack where there is one, and its own files.
+fn check_split(
+    options: &OpenOptions,
+    split: Split,
+    report: &mut Report,
+    observer: &mut Observer<'_>,
+) -> Result<(), DataError> {
+    let pack = check_pack(options, split, report, observer)?;
+    // A root that is a pack has no other files.
+    if pack.is_some() && options.root.as_deref().is_some_and(|root| !root.is_dir()) {
+        return Ok(());
+    }
+    let what = format!("{} {split}", options.name);
+    match open_files(&OpenOptions { partial: true, ..options.clone() }, split) {
+        Ok(set) => {
+            check_images(&set, &what, options.partial, report);
+            check_stale(pack.as_deref(), &set, report);
+        }
+        // The pack is all there is.
+        Err(DataError::MissingFolder { .. } | DataError::MissingFile { .. } | DataError::NoImages { .. })
+            if pack.is_some() => {}
+        Err(DataError::MissingFolder { .. }) if options.name == "folder" && split == Split::Test => {
+            report.add(what, Verdict::Note("none".to_owned()));
+        }
+        Err(error) => report.add(what, Verdict::Bad(error.to_string())),
+    }
+    Ok(())
+}
+
+/// Counts, classes, and the images that did not decode.
+fn check_images(set: &Dataset, what: &str, partial: bool, report: &mut Report) {
+    for bad in set.skipped() {
+        report.add(bad.path.display(), Verdict::Bad(bad.reason.clone()));
+    }
+    let found = grouped(set.len());
+    let verdict = match set.expected_len() {
+        None => Verdict::Good(format!("{found} images")),
+        Some(expected) if expected == set.len() => Verdict::Good(format!("{found} images, as published")),
+        Some(expected) if set.len() < expected && partial => {
+            Verdict::Note(format!("{found} of {} images", grouped(expected)))
+        }
+        Some(expected) => Verdict::Bad(format!("{found} images, expected {}", grouped(expected))),
+    };
+    let whole = matches!(verdict, Verdict::Good(_));
+    report.add(what, verdict);
+    if let (Some(expected), true) = (set.expected_len(), BALANCED.contains(&set.name())) {
+        check_classes(set, what, expected, whole, partial, report);
+    }
+}
+
+/// Names the classes that do not have their share of the images.
+fn check_classes(set: &Dataset, what: &str, expected: usize, whole: bool, partial: bool, report: &mut Report) {
+    let (Some(labels), names) = (set.labels(), set.class_names()) else { return };
+    if names.is_empty() || (partial && !whole) {
+        return;
+    }
+    let share = expected / names.len();
+    let mut counts = vec![0; names.len()];
+    labels.iter().for_each(|&label| counts[label as usize] += 1);
+    for (name, count) in names.iter().zip(counts).filter(|&(_, count)| count != share) {
+        let reason = format!("{} images, expected {}", grouped(count), grouped(share));
+        report.add(format!("{what} class `{name}`"), Verdict::Bad(reason));
+    }
+}
+
+/// The pack of a split, if there is one.
+#[cfg(feature = "pack")]
+fn check_pack(
+    options: &OpenOptions,
+    split: Split,
+    report: &mut Report,
+    observer: &mut Observer<'_>,
+) -> Result<Option<PathBuf>, DataError> {
+    let Some(path) = crate::pack::find(options, split) else { return Ok(None) };
+    let opened = OpenOptions { partial: true, ..options.clone() };
+    let verified = crate::pack::open(&path, &opened, split).and_then(|_| crate::pack::verify(&path, observer));
+    let verdict = match verified {
+        Ok(packed) => Verdict::Good(format!("{} images, as they were packed", grouped(packed.n_images))),
+        Err(error @ DataError::Stopped { .. }) => return Err(error),
+        Err(error) => Verdict::Bad(error.to_string()),
+    };
+    report.add(path.display(), verdict);
+    Ok(Some(path))
+}
+
+#[cfg(feature = "pack")]
+fn check_stale(pack: Option<&Path>, source: &Dataset, report: &mut Report) {
+    let Some(pack) = pack else { return };
+    if let Err(error @ DataError::Pack(crate::pack::PackError::Stale { .. })) = crate::pack::check_source(pack, source)
+    {
+        report.add(pack.display(), Verdict::Bad(error.to_string()));
+    }
+}
+
+#[cfg(not(feature = "pack"))]
+fn check_pack(_: &OpenOptions, _: Split, _: &mut Report, _: &mut Observer<'_>) -> Result<Option<PathBuf>, DataError> {
+    Ok(None)
+}
+
+#[cfg(not(feature = "pack"))]
+fn check_stale(_: Option<&Path>, _: &Dataset, _: &mut Report) {}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use super::*;
+    use crate::fetch::Form;
+
+    fn go_on(_: &crate::progress::Progress<'_>) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn options(name: &str, root: &Path) -> OpenOptions {
+        OpenOptions { name: name.into(), root: Some(root.to_owned()), partial: false, on_bad_image: OnBadImage::Fail }
+    }
+
+    fn report(name: &str, root: &Path, partial: bool) -> Report {
+        verify(&OpenOptions { partial, ..options(name, root) }, &mut go_on).unwrap()
+    }
+
+    /// The verdict whose subject ends in `what`, which must be there once, as its kind and words.
+    #[track_caller]
+    fn verdict(report: &Report, what: &str) -> String {
+        let found: Vec<_> = report.checks.iter().filter(|check| check.what.ends_with(what)).collect();
+        assert_eq!(found.len(), 1, "{what}: {report:#?}");
+        format!("{:?}", found[0].verdict)
+    }
+
+    /// Six record files of one record each.
+    fn cifar10(root: &Path) {
+        let dir = root.join("cifar-10-batches-bin");
+        fs::create_dir_all(&dir).unwrap();
+        let files = sources("cifar10").unwrap().remove(0).unpack.unwrap().files;
+        files.iter().for_each(|file| fs::write(dir.join(&file.path), [1; 3073]).unwrap());
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"].join("\n");
+        fs::write(dir.join("batches.meta.txt"), names).unwrap();
+    }
+
+    #[test]
+    fn the_generated_set_is_whole() {
+        let report = report("synthetic", Path::new("nowhere"), false);
+        assert_eq!(report.faults().count(), 0);
+        assert_eq!(verdict(&report, "synthetic train"), "Good(\"10,000 images, as published\")");
+    }
+
+    #[test]
+    fn record_files_are_compared_with_the_published_sizes() {
+        let root = tempfile::tempdir().unwrap();
+        cifar10(root.path());
+        fs::remove_file(root.path().join("cifar-10-batches-bin/data_batch_4.bin")).unwrap();
+        let strict = report("cifar10", root.path(), false);
+        assert!(verdict(&strict, "data_batch_1.bin").starts_with("Bad(\"3,073 bytes, expected 30,730,000"));
+        assert!(verdict(&strict, "data_batch_4.bin").starts_with("Bad(\"missing"));
+        assert!(verdict(&strict, "cifar10 train").contains("data_batch_4.bin"));
+        assert!(verdict(&strict, "cifar10 test").starts_with("Bad(\"1 images, expected 10,000"));
+        assert!(verdict(&strict, "class `b`").starts_with("Bad(\"1 images, expected 1,000"));
+    }
+
+    #[test]
+    fn a_partial_set_is_noted_where_that_is_allowed() {
+        let root = tempfile::tempdir().unwrap();
+        cifar10(root.path());
+        let report = report("cifar10", root.path(), true);
+        assert_eq!(report.faults().count(), 0, "{report:#?}");
+        assert_eq!(verdict(&report, "test_batch.bin"), "Note(\"3,073 of 30,730,000 bytes\")");
+        assert_eq!(verdict(&report, "cifar10 train"), "Note(\"5 of 50,000 images\")");
+    }
+
+    #[test]
+    fn archives_and_published_sums_are_compared() {
+        let root = tempfile::tempdir().unwrap();
+        let member = |path: &str, md5: &str| Member { path: path.into(), bytes: Some(3), md5: Some(md5.into()) };
+        let unpack = Unpack {
+            form: Form::Zip,
+            folder: "set".into(),
+            files: vec![member("x", "900150983cd24fb0d6963f7d28e17f72"), member("y", "0")],
+        };
+        let source = Source {
+            url: String::new(),
+            file: "set.zip".into(),
+            bytes: None,
+            md5: "900150983cd24fb0d6963f7d28e17f72".into(),
+            unpack: Some(unpack),
+        };
+        fs::create_dir(root.path().join("set")).unwrap();
+        ["set.zip", "set/x", "set/y"].iter().for_each(|file| fs::write(root.path().join(file), "abc").unwrap());
+        fs::write(root.path().join("set.zip.part"), "").unwrap();
+        let check = |root: &Path| {
+            let mut report = Report::default();
+            check_source(&source, root, false, &mut report, &mut go_on).unwrap();
+            report
+        };
+        let found = check(root.path());
+        assert!(verdict(&found, "set.zip").starts_with("Good(\"MD5 9001"));
+        assert!(verdict(&found, "set.zip.part").starts_with("Note(\"an unfinished download"));
+        assert!(verdict(&found, "set/x").starts_with("Good("));
+        assert_eq!(
+            verdict(&found, "set/y"),
+            "Bad(\"MD5 900150983cd24fb0d6963f7d28e17f72, expected 0: fetch it again\")"
+        );
+        assert_eq!(check(&root.path().join("set")).checks.len(), 2, "the folder itself may be given");
+        assert_eq!(check(&root.path().join("set.zip")).checks.len(), 2, "and the archive");
+    }
+
+    #[test]
+    fn every_bad_image_of_a_tree_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        for class in ["ant", "bee"] {
+            let dir = root.path().join("train").join(class);
+            fs::create_dir_all(&dir).unwrap();
+            image::RgbImage::new(70, 80).save(dir.join("good.png")).unwrap();
+            fs::write(dir.join("bad.jpg"), b"\xff\xd8 no").unwrap();
+        }
+        let report = report("folder", root.path(), false);
+        let faults: Vec<_> = report.faults().map(|check| check.what.clone()).collect();
+        assert!(faults.len() == 2 && faults[0].ends_with("ant/bad.jpg") && faults[1].ends_with("bee/bad.jpg"));
+        assert_eq!(verdict(&report, "folder train"), "Good(\"2 images\")");
+        assert_eq!(verdict(&report, "folder test"), "Note(\"none\")");
+    }
+
+    #[cfg(feature = "pack")]
+    #[test]
+    fn packs_are_compared_with_themselves_and_with_their_source() {
+        use crate::pack::{Encoding, PackOptions, write};
+
+        let root = tempfile::tempdir().unwrap();
+        cifar10(root.path());
+        let partial = OpenOptions { partial: true, ..options("cifar10", root.path()) };
+        let set = crate::dataset::open(&partial, Split::Train).unwrap();
+        let pack = root.path().join("cifar10-train.pack");
+        let raw = PackOptions { encoding: Encoding::Raw, short_side: None };
+        write(&set, Split::Train, &pack, &raw, &mut go_on).unwrap();
+        assert_eq!(report("cifar10", root.path(), true).faults().count(), 0);
+        let alone = verify(&OpenOptions { root: Some(pack.clone()), ..partial.clone() }, &mut go_on).unwrap();
+        assert!(verdict(&alone, "cifar10-train.pack").starts_with("Good(\"5 images, as they were packed"));
+
+        fs::write(root.path().join("cifar-10-batches-bin/data_batch_2.bin"), [2; 3073]).unwrap();
+        let stale = report("cifar10", root.path(), true);
+        assert!(stale.faults().any(|check| format!("{check:?}").contains("stale pack")), "{stale:#?}");
+        let mut bytes = fs::read(&pack).unwrap();
+        bytes[5000] ^= 1;
+        fs::write(&pack, bytes).unwrap();
+        fs::remove_dir_all(root.path().join("cifar-10-batches-bin")).unwrap();
+        let damaged = report("cifar10", root.path(), true);
+        assert!(verdict(&damaged, "cifar10-train.pack").contains("damaged pack"));
+        let stopped = verify(&partial, &mut |_| ControlFlow::Break(()));
+        assert!(stopped.is_ok(), "a damaged pack is found before anyone is asked to go on");
+    }
+
+    #[test]
+    fn an_unknown_name_and_a_missing_folder_are_errors() {
+        let refuse = |name, root: &str| verify(&options(name, Path::new(root)), &mut go_on).unwrap_err().to_string();
+        assert!(refuse("cifar11", ".").contains("cifar11"));
+        assert!(refuse("cifar10", "/no/such/folder").contains("/no/such/folder"));
+    }
+}
