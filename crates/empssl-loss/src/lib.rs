@@ -60,6 +60,7 @@
 //! [`LossTerms`]), never an error or a panic. On CUDA, leave TF32 off for matrix products while the loss runs: its ten
 //! bits are too few for the Gram matrices.
 
+mod cholesky;
 mod coding_rate;
 mod error;
 mod input;
