@@ -225,6 +225,7 @@ pub(crate) fn stop_recording_operators() -> Result<String, ShimError> {
 /// # Safety
 /// `T` is the tensor's element type; the tensor lies in host memory and fills as much of it as it has elements, without
 /// gaps; nothing else reads or writes that memory while the slice lives.
+#[expect(clippy::mut_from_ref, reason = "tch hands the address of a shared tensor's memory out; see Safety")]
 pub(crate) unsafe fn elements_mut<T>(tensor: &Tensor) -> &mut [T] {
     if tensor.numel() == 0 {
         return &mut []; // A tensor without elements has no memory.
