@@ -37,7 +37,6 @@ mod tests {
         assert_eq!(sum, 12.0);
         assert_eq!(names[..2], ["aten::add", "aten::sum"]);
         assert!(names[2..].iter().any(|name| name.contains("item")), "reading a number goes unseen: {names:?}");
-        // A mean over dimensions is made of a sum and a division.
         let (_, names) = recorded(|| ones.linear(&ones, None::<Tensor>)).unwrap();
         assert_eq!(names, ["aten::linear"]);
         assert!(recorded(|| ()).unwrap().1.is_empty(), "the recording went on");
