@@ -9,6 +9,7 @@
 use tch::{Kind, Tensor};
 
 use crate::LossError;
+use crate::cholesky::InverseFactor;
 use crate::error::check_number;
 use crate::input::{Projections, check, compute_kind};
 
@@ -91,10 +92,10 @@ impl TotalCodingRate {
         };
         let scale = self.scale(z);
         let identity = Tensor::eye(b.min(d), (z.kind(), z.device()));
-        let (lower, info) = identity.baddbmm(left, right, 1.0, scale).linalg_cholesky_ex(false, false);
+        let InverseFactor { inverse, log_det, info } = InverseFactor::new(&identity.baddbmm(left, right, 1.0, scale));
         // A factorisation that stopped leaves its unfinished rows behind; NaN makes that visible in every result.
         let poison = info.to_kind(z.kind()).masked_fill(&info.not_equal(0), f64::NAN);
-        Factor { lower, poison, side, scale }
+        Factor { inverse, log_det, poison, side, scale }
     }
 }
 
@@ -108,7 +109,10 @@ enum Side {
 
 /// The Cholesky factors of one batch of patches.
 pub(crate) struct Factor {
-    lower: Tensor,
+    /// `L^-1`, `[n, m, m]`.
+    inverse: Tensor,
+    /// `log det L`, `[n]`.
+    log_det: Tensor,
     /// `[n]`: 0, or NaN where there is no factor.
     poison: Tensor,
     side: Side,
@@ -126,24 +130,18 @@ pub(crate) enum GradientMap {
 impl Factor {
     /// `R` per patch, `[n]`.
     pub(crate) fn rates(&self) -> Tensor {
-        let diagonal = self.lower.diagonal(0, -2, -1);
-        diagonal.log().sum_dim_intlist([-1i64].as_slice(), false, None::<Kind>) + &self.poison
+        &self.log_det + &self.poison
     }
 
     /// The matrices that turn `Z` into `weight * dR/dZ`.
     pub(crate) fn gradient_map(&self, weight: f64) -> GradientMap {
-        let inverse = self.inverse() * (weight * self.scale) + self.poison.view([-1, 1, 1]);
+        // (L L^T)^-1
+        let inverse = self.inverse.transpose(1, 2).bmm(&self.inverse);
+        let inverse = inverse * (weight * self.scale) + self.poison.view([-1, 1, 1]);
         match self.side {
             Side::Images => GradientMap::Left(inverse),
             Side::Features => GradientMap::Right(inverse),
         }
-    }
-
-    /// `(L L^T)^-1` as `L^-T L^-1`; triangular solves report nothing to the host and therefore never wait for a device.
-    fn inverse(&self) -> Tensor {
-        let identity = Tensor::eye(self.lower.size()[1], (self.lower.kind(), self.lower.device()));
-        let inverse = self.lower.linalg_solve_triangular(&identity.expand_as(&self.lower), false, true, false);
-        inverse.transpose(1, 2).bmm(&inverse)
     }
 }
 

@@ -15,8 +15,7 @@
 //! # Use with an encoder of your own
 //!
 //! The crate knows tensors only: no network, data set, file or optimizer. Rows need not be normalised, though the
-//! method normalises them. A batch that was gathered from several processes is simply a larger `b`: compute the
-//! gradient on the whole and keep your slice of it.
+//! method normalises them. A batch that was gathered from several processes is simply a larger `b`: see below.
 //!
 //! ```
 //! use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
@@ -32,6 +31,29 @@
 //! let terms = loss.backward(&z)?; // the gradient now sits in the encoder's parameters
 //! println!("{:.3} = total, {:.3} nats of coding rate", terms.total.double_value(&[]), terms.coding_rate.double_value(&[]));
 //! # assert!(weight.grad().abs().sum(Kind::Float).double_value(&[]) > 0.0);
+//! # assert!(terms.total.double_value(&[]).is_finite());
+//! # Ok::<(), empssl_loss::LossError>(())
+//! ```
+//!
+//! # Use on gathered batches
+//!
+//! The coding rate is one of the whole batch, so processes that share a batch each gather the projections of all, ask
+//! for the gradient with respect to them, and send the part that is their own down their own graph.
+//!
+//! ```
+//! use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
+//! use tch::{Device, Kind, Tensor};
+//!
+//! # let own = Tensor::randn([4, 3, 16], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+//! # let others = Tensor::randn([4, 5, 16], (Kind::Float, Device::Cpu));
+//! let loss = EmpSslLoss::new(&EmpSslLossConfig::paper())?;
+//! let gathered = Tensor::cat(&[&own.detach(), &others], 1); // [n, images of all processes, d], own images first
+//! let (terms, gradient) = loss.value_and_gradient(&gathered)?;
+//! let own_gradient = gradient.narrow(1, 0, own.size()[1]);
+//! (&own * own_gradient).sum(Kind::Float).backward(); // the derivative of sum(z * G) with respect to z is G
+//! # let whole = gathered.set_requires_grad(true);
+//! # loss.backward(&whole)?;
+//! # assert_eq!(own.grad(), whole.grad().narrow(1, 0, 3));
 //! # assert!(terms.total.double_value(&[]).is_finite());
 //! # Ok::<(), empssl_loss::LossError>(())
 //! ```
@@ -58,8 +80,10 @@
 //! input. Everything stays on the input's device and nothing is read back to the host, so shapes and types are checked
 //! but values are not: projections that are not finite give terms and gradients that are not finite (see
 //! [`LossTerms`]), never an error or a panic. On CUDA, leave TF32 off for matrix products while the loss runs: its ten
-//! bits are too few for the Gram matrices.
+//! bits are too few for the Gram matrices. The switch belongs to the process, so a training loop that allows TF32 for
+//! its network turns it off around the loss.
 
+mod cholesky;
 mod coding_rate;
 mod error;
 mod input;

@@ -1,6 +1,8 @@
 // See shim.h. Only headers that libtorch_cpu and libc10 satisfy are included, so one binary serves CPU and GPU.
 #include "shim.h"
 
+#include "guarded.h"
+
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -9,27 +11,15 @@
 
 #include <dlfcn.h>
 
+#include <malloc.h>
+
+#include <climits>
 #include <cstdlib>
-#include <cstring>
-#include <exception>
+
+using empssl::copy_text;
+using empssl::guarded;
 
 namespace {
-
-char *copy_text(const char *text) { return strdup(text); }
-
-// Runs `body` and turns whatever it throws into an error text.
-template <typename Body> char *guarded(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error &error) {
-    return copy_text(error.what_without_backtrace());
-  } catch (const std::exception &error) {
-    return copy_text(error.what());
-  } catch (...) {
-    return copy_text("unknown C++ exception");
-  }
-}
 
 c10::DeviceAllocator *cuda_allocator(int64_t index) {
   // Makes sure that the device's context and allocator exist before they are asked for statistics.
@@ -124,4 +114,13 @@ char *empssl_get_device_memory(int64_t index, empssl_device_memory *out) {
 
 char *empssl_reset_peak_device_memory(int64_t index) {
   return guarded([&] { cuda_allocator(index)->resetPeakStats(static_cast<c10::DeviceIndex>(index)); });
+}
+
+int32_t empssl_keep_freed_memory(void) {
+#ifdef __GLIBC__
+  // A negative trim threshold never gives the top of the heap back; no block is too large for the heap.
+  return mallopt(M_MMAP_THRESHOLD, INT_MAX) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1 ? 1 : 0;
+#else
+  return 0;
+#endif
 }

@@ -4,6 +4,7 @@
 // empssl_free. No C++ exception crosses this boundary.
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -41,6 +42,29 @@ typedef struct {
 } empssl_device_memory;
 char *empssl_get_device_memory(int64_t index, empssl_device_memory *out);
 char *empssl_reset_peak_device_memory(int64_t index);
+
+// Tells malloc to keep freed blocks, whatever their size, for the next request. 1: done; 0: not with this C library.
+int32_t empssl_keep_freed_memory(void);
+
+// A tensor as tch holds it: a pointer to an at::Tensor.
+typedef void *empssl_tensor;
+
+// Operators over lists of tensors, without recording gradients. On a GPU each is a handful of launches however long
+// the lists are, where all tensors of a place have the same type, sizes and strides.
+char *empssl_lists_norms(empssl_tensor out, const empssl_tensor *tensors, size_t n);
+char *empssl_lists_copy(const empssl_tensor *to, const empssl_tensor *from, size_t n);
+char *empssl_lists_add(const empssl_tensor *to, const empssl_tensor *terms, size_t n, double factor);
+char *empssl_lists_sgd(const empssl_tensor *parameters, const empssl_tensor *gradients, const empssl_tensor *buffers,
+                       size_t n, double lr, double momentum, int32_t nesterov);
+void empssl_lists_drop_gradients(const empssl_tensor *parameters, size_t n);
+// out = term + factor * dividend / divisor: tch's addcdiv has no factor.
+char *empssl_addcdiv(empssl_tensor out, empssl_tensor term, empssl_tensor dividend, empssl_tensor divisor,
+                     double factor);
+
+// Operators of this thread: while recording, the names of those called from outside of any other operator, in order,
+// one a line. Stopping hands the text over, made by malloc.
+char *empssl_operators_start(void);
+char *empssl_operators_stop(char **names);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,9 @@
 //! The declarations of `shim/shim.h` and the one place that calls them; everything else of the crate is safe code.
 #![expect(unsafe_code, reason = "calls into the C++ shim")]
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
+
+use tch::Tensor;
 
 use crate::memory::DeviceMemory;
 
@@ -24,6 +26,40 @@ unsafe extern "C" {
     fn empssl_get_deterministic(on: *mut i32) -> *mut c_char;
     fn empssl_get_device_memory(index: i64, out: *mut DeviceMemory) -> *mut c_char;
     fn empssl_reset_peak_device_memory(index: i64) -> *mut c_char;
+    fn empssl_keep_freed_memory() -> i32;
+    fn empssl_lists_norms(out: RawTensor, tensors: *const RawTensor, n: usize) -> *mut c_char;
+    fn empssl_lists_copy(to: *const RawTensor, from: *const RawTensor, n: usize) -> *mut c_char;
+    fn empssl_lists_add(to: *const RawTensor, terms: *const RawTensor, n: usize, factor: f64) -> *mut c_char;
+    fn empssl_lists_sgd(
+        parameters: *const RawTensor,
+        gradients: *const RawTensor,
+        buffers: *const RawTensor,
+        n: usize,
+        lr: f64,
+        momentum: f64,
+        nesterov: i32,
+    ) -> *mut c_char;
+    fn empssl_lists_drop_gradients(parameters: *const RawTensor, n: usize);
+    fn empssl_addcdiv(
+        out: RawTensor,
+        term: RawTensor,
+        dividend: RawTensor,
+        divisor: RawTensor,
+        factor: f64,
+    ) -> *mut c_char;
+    fn empssl_operators_start() -> *mut c_char;
+    fn empssl_operators_stop(names: *mut *mut c_char) -> *mut c_char;
+}
+
+/// An `at::Tensor *`, which is what tch holds.
+type RawTensor = *mut c_void;
+
+fn raw(tensor: &Tensor) -> RawTensor {
+    tensor.as_ptr().cast_mut().cast()
+}
+
+fn raw_list(tensors: &[&Tensor]) -> Vec<RawTensor> {
+    tensors.iter().map(|tensor| raw(tensor)).collect()
 }
 
 /// Takes a text made by malloc; `None` for the null pointer.
@@ -114,6 +150,100 @@ pub(crate) fn device_memory(index: i64) -> Result<DeviceMemory, ShimError> {
 pub(crate) fn reset_peak_device_memory(index: i64) -> Result<(), ShimError> {
     // SAFETY: plain integer argument.
     check(unsafe { empssl_reset_peak_device_memory(index) })
+}
+
+pub(crate) fn keep_freed_memory() -> bool {
+    // SAFETY: sets two parameters of malloc, which any thread may do at any time.
+    unsafe { empssl_keep_freed_memory() != 0 }
+}
+
+pub(crate) fn norms(out: &Tensor, tensors: &[&Tensor]) -> Result<(), ShimError> {
+    let tensors = raw_list(tensors);
+    // SAFETY: the pointers are to live tensors, and the list is as long as said.
+    check(unsafe { empssl_lists_norms(raw(out), tensors.as_ptr(), tensors.len()) })
+}
+
+pub(crate) fn copy(to: &[&Tensor], from: &[&Tensor]) -> Result<(), ShimError> {
+    check_lengths(to, &[from])?;
+    let (to, from) = (raw_list(to), raw_list(from));
+    // SAFETY: the pointers are to live tensors, and both lists are as long as said.
+    check(unsafe { empssl_lists_copy(to.as_ptr(), from.as_ptr(), to.len()) })
+}
+
+pub(crate) fn add(to: &[&Tensor], terms: &[&Tensor], factor: f64) -> Result<(), ShimError> {
+    check_lengths(to, &[terms])?;
+    let (to, terms) = (raw_list(to), raw_list(terms));
+    // SAFETY: the pointers are to live tensors, and both lists are as long as said.
+    check(unsafe { empssl_lists_add(to.as_ptr(), terms.as_ptr(), to.len(), factor) })
+}
+
+pub(crate) fn sgd(
+    [parameters, gradients, buffers]: [&[&Tensor]; 3],
+    lr: f64,
+    momentum: f64,
+    nesterov: bool,
+) -> Result<(), ShimError> {
+    check_lengths(parameters, &[gradients, buffers])?;
+    let [parameters, gradients, buffers] = [parameters, gradients, buffers].map(raw_list);
+    let [p, g, b] = [&parameters, &gradients, &buffers].map(|list| list.as_ptr());
+    // SAFETY: the pointers are to live tensors, and the three lists are as long as said.
+    check(unsafe { empssl_lists_sgd(p, g, b, parameters.len(), lr, momentum, i32::from(nesterov)) })
+}
+
+pub(crate) fn drop_gradients(parameters: &[&Tensor]) {
+    let parameters = raw_list(parameters);
+    // SAFETY: the pointers are to live tensors, and the list is as long as said.
+    unsafe { empssl_lists_drop_gradients(parameters.as_ptr(), parameters.len()) }
+}
+
+pub(crate) fn addcdiv(out: &Tensor, [term, dividend, divisor]: [&Tensor; 3], factor: f64) -> Result<(), ShimError> {
+    // SAFETY: the pointers are to live tensors.
+    check(unsafe { empssl_addcdiv(raw(out), raw(term), raw(dividend), raw(divisor), factor) })
+}
+
+fn check_lengths(first: &[&Tensor], others: &[&[&Tensor]]) -> Result<(), ShimError> {
+    match others.iter().find(|other| other.len() != first.len()) {
+        None => Ok(()),
+        Some(other) => Err(ShimError(format!("lists of {} and {} tensors do not pair", first.len(), other.len()))),
+    }
+}
+
+pub(crate) fn start_recording_operators() -> Result<(), ShimError> {
+    // SAFETY: takes no argument; what it changes belongs to this thread.
+    check(unsafe { empssl_operators_start() })
+}
+
+pub(crate) fn stop_recording_operators() -> Result<String, ShimError> {
+    let mut names = std::ptr::null_mut();
+    // SAFETY: the pointer is to a live local of the declared type; the text is taken over.
+    check(unsafe { empssl_operators_stop(&mut names) })?;
+    Ok(take_text(names).unwrap_or_default())
+}
+
+/// The numbers of a tensor, to be written.
+///
+/// # Safety
+/// `T` is the tensor's element type; the tensor lies in host memory and fills as much of it as it has elements, without
+/// gaps; nothing else reads or writes that memory while the slice lives.
+#[expect(clippy::mut_from_ref, reason = "tch hands the address of a shared tensor's memory out; see Safety")]
+pub(crate) unsafe fn elements_mut<T>(tensor: &Tensor) -> &mut [T] {
+    if tensor.numel() == 0 {
+        return &mut []; // A tensor without elements has no memory.
+    }
+    // SAFETY: demanded of the caller. The memory lives as long as the tensor, which is borrowed for as long.
+    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), tensor.numel()) }
+}
+
+/// The numbers of a tensor, to be read.
+///
+/// # Safety
+/// As [`elements_mut`], except that others may read as well.
+pub(crate) unsafe fn elements<T>(tensor: &Tensor) -> &[T] {
+    if tensor.numel() == 0 {
+        return &[];
+    }
+    // SAFETY: demanded of the caller. The memory lives as long as the tensor, which is borrowed for as long.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast_const().cast(), tensor.numel()) }
 }
 
 /// Opens a shared library for good, its symbols visible to every library opened later.

@@ -3,7 +3,8 @@
 //! tch binds the operators of libtorch, but not its switches, its memory accounting or its devices' absence. This
 //! crate is the one room for that, and the one room of C++: [`device`] opens CUDA at run time and says why it cannot,
 //! [`precision`] holds the TF32 switches, [`determinism`] the reproducibility switches, [`memory`] the peak memory of
-//! a device, [`failure`] turns the panics of tch's plain operators (out of memory above all) into errors, and
+//! a device, [`lists`] the operators over whole lists of tensors, [`host`] their single pass through host memory,
+//! [`operators`] tells which operators a piece of code calls, [`failure`] turns the panics of tch's plain operators (out of memory above all) into errors, and
 //! [`version`] tells which libtorch is running.
 //!
 //! **Invariant:** the shim is linked against libtorch_cpu and libc10 only, so one binary serves CPU and GPU.
@@ -13,7 +14,10 @@ pub mod determinism;
 pub mod device;
 pub mod failure;
 mod ffi;
+pub mod host;
+pub mod lists;
 pub mod memory;
+pub mod operators;
 pub mod precision;
 pub mod version;
 

@@ -1,4 +1,4 @@
-//! Memory of a CUDA device, as libtorch's allocator accounts for it.
+//! Memory of a CUDA device, as libtorch's allocator accounts for it, and what the host does with freed memory.
 
 use tch::Device;
 
@@ -47,6 +47,17 @@ pub fn reset_peak(device: Device) -> Result<(), ShimError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Lets this process keep the blocks it frees, however large, for its next requests; `false` where the C library is not
+/// glibc and nothing was changed.
+///
+/// glibc hands blocks of more than 32 MiB back to the system as soon as they are freed and gets zeroed pages for the
+/// next one. A step of training frees and requests gigabytes in such blocks, and the page faults cost several times
+/// the arithmetic on what is in them. Call it once, at the start of the program; it serves the main thread, on which a
+/// training loop should run, more than others. Memory then stays with the process until it ends.
+pub fn keep_freed_memory() -> bool {
+    ffi::keep_freed_memory()
 }
 
 /// libtorch looks for CUDA once in a process, so CUDA is opened before the first question about a device.
