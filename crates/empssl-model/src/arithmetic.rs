@@ -96,6 +96,12 @@ impl Compute {
     /// [`Arithmetic::PLAIN`].
     pub(crate) const PLAIN: Self = Self { grid: Grid::Own, layout: Layout::Contiguous };
 
+    /// All ways, whatever the device.
+    #[cfg(test)]
+    pub(crate) fn every_grid(layout: Layout) -> [Self; 3] {
+        [Grid::Own, Grid::Rounded, Grid::Stored].map(|grid| Self { grid, layout })
+    }
+
     pub(crate) fn activation_kind(self, weights: Kind) -> Kind {
         if self.grid == Grid::Stored { Kind::BFloat16 } else { weights }
     }

@@ -270,3 +270,46 @@ impl Projector {
         z / length
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ResNetConfig, Stem};
+
+    fn network() -> Network {
+        let resnet = ResNetConfig { base_width: 4, layers: [1, 1, 1, 1], ..ResNetConfig::resnet18(Stem::Cifar) };
+        Network::new(&NetworkConfig { resnet, hidden: 16, projection: 8 }, Kind::Float, Device::Cpu).unwrap()
+    }
+
+    /// The projections of the same patches by a network of these weights that computes in this way; gradients and
+    /// statistics are float32 in every way.
+    fn projections(weights: &[(String, Tensor)], compute: Compute) -> Tensor {
+        let mut network = network();
+        network.load_state_dict(weights).unwrap();
+        network.compute = compute;
+        let x = (Tensor::arange(6 * 3 * 16 * 16, (Kind::Float, Device::Cpu)) * 0.37).sin().view([6, 3, 16, 16]);
+        let embedding = network.forward(&x, Mode::Train);
+        assert_eq!((embedding.features.kind(), embedding.backbone.kind()), (Kind::Float, Kind::Float));
+        let z = embedding.projections;
+        (&z * Tensor::arange(8, (Kind::Float, Device::Cpu))).sum(Kind::Float).backward();
+        for (name, parameter) in network.parameters() {
+            assert_eq!(parameter.grad().kind(), Kind::Float, "{name}");
+        }
+        let statistics = network.state_dict();
+        assert!(statistics.iter().all(|(_, tensor)| matches!(tensor.kind(), Kind::Float | Kind::Int64)));
+        z.detach()
+    }
+
+    /// What CUDA does, in bf16 tensors, can be done on a CPU too: it is one arithmetic, to within the order of sums.
+    #[test]
+    fn stored_and_rounded_bf16_agree() {
+        for layout in [crate::Layout::Contiguous, crate::Layout::ChannelsLast] {
+            let weights = network().state_dict();
+            let [own, rounded, stored] = Compute::every_grid(layout).map(|compute| projections(&weights, compute));
+            let distance = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+            let (effect, difference) = (distance(&rounded, &own), distance(&rounded, &stored));
+            assert!(effect > 1e-4, "{layout:?}: the rounding shows");
+            assert!(difference <= effect / 4.0, "{layout:?}: {difference} apart, {effect} from float32");
+        }
+    }
+}

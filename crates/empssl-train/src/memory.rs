@@ -225,9 +225,9 @@ mod tests {
     #[test]
     fn the_advice_names_the_mode_that_fits_first_then_a_smaller_batch() {
         let advice = |config: &TrainConfig, room| paper().advice(config, room, u64::MAX);
-        let text = advice(&sized(20, 100), 8 * GIB);
+        let text = advice(&sized(20, 100), 9 * GIB);
         assert!(
-            text.starts_with("about 8.00 GiB are free, for which memory = \"by-stage\" would fit (the gradient"),
+            text.starts_with("about 9.00 GiB are free, for which memory = \"by-stage\" would fit (the gradient"),
             "{text}"
         );
         assert!(text.ends_with("; n_patches = 17 would fit"), "{text}");

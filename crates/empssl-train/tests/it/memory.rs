@@ -111,6 +111,6 @@ fn ten_times_the_patches_fit_by_patches_and_every_estimate_is_near_its_peak() {
         assert!((0.8..1.2).contains(&ratio), "{:?}: {peak} bytes are {ratio} of the estimate", job.memory);
         peaks.push(peak as f64);
     }
-    assert!(peaks[1] < 0.9 * peaks[0], "by stage: {peaks:?}");
+    assert!(peaks[1] < 0.95 * peaks[0], "by stage: {peaks:?}");
     assert!(peaks[2] < 1.3 * peaks[0], "by patches: {peaks:?}");
 }
