@@ -173,8 +173,8 @@ fn every_memory_mode_precision_and_layout_trains_and_says_so() {
         succeeds(train(folder.path(), &arguments));
         let run = folder.path().join("run");
         let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-        let losses = metrics.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap());
-        (losses.last().unwrap(), json(&run.join("run.json"))["model"]["norm_patches"].as_u64().unwrap())
+        let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+        (last["loss"].as_f64().unwrap(), json(&run.join("run.json"))["model"]["norm_patches"].as_u64().unwrap())
     };
     let (whole, all) = checkpoint(&["training.memory=whole"]);
     assert_eq!(all, 2);
