@@ -28,7 +28,7 @@ pub(crate) enum Command {
     /// Fetch, check, pack and look at a data set.
     Data(DataArgs),
     /// Report libtorch, CUDA, precision, memory and threads; fails when a GPU is there and cannot be used.
-    Doctor(DeviceArgs),
+    Doctor(DoctorArgs),
     /// Print completions for a shell, to be sourced from its start-up file.
     Completions(CompletionsArgs),
 }
@@ -78,6 +78,19 @@ impl From<BadImage> for OnBadImage {
             BadImage::Skip => Self::Skip,
         }
     }
+}
+
+/// `empssl doctor`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) compute: DeviceArgs,
+    /// A recipe, to say what its steps need in every memory mode and which of them fit here.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// Change a key of the recipe, as in `--set training.n_patches=200`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", requires = "recipe")]
+    pub(crate) set: Vec<String>,
 }
 
 /// `empssl train`

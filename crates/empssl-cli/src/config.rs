@@ -8,9 +8,11 @@ use std::path::Path;
 use empssl_data::{PatchConfig, PatchSampler, View};
 use empssl_eval::{KnnConfig, LinearProbeConfig, Metric};
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
-use empssl_model::{NetworkConfig, ResNetConfig, Stem};
-use empssl_train::{LarsConfig, Length, TrainConfig};
+use empssl_model::{Arithmetic, Layout, NetworkConfig, Products, ResNetConfig, Stem};
+use empssl_train::memory::StepMemory;
+use empssl_train::{LarsConfig, Length, MemoryMode, TrainConfig};
 use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
 
 use crate::error::CliError;
 
@@ -93,14 +95,24 @@ pub(crate) struct TrainingSection {
     /// `{ epochs = 1 }` or `{ steps = 500 }`
     pub(crate) length: Length,
     pub(crate) precision: Precision,
+    /// The order of a feature map's numbers in memory; it moves the last bits of a result.
+    pub(crate) layout: Layout,
+    /// What a step keeps in memory; by patches BatchNorm sees fewer of them, which changes the result.
+    pub(crate) memory: MemoryMode,
 }
 
-/// The arithmetic of convolutions and products.
+/// The arithmetic of convolutions and products in training. Weights, the statistics of BatchNorm, the objective and the
+/// optimizer are in float32 always, and evaluation is in float32 throughout, whatever a run was trained in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Precision {
     /// float32 throughout: TF32 is off in cuDNN, where libtorch's default leaves it on, and in cuBLAS.
     Fp32,
+    /// float32 numbers, multiplied with 10 of their 23 bits where a GPU's tensor cores can; on a CPU the same as fp32.
+    Tf32,
+    /// Operands and results with the 8 bits of bfloat16, sums in float32; on a CPU by rounding, which shows the effect
+    /// and saves nothing.
+    Bf16,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -190,6 +202,19 @@ impl RunConfig {
         toml::from_str(&changed).map_err(|error| format!("after --set: {}", explain_message(error.message())))
     }
 
+    /// The recipe with every key that no result depends on at one value: two recipes that are equal in this form train
+    /// the same network, to within the rounding that another thread count or device brings too.
+    ///
+    /// Such keys are `training.layout`, and `training.memory` as long as it is not by patches.
+    pub(crate) fn in_result_form(&self) -> Self {
+        let mut form = self.clone();
+        form.training.layout = Layout::Contiguous;
+        if form.training.memory == MemoryMode::ByStage {
+            form.training.memory = MemoryMode::Whole;
+        }
+        form
+    }
+
     /// The recipe with every key, as it is stored with the run.
     pub(crate) fn to_toml(&self) -> String {
         toml::to_string(self).expect("a recipe has only tables, text and numbers")
@@ -239,6 +264,7 @@ fn explain_message(message: &str) -> String {
             let known: Vec<String> = quoted.map(str::to_owned).collect();
             format!("unknown key `{unknown}`{}", hint(unknown, &known))
         }
+        _ if message.contains("expected newtype variant") => "write memory = { by-patches = COUNT }".to_owned(),
         _ => message.replace("missing field", "missing key").replace('\n', " "),
     }
 }
@@ -307,11 +333,19 @@ impl Run {
             length: training.length,
             lr: self.config.schedule.lr,
             t_max,
+            memory: training.memory,
+            tf32: training.precision == Precision::Tf32,
             seed,
             max_steps: logging.max_steps,
             log_every: logging.log_every,
             checkpoint_every: logging.checkpoint_every,
         }
+    }
+
+    /// What a step of this run needs on `device`.
+    pub(crate) fn step_memory(&self, device: Device) -> Result<StepMemory, CliError> {
+        let activations = self.config.training.arithmetic().activation_kind(Kind::Float, device)?;
+        Ok(StepMemory::estimate(&self.network, self.sampler.side(), Kind::Float, activations))
     }
 
     /// What features are taken from.
@@ -328,6 +362,14 @@ pub(crate) struct Logging {
     pub(crate) max_steps: Option<u64>,
     pub(crate) log_every: u64,
     pub(crate) checkpoint_every: Option<u64>,
+}
+
+impl TrainingSection {
+    /// How the network computes while it trains.
+    pub(crate) fn arithmetic(&self) -> Arithmetic {
+        let products = if self.precision == Precision::Bf16 { Products::Bf16 } else { Products::Own };
+        Arithmetic { products, layout: self.layout }
+    }
 }
 
 impl NetworkSection {
@@ -490,6 +532,32 @@ mod tests {
             ("schedule.horizon=official", "schedule.horizon"),
         ] {
             assert!(set(change).contains(named), "{change}: {}", set(change));
+        }
+    }
+
+    #[test]
+    fn keys_that_no_result_depends_on_are_told_from_those_that_matter() {
+        let form = |change: &str| RunConfig::parse(&smoke(), &[change.to_owned()]).unwrap().in_result_form();
+        let plain = form("training.memory=whole");
+        assert_eq!(form("training.memory=by-stage"), plain);
+        assert_eq!(form("training.layout=channels-last"), plain);
+        for change in ["training.memory={by-patches=1}", "training.precision=tf32", "training.precision=bf16"] {
+            assert_ne!(form(change), plain, "{change}");
+        }
+        assert_ne!(form("training.memory={by-patches=1}"), form("training.memory={by-patches=2}"));
+    }
+
+    #[test]
+    fn precision_layout_and_memory_are_refused_with_the_list() {
+        let refusal = |change: &str| RunConfig::parse(&smoke(), &[change.to_owned()]).unwrap_err();
+        for (change, list) in [
+            ("training.precision=fp16", "unknown variant `fp16`, expected one of `fp32`, `tf32`, `bf16`"),
+            ("training.layout=nhwc", "unknown variant `nhwc`, expected `contiguous` or `channels-last`"),
+            ("training.memory=half", "unknown variant `half`, expected one of `whole`, `by-stage`, `by-patches`"),
+            ("training.memory=by-patches", "write memory = { by-patches = COUNT }"),
+            ("training.memory={by-patches=-1}", "invalid value"),
+        ] {
+            assert!(refusal(change).contains(list), "{change}: {}", refusal(change));
         }
     }
 

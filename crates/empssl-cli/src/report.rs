@@ -104,6 +104,8 @@ pub(crate) struct ModelSummary {
     pub(crate) patch_side: usize,
     pub(crate) n_patches: usize,
     pub(crate) test_patches: usize,
+    /// Patches of each image that BatchNorm saw at once in training: all, unless a step went by patches.
+    pub(crate) norm_patches: usize,
     pub(crate) batch_size: usize,
     pub(crate) steps: u64,
     /// Passes over the training images, a fraction where a run ends within one.

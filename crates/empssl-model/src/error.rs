@@ -23,6 +23,12 @@ pub enum ModelError {
         /// The type asked for.
         found: Kind,
     },
+    /// Rounded products of something that is not float32.
+    #[error("bf16 products need weights in float32, found {found:?}")]
+    Bf16 {
+        /// The type of the weights.
+        found: Kind,
+    },
     /// Input that the network cannot take.
     #[error("the network takes {expected}, found {found}")]
     Input {

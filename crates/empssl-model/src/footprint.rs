@@ -10,45 +10,93 @@ struct ConvSize {
     side: i64,
 }
 
+/// How many numbers one patch makes of a stage of a network, as [`crate::Network::stages`] cuts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageElements {
+    /// What the stage takes.
+    pub input: i64,
+    /// What its convolutions and linear layers put out, before normalisation. While training, each is kept about twice,
+    /// before and after its normalisation.
+    pub layers: i64,
+    /// The largest output of a layer.
+    pub widest: i64,
+}
+
 impl NetworkConfig {
     /// Trainable numbers of the whole network.
     pub fn n_parameters(&self) -> i64 {
-        let convs = self.resnet.convs(1).iter().map(|c| c.from * c.to * c.kernel * c.kernel + 2 * c.to).sum::<i64>();
+        let convs = self
+            .resnet
+            .stages(1)
+            .iter()
+            .flat_map(|stage| &stage.convs)
+            .map(|c| c.from * c.to * c.kernel * c.kernel + 2 * c.to)
+            .sum::<i64>();
         let (w, h, d) = (self.resnet.width(), self.hidden, self.projection);
         // Linear and norm of the pre-feature layer, linear and norm of the projector's hidden layer, its last linear.
         convs + (w * h + 3 * h) + (h * h + 3 * h) + (h * d + d)
     }
 
-    /// Numbers that the layers put out for one patch of side `side` before normalisation: the convolutions and the
-    /// linear layers. While training, each is kept about twice, before and after its normalisation.
-    pub fn activation_elements(&self, side: i64) -> i64 {
-        let maps: i64 = self.resnet.convs(side).iter().map(|c| c.to * c.side * c.side).sum();
-        maps + self.resnet.width() + 2 * self.hidden + self.projection
+    /// What a patch of side `side` makes of each stage.
+    pub fn stage_elements(&self, side: i64) -> Vec<StageElements> {
+        let stages = self.resnet.stages(side);
+        let elements = |stage: &StageSize| StageElements {
+            input: stage.input,
+            layers: stage.convs.iter().map(ConvSize::elements).sum(),
+            widest: stage.convs.iter().map(ConvSize::elements).max().unwrap_or_default(),
+        };
+        let mut all: Vec<_> = stages.iter().map(elements).collect();
+        let input = stages.last().and_then(|stage| stage.convs.last()).map_or(0, ConvSize::elements);
+        let layers = self.resnet.width() + 2 * self.hidden + self.projection;
+        all.push(StageElements { input, layers, widest: self.hidden.max(self.projection) });
+        all
+    }
+}
+
+/// A stage of the backbone.
+struct StageSize {
+    input: i64,
+    /// In order, the last being that whose sum the stage puts out.
+    convs: Vec<ConvSize>,
+}
+
+impl ConvSize {
+    fn elements(&self) -> i64 {
+        self.to * self.side * self.side
     }
 }
 
 impl ResNetConfig {
-    /// The convolutions in order, for patches of side `side`.
-    fn convs(&self, side: i64) -> Vec<ConvSize> {
+    /// Stem and residual stages, for patches of side `side`.
+    fn stages(&self, side: i64) -> Vec<StageSize> {
+        let input = 3 * side * side;
         let (kernel, side) = match self.stem {
             Stem::Cifar => (3, side),
             Stem::TinyImagenet | Stem::Imagenet => (7, halved(side)),
         };
-        let mut convs = vec![ConvSize { from: 3, to: self.base_width, kernel, side }];
+        let conv = ConvSize { from: 3, to: self.base_width, kernel, side };
         let mut side = if self.stem == Stem::Cifar { side } else { halved(side) };
         let mut from = self.base_width;
-        for (index, &blocks) in self.layers.iter().enumerate() {
-            let planes = self.base_width << index;
-            let out = planes * self.block.expansion();
-            for block in 0..blocks {
-                let strided = block == 0 && index > 0;
-                let inner = if strided { halved(side) } else { side };
-                convs.extend(self.block.convs(from, planes, side, inner));
-                if strided || from != out {
-                    convs.push(ConvSize { from, to: out, kernel: 1, side: inner });
-                }
-                (from, side) = (out, inner);
+        let mut stages = vec![StageSize { input, convs: vec![conv] }];
+        for index in 0..self.layers.len() {
+            stages.push(StageSize { input: from * side * side, convs: self.convs(index, &mut from, &mut side) });
+        }
+        stages
+    }
+
+    /// The convolutions of a residual stage that takes `from` channels of side `side`, which become what it puts out.
+    fn convs(&self, index: usize, from: &mut i64, side: &mut i64) -> Vec<ConvSize> {
+        let planes = self.base_width << index;
+        let out = planes * self.block.expansion();
+        let mut convs = Vec::new();
+        for block in 0..self.layers[index] {
+            let strided = block == 0 && index > 0;
+            let inner = if strided { halved(*side) } else { *side };
+            if strided || *from != out {
+                convs.push(ConvSize { from: *from, to: out, kernel: 1, side: inner });
             }
+            convs.extend(self.block.convs(*from, planes, *side, inner));
+            (*from, *side) = (out, inner);
         }
         convs
     }
@@ -74,10 +122,10 @@ fn halved(side: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::{Device, Kind, Tensor};
 
     use super::*;
-    use crate::Network;
+    use crate::{Mode, Network};
 
     fn n_parameters_of(network: &Network) -> i64 {
         network.parameters().iter().map(|(_, tensor)| tensor.numel() as i64).sum()
@@ -99,7 +147,30 @@ mod tests {
     fn the_published_network_has_the_published_size() {
         let config = NetworkConfig::paper(ResNetConfig::resnet18(Stem::Cifar));
         assert_eq!(config.n_parameters(), 34_263_104);
-        // 614,400 numbers of feature maps on 32-pixel patches, then the heads' vectors.
-        assert_eq!(config.activation_elements(32), 614_400 + 512 + 2 * 4096 + 1024);
+        let stages = config.stage_elements(32);
+        let map = 64 * 32 * 32;
+        assert_eq!(
+            stages.iter().map(|stage| stage.input).collect::<Vec<_>>(),
+            [3072, map, map, map / 2, map / 4, map / 8]
+        );
+        // The stem; then four layers a stage, and from the second on a shortcut with a convolution of its own.
+        let layers = [map, 4 * map, 5 * map / 2, 5 * map / 4, 5 * map / 8, 512 + 2 * 4096 + 1024];
+        assert_eq!(stages.iter().map(|stage| stage.layers).collect::<Vec<_>>(), layers);
+        assert_eq!(stages.iter().map(|stage| stage.widest).max(), Some(map));
+    }
+
+    #[test]
+    fn stages_take_what_the_built_network_gives_them() {
+        for (stem, side) in [(Stem::Cifar, 9), (Stem::Imagenet, 33)] {
+            let resnet = ResNetConfig { base_width: 4, layers: [1, 1, 2, 1], ..ResNetConfig::resnet50(stem) };
+            let config = NetworkConfig { resnet, hidden: 24, projection: 10 };
+            let network = Network::new(&config, Kind::Float, Device::Cpu).unwrap();
+            let mut x = Tensor::ones([2, 3, side, side], (Kind::Float, Device::Cpu));
+            for (stage, elements) in network.stages().iter().zip(config.stage_elements(side)) {
+                assert_eq!(elements.input, x.numel() as i64 / 2, "{config:?}");
+                x = stage.forward(&x, Mode::Eval);
+            }
+            assert_eq!(x.size(), [2, 10]);
+        }
     }
 }

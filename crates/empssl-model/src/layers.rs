@@ -1,7 +1,8 @@
 //! The three layers that hold weights.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
+use crate::arithmetic::Compute;
 use crate::init;
 use crate::scope::Scope;
 
@@ -10,8 +11,63 @@ use crate::scope::Scope;
 pub enum Mode {
     /// Normalise by the statistics of this batch, and move the running ones.
     Train,
+    /// Normalise by the statistics of this batch, and leave the running ones alone: the second look of a step at a
+    /// batch whose first look moved them.
+    Again,
+    /// Normalise by the statistics of this part of a batch; all parts together move the running ones once.
+    Part(Part),
     /// Normalise by the running statistics, and leave them alone.
     Eval,
+}
+
+/// The patches from `from` to before `to` of a batch of `of` patches, which goes through the network part by part.
+///
+/// Once every part of a batch was seen in order, the running statistics have moved once, towards the mean of the parts'
+/// statistics, each with the weight of its patches, and the batch was counted once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The first patch.
+    pub from: i64,
+    /// The first patch of the next part.
+    pub to: i64,
+    /// Patches of the whole batch.
+    pub of: i64,
+}
+
+impl Part {
+    /// The weight of this part's statistics when they are folded into the running ones, so that the parts after it
+    /// leave it exactly its share of `momentum`.
+    fn weight(self, momentum: f64) -> f64 {
+        let share = |patches: i64| momentum * patches as f64 / self.of as f64;
+        share(self.to - self.from) / (1.0 - share(self.of - self.to))
+    }
+}
+
+impl Mode {
+    /// Whether the batch itself is what is normalised by.
+    pub(crate) fn looks_at_the_batch(self) -> bool {
+        self != Self::Eval
+    }
+
+    /// The weight of this batch in the running statistics, where they move.
+    fn weight(self, momentum: f64) -> Option<f64> {
+        match self {
+            Self::Train => Some(momentum),
+            Self::Part(part) => Some(part.weight(momentum)),
+            Self::Again | Self::Eval => None,
+        }
+    }
+
+    fn counts_a_batch(self) -> bool {
+        matches!(self, Self::Train | Self::Part(Part { from: 0, .. }))
+    }
+}
+
+/// What a layer must know of a forward pass besides its input.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pass {
+    pub(crate) mode: Mode,
+    pub(crate) compute: Compute,
 }
 
 /// A convolution without bias.
@@ -55,8 +111,10 @@ impl Conv {
     }
 
     /// `[N, from, y, x]` to `[N, to, y / stride, x / stride]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        x.conv2d(&self.weight, None::<&Tensor>, [self.stride; 2], [self.padding; 2], [1, 1], 1)
+    pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+        let weight = pass.compute.arranged(pass.compute.operand(&self.weight));
+        let y = x.conv2d(&weight, None::<&Tensor>, [self.stride; 2], [self.padding; 2], [1, 1], 1);
+        pass.compute.on_grid(y)
     }
 }
 
@@ -88,26 +146,28 @@ impl BatchNorm {
     }
 
     /// Shape-preserving.
-    pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
-        let training = mode == Mode::Train;
-        if training {
+    pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+        if pass.mode.counts_a_batch() {
             let _ = self.num_batches_tracked.shallow_clone().g_add_scalar_(1);
         }
-        x.batch_norm(
+        let weight = pass.mode.weight(Self::MOMENTUM);
+        let reads_running = weight.is_some() || !pass.mode.looks_at_the_batch();
+        let y = x.batch_norm(
             Some(&self.weight),
             Some(&self.bias),
-            Some(&self.running_mean),
-            Some(&self.running_var),
-            training,
-            Self::MOMENTUM,
+            reads_running.then_some(&self.running_mean),
+            reads_running.then_some(&self.running_var),
+            pass.mode.looks_at_the_batch(),
+            weight.unwrap_or_default(),
             Self::EPS,
             true,
-        )
+        );
+        pass.compute.on_grid(y)
     }
 
     /// Followed by a ReLU in place.
-    pub(crate) fn forward_relu(&self, x: &Tensor, mode: Mode) -> Tensor {
-        self.forward(x, mode).relu_()
+    pub(crate) fn forward_relu(&self, x: &Tensor, pass: Pass) -> Tensor {
+        self.forward(x, pass).relu_()
     }
 }
 
@@ -128,7 +188,13 @@ impl Linear {
     }
 
     /// `[N, from]` to `[N, to]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, Some(&self.bias))
+    pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+        let [weight, bias] = [&self.weight, &self.bias].map(|parameter| pass.compute.operand(parameter));
+        pass.compute.on_grid(x.linear(&weight, Some(&bias)))
+    }
+
+    /// The type of its parameters.
+    pub(crate) fn kind(&self) -> Kind {
+        self.weight.kind()
     }
 }

@@ -11,6 +11,8 @@
 //! - [`Network`] holds it all; [`NetworkConfig`] and [`ResNetConfig`] say how large it is.
 //! - Parameters carry torchvision's and the official encoder's names in their `state_dict` order, so that
 //!   [`weights`] files move between this crate and PyTorch in both directions.
+//! - [`Network::stages`] runs it in parts, for steps that keep less than a whole pass in memory; [`Arithmetic`] says
+//!   how convolutions and products are computed.
 //! - Weights start as PyTorch's do, which is not how tch's own layers start, and are drawn on the CPU in float32
 //!   whatever the device and type: after `tch::manual_seed` a seed means one network everywhere.
 //!
@@ -28,6 +30,7 @@
 //! # Ok::<(), empssl_model::ModelError>(())
 //! ```
 
+mod arithmetic;
 mod config;
 mod error;
 mod footprint;
@@ -39,8 +42,9 @@ mod scope;
 mod state;
 pub mod weights;
 
+pub use arithmetic::{Arithmetic, Layout, Products};
 pub use config::{Block, NetworkConfig, ResNetConfig, Stem};
 pub use error::{ModelError, StateMismatch};
-pub use layers::Mode;
-pub use network::{Embedding, Network};
-pub use resnet::{ResNet, Stage};
+pub use footprint::StageElements;
+pub use layers::{Mode, Part};
+pub use network::{Embedding, Network, Stage};

@@ -4,9 +4,10 @@ use std::fmt;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::arithmetic::{Arithmetic, Compute};
 use crate::config::NetworkConfig;
-use crate::layers::{BatchNorm, Linear, Mode};
-use crate::resnet::ResNet;
+use crate::layers::{BatchNorm, Linear, Mode, Pass};
+use crate::resnet::{self, ResNet};
 use crate::scope::{Registry, Scope};
 use crate::{ModelError, state};
 
@@ -25,6 +26,7 @@ pub struct Embedding {
 pub struct Network {
     config: NetworkConfig,
     registry: Registry,
+    compute: Compute,
     resnet: ResNet,
     pre_feature: Hidden,
     projector: Projector,
@@ -45,7 +47,16 @@ impl Network {
         let resnet = ResNet::new(root.sub("backbone"), &config.resnet);
         let pre_feature = Hidden::new(&mut root.sub("pre_feature"), config.resnet.width(), config.hidden);
         let projector = Projector::new(root.sub("projection"), config);
-        Ok(Self { config: config.clone(), registry, resnet, pre_feature, projector })
+        Ok(Self { config: config.clone(), registry, compute: Compute::PLAIN, resnet, pre_feature, projector })
+    }
+
+    /// Computes in another way from now on; the parameters stay as they are.
+    ///
+    /// # Errors
+    /// [`ModelError::Bf16`] when bf16 products are asked of weights that are not float32.
+    pub fn set_arithmetic(&mut self, arithmetic: Arithmetic) -> Result<(), ModelError> {
+        self.compute = arithmetic.resolve(self.kind(), self.device())?;
+        Ok(())
     }
 
     /// All three outputs for patches `[N, 3, s, s]`, patch-major, of the network's type and on its device.
@@ -53,7 +64,13 @@ impl Network {
     /// # Panics
     /// When [`Self::check_input`] refuses the patches.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Embedding {
-        self.heads(self.backbone(x, mode), mode)
+        let pass = self.pass(mode);
+        let backbone = self.backbone(x, pass);
+        let features = self.pre_feature.forward(&backbone, pass);
+        let projections = self.projector.forward(&features, pass);
+        // A copy only where the grid stores another type than the weights have.
+        let [backbone, features] = [backbone, features].map(|x| x.to_kind(self.kind()));
+        Embedding { backbone, features, projections }
     }
 
     /// The features alone, `[N, h]`, without the cost of the projector.
@@ -61,23 +78,48 @@ impl Network {
     /// # Panics
     /// When [`Self::check_input`] refuses the patches.
     pub fn encode(&self, x: &Tensor, mode: Mode) -> Tensor {
-        self.pre_feature.forward(&self.backbone(x, mode), mode)
+        let pass = self.pass(mode);
+        self.pre_feature.forward(&self.backbone(x, pass), pass).to_kind(self.kind())
     }
 
-    fn backbone(&self, x: &Tensor, mode: Mode) -> Tensor {
-        if let Err(refusal) = self.check_input(x, mode) {
+    /// The way from patches to projections in stages: each takes what the one before it gave, the first takes patches
+    /// as [`Self::forward`] does, the last gives [`Embedding::projections`].
+    ///
+    /// Run one after the other they are the forward pass; run again from an input that was kept, a stage gives the same
+    /// numbers again, with [`Mode::Again`] also in training.
+    pub fn stages(&self) -> [Stage<'_>; 6] {
+        let [first, second, third, fourth] = self.resnet.stages().each_ref().map(Place::Residual);
+        let places = [Place::Stem, first, second, third, fourth, Place::Heads];
+        places.map(|place| Stage { network: self, place })
+    }
+
+    fn backbone(&self, x: &Tensor, pass: Pass) -> Tensor {
+        let x = self.stem(x, pass);
+        ResNet::pool(&self.resnet.stages().iter().fold(x, |x, stage| stage.forward(&x, pass)), pass)
+    }
+
+    fn stem(&self, x: &Tensor, pass: Pass) -> Tensor {
+        if let Err(refusal) = self.check_input(x, pass.mode) {
             panic!("{refusal}");
         }
-        self.resnet.forward(x, mode)
+        self.resnet.stem(x, pass)
+    }
+
+    fn heads(&self, x: &Tensor, pass: Pass) -> Tensor {
+        self.projector.forward(&self.pre_feature.forward(&ResNet::pool(x, pass), pass), pass)
+    }
+
+    fn pass(&self, mode: Mode) -> Pass {
+        Pass { mode, compute: self.compute }
     }
 
     /// Checks what [`Self::forward`] asks of its input.
     ///
     /// # Errors
-    /// [`ModelError::Input`] unless `x` is `[N, 3, s, s]`, not empty, of the network's type and on its device, and in
-    /// [`Mode::Train`] has at least two patches: the heads' BatchNorm knows no variance of one.
+    /// [`ModelError::Input`] unless `x` is `[N, 3, s, s]`, not empty, of the network's type and on its device, and in any
+    /// mode but [`Mode::Eval`] has at least two patches: the heads' BatchNorm knows no variance of one.
     pub fn check_input(&self, x: &Tensor, mode: Mode) -> Result<(), ModelError> {
-        let least = if mode == Mode::Train { 2 } else { 1 };
+        let least = if mode.looks_at_the_batch() { 2 } else { 1 };
         let size = x.size();
         let fits = matches!(size[..], [n, 3, height, width] if n >= least && height > 0 && width > 0);
         let (kind, device) = (self.registry.kind(), self.registry.device());
@@ -95,6 +137,11 @@ impl Network {
         &self.config
     }
 
+    /// The type that activations are kept in: the weights', or bf16 where bf16 products store it.
+    pub fn activation_kind(&self) -> Kind {
+        self.compute.activation_kind(self.kind())
+    }
+
     /// The type of its weights.
     pub fn kind(&self) -> Kind {
         self.registry.kind()
@@ -103,18 +150,6 @@ impl Network {
     /// Where its weights are.
     pub fn device(&self) -> Device {
         self.registry.device()
-    }
-
-    /// The backbone, whose parts can be run one by one; [`Self::heads`] takes it from there.
-    pub fn resnet(&self) -> &ResNet {
-        &self.resnet
-    }
-
-    /// From the backbone's pooled output `[N, width]` to the whole embedding.
-    pub fn heads(&self, backbone: Tensor, mode: Mode) -> Embedding {
-        let features = self.pre_feature.forward(&backbone, mode);
-        let projections = self.projector.forward(&features, mode);
-        Embedding { backbone, features, projections }
     }
 
     /// The trainable tensors by their official names (`backbone.conv1.weight`, `pre_feature.0.weight`,
@@ -166,6 +201,36 @@ impl fmt::Debug for Network {
     }
 }
 
+/// One of the parts that a network's forward pass runs through.
+#[derive(Debug, Clone, Copy)]
+pub struct Stage<'a> {
+    network: &'a Network,
+    place: Place<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place<'a> {
+    Stem,
+    Residual(&'a resnet::Stage),
+    /// Pool, pre-feature layer and projector.
+    Heads,
+}
+
+impl Stage<'_> {
+    /// What the stage makes of what the one before it gave, which it leaves as it was.
+    ///
+    /// # Panics
+    /// In the first stage, when [`Network::check_input`] refuses the patches.
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
+        let (network, pass) = (self.network, self.network.pass(mode));
+        match self.place {
+            Place::Stem => network.stem(x, pass),
+            Place::Residual(stage) => stage.forward(x, pass),
+            Place::Heads => network.heads(x, pass),
+        }
+    }
+}
+
 /// A linear layer, its norm and a ReLU: layers 0, 1 and 2 of a `Sequential`.
 struct Hidden {
     linear: Linear,
@@ -177,8 +242,8 @@ impl Hidden {
         Self { linear: Linear::new(scope.sub(0), from, to), norm: BatchNorm::new(scope.sub(1), to) }
     }
 
-    fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
-        self.norm.forward_relu(&self.linear.forward(x), mode)
+    fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+        self.norm.forward_relu(&self.linear.forward(x, pass), pass)
     }
 }
 
@@ -199,9 +264,52 @@ impl Projector {
         }
     }
 
-    fn forward(&self, features: &Tensor, mode: Mode) -> Tensor {
-        let z = self.last.forward(&self.hidden.forward(features, mode));
+    fn forward(&self, features: &Tensor, pass: Pass) -> Tensor {
+        let z = self.last.forward(&self.hidden.forward(features, pass), pass).to_kind(self.last.kind());
         let length = z.norm_scalaropt_dim(2, [1i64].as_slice(), true).clamp_min(Self::MIN_NORM);
         z / length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ResNetConfig, Stem};
+
+    fn network() -> Network {
+        let resnet = ResNetConfig { base_width: 4, layers: [1, 1, 1, 1], ..ResNetConfig::resnet18(Stem::Cifar) };
+        Network::new(&NetworkConfig { resnet, hidden: 16, projection: 8 }, Kind::Float, Device::Cpu).unwrap()
+    }
+
+    /// The projections of the same patches by a network of these weights that computes in this way; gradients and
+    /// statistics are float32 in every way.
+    fn projections(weights: &[(String, Tensor)], compute: Compute) -> Tensor {
+        let mut network = network();
+        network.load_state_dict(weights).unwrap();
+        network.compute = compute;
+        let x = (Tensor::arange(6 * 3 * 16 * 16, (Kind::Float, Device::Cpu)) * 0.37).sin().view([6, 3, 16, 16]);
+        let embedding = network.forward(&x, Mode::Train);
+        assert_eq!((embedding.features.kind(), embedding.backbone.kind()), (Kind::Float, Kind::Float));
+        let z = embedding.projections;
+        (&z * Tensor::arange(8, (Kind::Float, Device::Cpu))).sum(Kind::Float).backward();
+        for (name, parameter) in network.parameters() {
+            assert_eq!(parameter.grad().kind(), Kind::Float, "{name}");
+        }
+        let statistics = network.state_dict();
+        assert!(statistics.iter().all(|(_, tensor)| matches!(tensor.kind(), Kind::Float | Kind::Int64)));
+        z.detach()
+    }
+
+    /// What CUDA does, in bf16 tensors, can be done on a CPU too: it is one arithmetic, to within the order of sums.
+    #[test]
+    fn stored_and_rounded_bf16_agree() {
+        for layout in [crate::Layout::Contiguous, crate::Layout::ChannelsLast] {
+            let weights = network().state_dict();
+            let [own, rounded, stored] = Compute::every_grid(layout).map(|compute| projections(&weights, compute));
+            let distance = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+            let (effect, difference) = (distance(&rounded, &own), distance(&rounded, &stored));
+            assert!(effect > 1e-4, "{layout:?}: the rounding shows");
+            assert!(difference <= effect / 4.0, "{layout:?}: {difference} apart, {effect} from float32");
+        }
     }
 }

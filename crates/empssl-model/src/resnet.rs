@@ -1,4 +1,4 @@
-//! The residual backbone, in parts that can be run one by one.
+//! The residual backbone, in stages that can be run one by one.
 //!
 //! torchvision's ResNet "v1.5" (the stride of a bottleneck sits on its 3x3 convolution) without classifier; names and
 //! order of names are torchvision's.
@@ -6,12 +6,12 @@
 use tch::{Kind, Tensor};
 
 use crate::config::{Block, ResNetConfig, Stem};
-use crate::layers::{BatchNorm, Conv, ConvShape, Mode};
+use crate::layers::{BatchNorm, Conv, ConvShape, Pass};
 use crate::scope::Scope;
 
 /// A residual network: [`Self::stem`], then each of [`Self::stages`], then [`Self::pool`].
 #[derive(Debug)]
-pub struct ResNet {
+pub(crate) struct ResNet {
     conv: Conv,
     norm: BatchNorm,
     max_pool: bool,
@@ -20,7 +20,7 @@ pub struct ResNet {
 
 /// One of the four residual stages, torchvision's `layer1` to `layer4`.
 #[derive(Debug)]
-pub struct Stage {
+pub(crate) struct Stage {
     blocks: Vec<Residual>,
 }
 
@@ -41,25 +41,20 @@ impl ResNet {
     }
 
     /// `[N, 3, s, s]` to `[N, w, s, s]` (CIFAR stem) or `[N, w, s/4, s/4]`, with w the base width.
-    pub fn stem(&self, x: &Tensor, mode: Mode) -> Tensor {
-        let x = self.norm.forward_relu(&self.conv.forward(x), mode);
+    pub(crate) fn stem(&self, x: &Tensor, pass: Pass) -> Tensor {
+        let x = pass.compute.arranged(pass.compute.on_grid(x.shallow_clone()));
+        let x = self.norm.forward_relu(&self.conv.forward(&x, pass), pass);
         if self.max_pool { x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false) } else { x }
     }
 
     /// The residual stages in order; each takes what the one before it gave.
-    pub fn stages(&self) -> &[Stage; 4] {
+    pub(crate) fn stages(&self) -> &[Stage; 4] {
         &self.stages
     }
 
     /// The mean over all positions: `[N, channels, y, x]` to `[N, channels]`.
-    pub fn pool(x: &Tensor) -> Tensor {
-        x.mean_dim([2i64, 3].as_slice(), false, None::<Kind>)
-    }
-
-    /// All parts in order: `[N, 3, s, s]` to `[N, width]`.
-    pub fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
-        let x = self.stem(x, mode);
-        Self::pool(&self.stages.iter().fold(x, |x, stage| stage.forward(&x, mode)))
+    pub(crate) fn pool(x: &Tensor, pass: Pass) -> Tensor {
+        pass.compute.on_grid(x.mean_dim([2i64, 3].as_slice(), false, None::<Kind>))
     }
 }
 
@@ -84,8 +79,8 @@ impl Stage {
     }
 
     /// `[N, channels, y, x]` to the stage's channels; every stage but the first halves y and x.
-    pub fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
-        self.blocks.iter().fold(x.shallow_clone(), |x, block| block.forward(&x, mode))
+    pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+        self.blocks.iter().fold(x.shallow_clone(), |x, block| block.forward(&x, pass))
     }
 }
 
@@ -119,18 +114,19 @@ impl Residual {
         Self { layers, downsample }
     }
 
-    fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
+    fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
         let last = self.layers.len() - 1;
         let mut out = x.shallow_clone();
         for (i, (conv, norm)) in self.layers.iter().enumerate() {
-            out = norm.forward(&conv.forward(&out), mode);
+            out = norm.forward(&conv.forward(&out, pass), pass);
             if i < last {
                 out = out.relu_();
             }
         }
-        match &self.downsample {
-            Some((conv, norm)) => out.g_add_(&norm.forward(&conv.forward(x), mode)).relu_(),
-            None => out.g_add_(x).relu_(),
-        }
+        let sum = match &self.downsample {
+            Some((conv, norm)) => out.g_add_(&norm.forward(&conv.forward(x, pass), pass)),
+            None => out.g_add_(x),
+        };
+        pass.compute.on_grid(sum).relu_()
     }
 }

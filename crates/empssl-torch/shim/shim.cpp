@@ -7,6 +7,7 @@
 #include <ATen/DeviceAccelerator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/headeronly/version.h>
 
 #include <dlfcn.h>
@@ -66,10 +67,18 @@ int32_t empssl_get_gradients(void) { return c10::GradMode::is_enabled() ? 1 : 0;
 
 void empssl_set_gradients(int32_t on) { c10::GradMode::set_enabled(on != 0); }
 
-char *empssl_set_tf32(int32_t allowed) {
+char *empssl_backward(const void *output, const void *gradient) {
   return guarded([&] {
-    at::globalContext().setAllowTF32CuDNN(allowed != 0);
-    at::globalContext().setAllowTF32CuBLAS(allowed != 0);
+    const auto &y = *static_cast<const at::Tensor *>(output);
+    const auto &g = *static_cast<const at::Tensor *>(gradient);
+    torch::autograd::backward({y}, {g});
+  });
+}
+
+char *empssl_set_tf32(int32_t convolutions, int32_t products) {
+  return guarded([&] {
+    at::globalContext().setAllowTF32CuDNN(convolutions != 0);
+    at::globalContext().setAllowTF32CuBLAS(products != 0);
   });
 }
 

@@ -25,8 +25,11 @@ char *empssl_device_synchronize(int64_t index);
 int32_t empssl_get_gradients(void);
 void empssl_set_gradients(int32_t on);
 
+// Sends `gradient` down the graph of `output`; both are tch's tensors.
+char *empssl_backward(const void *output, const void *gradient);
+
 // TF32: float32 products on tensor cores with a 10-bit mantissa.
-char *empssl_set_tf32(int32_t allowed);
+char *empssl_set_tf32(int32_t convolutions, int32_t products);
 char *empssl_get_tf32(int32_t *convolutions, int32_t *products);
 
 char *empssl_set_deterministic(int32_t on);

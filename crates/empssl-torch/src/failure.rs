@@ -26,6 +26,13 @@ pub enum TorchFailure {
     Other(String),
 }
 
+impl TorchFailure {
+    /// The failure that a message of libtorch tells of.
+    pub(crate) fn of(message: &str) -> Self {
+        classify(message)
+    }
+}
+
 fn free_text(free: Option<Bytes>) -> String {
     free.map_or(String::new(), |free| format!(" and {free} were free"))
 }

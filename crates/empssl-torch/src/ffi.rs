@@ -20,7 +20,8 @@ unsafe extern "C" {
     fn empssl_device_synchronize(index: i64) -> *mut c_char;
     fn empssl_get_gradients() -> i32;
     fn empssl_set_gradients(on: i32);
-    fn empssl_set_tf32(allowed: i32) -> *mut c_char;
+    fn empssl_backward(output: *const c_void, gradient: *const c_void) -> *mut c_char;
+    fn empssl_set_tf32(convolutions: i32, products: i32) -> *mut c_char;
     fn empssl_get_tf32(convolutions: *mut i32, products: *mut i32) -> *mut c_char;
     fn empssl_set_deterministic(on: i32) -> *mut c_char;
     fn empssl_get_deterministic(on: *mut i32) -> *mut c_char;
@@ -115,9 +116,16 @@ pub(crate) fn record_gradients(on: bool) {
     unsafe { empssl_set_gradients(i32::from(on)) }
 }
 
-pub(crate) fn set_tf32(allowed: bool) -> Result<(), ShimError> {
-    // SAFETY: plain integer argument.
-    check(unsafe { empssl_set_tf32(i32::from(allowed)) })
+pub(crate) fn backward(output: &Tensor, gradient: &Tensor) -> Result<(), ShimError> {
+    // SAFETY: a tch tensor points to an `at::Tensor`; both are borrowed for the length of the call, and libtorch takes
+    // references of its own to what it keeps.
+    check(unsafe { empssl_backward(output.as_ptr().cast(), gradient.as_ptr().cast()) })
+}
+
+/// TF32 in (convolutions, matrix products).
+pub(crate) fn set_tf32_each(convolutions: bool, products: bool) -> Result<(), ShimError> {
+    // SAFETY: plain integer arguments.
+    check(unsafe { empssl_set_tf32(i32::from(convolutions), i32::from(products)) })
 }
 
 /// TF32 in (convolutions, matrix products).

@@ -3,13 +3,15 @@
 //! tch binds the operators of libtorch, but not its switches, its memory accounting or its devices' absence. This
 //! crate is the one room for that, and the one room of C++: [`device`] opens CUDA at run time and says why it cannot,
 //! [`precision`] holds the TF32 switches, [`determinism`] the reproducibility switches, [`memory`] the peak memory of
-//! a device, [`lists`] the operators over whole lists of tensors, [`host`] their single pass through host memory,
-//! [`operators`] tells which operators a piece of code calls, [`failure`] turns the panics of tch's plain operators (out of memory above all) into errors, and
+//! a device, [`autograd`] begins a backward pass at a given gradient, [`lists`] holds the operators over whole lists of
+//! tensors and [`host`] their single pass through host memory, [`operators`] tells which operators a piece of code calls,
+//! [`failure`] turns the panics of tch's plain operators (out of memory above all) into errors, and
 //! [`version`] tells which libtorch is running.
 //!
 //! **Invariant:** the shim is linked against libtorch_cpu and libc10 only, so one binary serves CPU and GPU.
 //! **Invariant:** nothing here knows networks, images or recipes.
 
+pub mod autograd;
 pub mod determinism;
 pub mod device;
 pub mod failure;

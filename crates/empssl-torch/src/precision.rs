@@ -28,18 +28,67 @@ pub fn tf32() -> Result<Tf32, ShimError> {
 /// # Errors
 /// As [`tf32`].
 pub fn set_tf32(allowed: bool) -> Result<(), ShimError> {
-    ffi::set_tf32(allowed)
+    ffi::set_tf32_each(allowed, allowed)
+}
+
+/// Both switches in a chosen position until this is dropped, then as they were.
+///
+/// The switches belong to the process: two threads must not hold scopes at the same time.
+#[derive(Debug)]
+#[must_use = "the switches go back when this is dropped"]
+pub struct Tf32Scope {
+    before: Tf32,
+}
+
+impl Tf32Scope {
+    /// Puts both switches to `allowed`.
+    ///
+    /// # Errors
+    /// As [`tf32`].
+    pub fn new(allowed: bool) -> Result<Self, ShimError> {
+        let before = tf32()?;
+        set_tf32(allowed)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Tf32Scope {
+    fn drop(&mut self) {
+        // They were both read and set before, and libtorch refuses neither a second time.
+        let Tf32 { convolutions, products } = self.before;
+        let _ = ffi::set_tf32_each(convolutions, products);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// One test, because the switches belong to the process.
     #[test]
-    fn both_switches_follow() {
+    fn both_switches_follow_and_a_scope_puts_them_back() {
+        let (on, off) = ([true, true], [false, false]);
+        let state = || tf32().map(|state| [state.convolutions, state.products]).unwrap();
         set_tf32(true).unwrap();
-        assert_eq!(tf32().unwrap(), Tf32 { convolutions: true, products: true });
+        assert_eq!(state(), on);
+        {
+            let _exact = Tf32Scope::new(false).unwrap();
+            assert_eq!(state(), off);
+            let _inner = Tf32Scope::new(true).unwrap();
+            assert_eq!(state(), on);
+        }
+        assert_eq!(state(), on);
         set_tf32(false).unwrap();
-        assert_eq!(tf32().unwrap(), Tf32 { convolutions: false, products: false });
+        assert_eq!(state(), off);
+        let left_by_a_panic = std::panic::catch_unwind(|| {
+            let _scope = Tf32Scope::new(true).unwrap();
+            assert_eq!(state(), off, "the scope is in force");
+        });
+        assert!(left_by_a_panic.is_err());
+        assert_eq!(state(), off);
+        ffi::set_tf32_each(true, false).unwrap();
+        drop(Tf32Scope::new(true).unwrap());
+        assert_eq!(state(), [true, false], "each switch has its own state to go back to");
+        set_tf32(false).unwrap();
     }
 }

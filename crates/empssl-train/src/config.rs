@@ -1,6 +1,7 @@
 //! The settings of a run, and the refusal of impossible ones.
 
 use crate::error::TrainError;
+use crate::gradient::MemoryMode;
 
 /// The settings of a run that the loop itself needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +17,11 @@ pub struct TrainConfig {
     /// Steps over which the cosine falls to 0; `None` is the whole run (arXiv 2304.03977; tsb0601/EMP-SSL
     /// `main.py:134` counts 500 steps an epoch whatever the data set, which is right for CIFAR only).
     pub t_max: Option<u64>,
+    /// What a step keeps in memory.
+    pub memory: MemoryMode,
+    /// Lets float32 products of the network run on tensor cores with the 10-bit mantissa of TF32, where there are such;
+    /// the objective and the optimizer stay in float32, and a CPU computes as without.
+    pub tf32: bool,
     /// The run's seed; it decides order and patches here, and the caller draws the initial weights with it.
     pub seed: u64,
     /// Ends the run after this many steps, for trials; the schedule stays that of the full run.
@@ -60,6 +66,7 @@ impl TrainConfig {
         let normalisable =
             "such that n_patches x batch_size is at least 2, or batch normalisation has nothing to normalise";
         TrainError::check(n * b >= 2, "batch_size", normalisable, b)?;
+        self.memory.check(n, b)?;
         let filled = "at most the number of images, or not one batch is full";
         TrainError::check(b <= n_images, "batch_size", filled, format!("{b} with {n_images} images"))?;
         TrainError::check(self.length.steps(1) >= 1, "length", "at least one epoch or step", 0)?;
@@ -73,7 +80,12 @@ impl TrainConfig {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    /// Held while weights are drawn: libtorch's generator is shared by all tests that run at this moment.
+    pub(crate) static DRAWING: Mutex<()> = Mutex::new(());
 
     /// Settings of a run of six steps.
     pub(crate) fn config() -> TrainConfig {
@@ -83,6 +95,8 @@ pub(crate) mod tests {
             length: Length::Epochs(2),
             lr: 0.1,
             t_max: None,
+            memory: MemoryMode::Whole,
+            tf32: false,
             seed: 7,
             max_steps: None,
             log_every: 2,
@@ -93,10 +107,13 @@ pub(crate) mod tests {
     #[test]
     fn impossible_settings_are_refused_by_name() {
         type Spoil = fn(&mut TrainConfig);
-        let refusals: [(&str, Spoil); 10] = [
+        let refusals: [(&str, Spoil); 13] = [
             ("n_patches", |c| c.n_patches = 0),
             ("batch_size", |c| c.batch_size = 0),
             ("batch_size", |c| (c.n_patches, c.batch_size) = (1, 1)),
+            ("memory.by-patches", |c| c.memory = MemoryMode::ByPatches(0)),
+            ("memory.by-patches", |c| (c.n_patches, c.memory) = (6, MemoryMode::ByPatches(4))),
+            ("memory.by-patches", |c| (c.batch_size, c.memory) = (1, MemoryMode::ByPatches(1))),
             ("batch_size", |c| c.batch_size = 15),
             ("length", |c| c.length = Length::Steps(0)),
             ("lr", |c| c.lr = f64::NAN),

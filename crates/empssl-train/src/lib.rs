@@ -3,6 +3,7 @@
 //! - [`lars`]: [`Lars`], layer-wise adaptive rate scaling around Nesterov SGD, as the official `LARSWrapper` does it;
 //! - [`schedule`]: [`CosineSchedule`], the learning rate of each step, a pure function of the step;
 //! - [`checkpoint`]: [`Checkpoint`], everything that a run needs to go on in another process;
+//! - [`gradient`]: the gradient of a step, in one piece, stage by stage or part by part;
 //! - [`memory`]: what a step needs, and what to say when there is too little;
 //! - [`config`] and [`source`]: the settings of a run, and where its patches come from;
 //! - [`trainer`]: [`Trainer`], the loop itself, to be read from top to bottom.
@@ -14,6 +15,7 @@ pub mod checkpoint;
 mod clock;
 pub mod config;
 pub mod error;
+pub mod gradient;
 pub mod lars;
 pub mod memory;
 pub mod observer;
@@ -24,8 +26,9 @@ pub mod trainer;
 pub use checkpoint::Checkpoint;
 pub use config::{Length, TrainConfig};
 pub use error::TrainError;
+pub use gradient::{MemoryMode, Norms, StepPlan};
 pub use lars::{Lars, LarsConfig};
 pub use observer::{Observer, StepRecord};
 pub use schedule::CosineSchedule;
-pub use source::{BatchSource, network_input};
+pub use source::{BatchSource, network_input, patches_on};
 pub use trainer::{CheckpointPlan, Outcome, Trainer};

@@ -60,11 +60,15 @@ impl BatchSource {
     }
 }
 
-/// The network's input: bytes `[n, b, 3, s, s]` to numbers `x / 127.5 - 1` of `kind`, `[n * b, 3, s, s]`, on `device`
-/// (tsb0601/EMP-SSL `dataset/aug.py`: ToTensor, then Normalize with mean and deviation 0.5).
-pub fn network_input(batch: &PatchBatch, kind: Kind, device: Device) -> Tensor {
+/// The patches of a batch on `device`, bytes `[n, b, 3, s, s]`, as the loader cut them.
+pub fn patches_on(batch: &PatchBatch, device: Device) -> Tensor {
     let (n, b, channels, height, width) = batch.patches().dim();
-    let sizes = [(n * b) as i64, channels as i64, height as i64, width as i64];
-    let bytes = Tensor::from_data_size(batch.bytes(), &sizes, Kind::Uint8);
-    bytes.to_device(device).to_kind(kind) / 127.5 - 1.0
+    let sizes = [n, b, channels, height, width].map(|size| size as i64);
+    Tensor::from_data_size(batch.bytes(), &sizes, Kind::Uint8).to_device(device)
+}
+
+/// The network's input: bytes `[n, b, 3, s, s]` to numbers `x / 127.5 - 1` of `kind`, `[n * b, 3, s, s]`
+/// (tsb0601/EMP-SSL `dataset/aug.py`: ToTensor, then Normalize with mean and deviation 0.5).
+pub fn network_input(patches: &Tensor, kind: Kind) -> Tensor {
+    patches.flatten(0, 1).to_kind(kind) / 127.5 - 1.0
 }

@@ -5,19 +5,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use empssl_data::PatchBatch;
 use empssl_loss::{EmpSslLoss, LossTerms};
-use empssl_model::{Mode, Network};
-use empssl_torch::{TorchFailure, catch};
+use empssl_model::Network;
+use empssl_torch::catch;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::checkpoint::Checkpoint;
 use crate::clock::Clock;
 use crate::config::TrainConfig;
 use crate::error::TrainError;
+use crate::gradient::{Norms, StepPlan};
 use crate::lars::{Lars, LarsConfig};
 use crate::memory;
 use crate::observer::{Observer, StepRecord};
 use crate::schedule::CosineSchedule;
-use crate::source::{BatchSource, network_input};
+use crate::source::{BatchSource, patches_on};
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,25 +102,24 @@ impl Trainer {
         Ok(Outcome::Finished)
     }
 
-    /// One step: patches to projections, the objective and its gradient, the update.
+    /// One step: the gradient of the objective on a batch of patches, and the update.
     fn step(&mut self, batch: &PatchBatch, lr: f64) -> Result<LossTerms, TrainError> {
-        let (n, b) = (self.config.n_patches as i64, self.config.batch_size as i64);
+        let plan = StepPlan { memory: self.config.memory, norms: Norms::Batch, tf32: self.config.tf32 };
         let terms = catch(|| -> Result<LossTerms, TrainError> {
-            let x = network_input(batch, self.network.kind(), self.network.device()); // [n*b, 3, s, s]
+            let patches = patches_on(batch, self.network.device());
             self.lars.zero_grad();
-            let z = self.network.forward(&x, Mode::Train).projections; // [n*b, d]
-            let terms = self.loss.backward(&z.view([n, b, -1]))?;
+            let terms = plan.backward(&self.network, &self.loss, &patches)?;
             self.lars.step(lr)?;
             Ok(terms)
         });
-        let terms = terms.map_err(|failure| self.explain(failure, batch))??;
+        let terms = terms.map_err(TrainError::from).flatten().map_err(|error| self.explain(error, batch))?;
         self.all_finite = self.all_finite.logical_and(&terms.total.isfinite());
         Ok(terms)
     }
 
-    fn explain(&self, failure: TorchFailure, batch: &PatchBatch) -> TrainError {
+    fn explain(&self, error: TrainError, batch: &PatchBatch) -> TrainError {
         let side = batch.patches().dim().4;
-        memory::explain(failure, &self.config, &self.network, side)
+        memory::explain(error, &self.config, &self.network, side)
     }
 
     /// Steps of the whole run.
@@ -258,13 +258,16 @@ fn first_not_finite(network: &Network) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::PoisonError;
+
     use empssl_data::{Dataset, OnBadImage, OpenOptions, PatchConfig, PatchSampler, Split};
     use empssl_loss::EmpSslLossConfig;
     use empssl_model::{NetworkConfig, ResNetConfig, Stem};
 
     use super::*;
     use crate::config::Length;
-    use crate::config::tests::config;
+    use crate::config::tests::{DRAWING, config};
+    use crate::gradient::MemoryMode;
 
     fn images() -> Dataset {
         let options =
@@ -280,9 +283,12 @@ mod tests {
 
     fn trainer(config: TrainConfig) -> Trainer {
         let resnet = ResNetConfig { base_width: 4, ..ResNetConfig::resnet18(Stem::Cifar) };
-        tch::manual_seed(3);
         let network = NetworkConfig { resnet, hidden: 16, projection: 8 };
-        let network = Network::new(&network, Kind::Float, Device::Cpu).unwrap();
+        let network = {
+            let _alone = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
+            tch::manual_seed(3);
+            Network::new(&network, Kind::Float, Device::Cpu).unwrap()
+        };
         let loss = EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap();
         Trainer::new(network, loss, &LarsConfig::paper(), config, 14).unwrap()
     }
@@ -338,6 +344,21 @@ mod tests {
             assert_eq!(second.steps_done(), stop_after);
             run(&mut second, None, &mut ()).unwrap();
             assert!(same_state(&second.checkpoint(""), &whole.checkpoint("")), "stopped after {stop_after}");
+        }
+    }
+
+    #[test]
+    fn every_memory_mode_continues_in_the_same_bits() {
+        for memory in [MemoryMode::ByStage, MemoryMode::ByPatches(1)] {
+            let config = TrainConfig { memory, ..config() };
+            let mut whole = trainer(config.clone());
+            run(&mut whole, None, &mut ()).unwrap();
+            let mut first = trainer(TrainConfig { max_steps: Some(2), ..config.clone() });
+            run(&mut first, None, &mut ()).unwrap();
+            let mut second = trainer(config);
+            second.restore(&first.checkpoint("")).unwrap();
+            run(&mut second, None, &mut ()).unwrap();
+            assert!(same_state(&second.checkpoint(""), &whole.checkpoint("")), "{memory:?}");
         }
     }
 

@@ -81,6 +81,9 @@ pub(crate) struct Model {
     pub(crate) patch_side: u64,
     pub(crate) n_patches: u64,
     pub(crate) test_patches: u64,
+    /// Patches of an image that BatchNorm saw at once in training; all of them where a report does not say.
+    #[serde(default)]
+    pub(crate) norm_patches: Option<u64>,
     pub(crate) batch_size: u64,
     pub(crate) steps: u64,
     pub(crate) epochs: f64,

@@ -1,6 +1,6 @@
 //! Sentences and figures that all forms of the report share.
 
-use super::model::{Counts, Encoder, PeakBytes, Probe, Published, Report};
+use super::model::{Counts, Encoder, Model, PeakBytes, Probe, Published, Report};
 
 /// A figure with as many decimals as its size deserves, and a true minus sign.
 pub(crate) fn number(value: f64) -> String {
@@ -165,11 +165,12 @@ pub(crate) fn facts(report: &Report) -> Vec<(&'static str, String)> {
         (
             "Training",
             format!(
-                "{} steps of {} images, {}, {} patches",
+                "{} steps of {} images, {}, {} patches{}",
                 count(model.steps),
                 count(model.batch_size),
                 epochs(model.epochs),
-                count(model.patches_seen)
+                count(model.patches_seen),
+                norms(model)
             ),
         ),
         ("Labelled images", format!("{subset} training images and {} test images", count(labelled.n_test))),
@@ -180,6 +181,16 @@ pub(crate) fn facts(report: &Report) -> Vec<(&'static str, String)> {
         ("Speed", report.patches_per_s.map_or("not measured".to_owned(), |v| format!("{} patches/s", number(v)))),
         ("Peak memory", report.peak_bytes.map_or("not measured".to_owned(), peak)),
     ]
+}
+
+/// What sets a training apart whose steps went through the network by patches.
+fn norms(model: &Model) -> String {
+    match model.norm_patches {
+        Some(at_once) if at_once != model.n_patches => {
+            format!("; BatchNorm saw {} patches of an image at once", count(at_once))
+        }
+        _ => String::new(),
+    }
 }
 
 fn epochs(value: f64) -> String {
@@ -209,6 +220,23 @@ mod tests {
         }
         assert_eq!(number(-1234567.0), "\u{2212}1,234,567");
         assert_eq!([0, 999, 1000, 1234567].map(count), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn training_by_patches_says_what_batchnorm_saw() {
+        let model = |norm_patches| Model {
+            parameters: 1,
+            patch_side: 32,
+            n_patches: 200,
+            test_patches: 1,
+            norm_patches,
+            batch_size: 2,
+            steps: 1,
+            epochs: 1.0,
+            patches_seen: 400,
+        };
+        assert_eq!([None, Some(200)].map(|at_once| norms(&model(at_once))), [String::new(), String::new()]);
+        assert_eq!(norms(&model(Some(20))), "; BatchNorm saw 20 patches of an image at once");
     }
 
     #[test]

@@ -3,15 +3,25 @@
 use empssl_torch::device::{self, CudaProblem, DeviceChoice, DeviceError};
 use empssl_torch::failure::Bytes;
 use empssl_torch::{memory, precision, version};
+use empssl_train::MemoryMode;
+use empssl_train::memory::room;
 use tch::Device;
 
-use crate::args::DeviceArgs;
+use crate::args::{DeviceArgs, DoctorArgs};
 use crate::commands::say;
-use crate::config::Precision;
+use crate::config::{Run, RunConfig};
 use crate::error::CliError;
 use crate::{commands, host};
 
-pub(crate) fn run(args: &DeviceArgs) -> Result<(), CliError> {
+pub(crate) fn run(args: &DoctorArgs) -> Result<(), CliError> {
+    let recipe = args.recipe.as_deref();
+    let recipe = recipe.map(|path| Run::new(RunConfig::read(path, &args.set)?, Run::name_of(path))).transpose()?;
+    let device = check_machine(&args.compute)?;
+    recipe.map_or(Ok(()), |run| say_what_fits(&run, device))
+}
+
+/// Reports the machine, and fails when it cannot be used as asked.
+fn check_machine(args: &DeviceArgs) -> Result<Device, CliError> {
     say(format_args!("empssl        {}", env!("CARGO_PKG_VERSION")));
     say(format_args!("libtorch      {}", libtorch_text()));
     say(format_args!(
@@ -22,14 +32,14 @@ pub(crate) fn run(args: &DeviceArgs) -> Result<(), CliError> {
     say(format_args!("CUDA          {}", cuda_text(&cuda)));
     let broken = cuda.as_ref().is_err_and(|problem| *problem != CudaProblem::NoDriver);
     let choice = if broken && args.device == DeviceChoice::Auto { DeviceChoice::Cpu } else { args.device };
-    let device = commands::prepare(&DeviceArgs { device: choice, ..*args }, Precision::Fp32)?;
+    let device = commands::prepare(&DeviceArgs { device: choice, ..*args })?;
     say(format_args!("device        {}", device_text(device)));
     if let Some(memory) = memory::device_memory(device)? {
         say(format_args!("device memory {} free of {}", Bytes(memory.free), Bytes(memory.total)));
     }
     let tf32 = precision::tf32()?;
     say(format_args!(
-        "TF32          convolutions {}, products {} (precision fp32)",
+        "TF32          convolutions {}, products {} (on only in training with precision tf32)",
         on_off(tf32.convolutions),
         on_off(tf32.products)
     ));
@@ -42,8 +52,30 @@ pub(crate) fn run(args: &DeviceArgs) -> Result<(), CliError> {
                 "this program was built for libtorch {built_for} and runs on {running}; set LIBTORCH to a {built_for}"
             )))
         }
-        _ => Ok(()),
+        _ => Ok(device),
     }
+}
+
+/// What a step of a recipe needs in every memory mode, and whether that is free.
+fn say_what_fits(run: &Run, device: Device) -> Result<(), CliError> {
+    let training = &run.config.training;
+    let (n, b, need) = (training.n_patches, training.batch_size, run.step_memory(device)?);
+    let room = room(device)?;
+    let free = room.map_or("an unknown amount".to_owned(), |bytes| Bytes(bytes).to_string());
+    say(format_args!(
+        "recipe        {}: {n} x {b} patches a step, has memory = {}; {free} free",
+        run.recipe, training.memory
+    ));
+    for mode in MemoryMode::all(n, b) {
+        let needed = need.total(mode, n, b);
+        let verdict = match room {
+            Some(room) if needed > room => "does not fit",
+            Some(_) => "fits",
+            None => "",
+        };
+        say(format_args!("  {:<20}{:>12}  {verdict}", mode.to_string(), Bytes(needed).to_string()));
+    }
+    Ok(())
 }
 
 fn libtorch_text() -> String {

@@ -32,7 +32,7 @@ const CPU_MAP_BYTES: i64 = 16 << 20;
 pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     let saved = SavedRun::open(&args.run, args.data.as_deref())?;
     let SavedRun { folder, identity, run } = &saved;
-    let device = commands::prepare(&args.compute, run.config.training.precision)?;
+    let device = commands::prepare(&args.compute)?;
     let sets = LabelledSets::open(&saved)?;
     let mut network = train::initial_network(run, identity.seed, device)?;
     let checkpoint = saved.checkpoint()?;

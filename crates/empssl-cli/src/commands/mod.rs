@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::args::{BadImage, DeviceArgs, ImageArgs};
-use crate::config::{Precision, Run, RunConfig};
+use crate::config::{Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
 use crate::report::{DataIdentity, Machine, PeakBytes, RunIdentity, Versions};
@@ -26,14 +26,13 @@ use crate::run_folder::{RunFolder, read_json};
 /// The epoch of random draws that belong to no epoch: what is scored or drawn is never what was trained on.
 pub(crate) const NO_EPOCH: u64 = u64::MAX;
 
-/// Sets up the device, its arithmetic and the threads, before the first tensor.
-pub(crate) fn prepare(compute: &DeviceArgs, precision: Precision) -> Result<Device, CliError> {
+/// Sets up the device and the threads, before the first tensor, with float32 everywhere: training in another precision
+/// asks for it where it is due, and everything else, evaluation above all, never does.
+pub(crate) fn prepare(compute: &DeviceArgs) -> Result<Device, CliError> {
     // Opening CUDA comes first: libtorch looks for it once, and everything after may be what makes it look.
     let device = device::select(compute.device)?;
     determinism::set_deterministic(compute.deterministic)?;
-    match precision {
-        Precision::Fp32 => precision::set_tf32(false)?,
-    }
+    precision::set_tf32(false)?;
     let threads = compute.threads.unwrap_or_else(host::n_processors).max(1);
     tch::set_num_threads(threads as i32);
     Ok(device)
@@ -92,11 +91,12 @@ impl SavedRun {
         Ok(Self { folder, identity, run })
     }
 
-    /// The checkpoint, which must have been written under the recipe that lies beside it.
+    /// The checkpoint, which must have been written under the recipe that lies beside it, or one of the same result.
     pub(crate) fn checkpoint(&self) -> Result<Checkpoint, CliError> {
         let path = self.folder.checkpoint();
         let checkpoint = Checkpoint::load(&path)?;
-        if checkpoint.recipe == self.run.config.to_toml() {
+        let written = RunConfig::parse(&checkpoint.recipe, &[]);
+        if written.is_ok_and(|written| written.in_result_form() == self.run.config.in_result_form()) {
             return Ok(checkpoint);
         }
         let reason =

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use empssl_data::{Dataset, Split};
 use empssl_model::Network;
-use empssl_train::memory::{StepMemory, demand_room};
+use empssl_train::memory::demand_room;
 use empssl_train::{BatchSource, Checkpoint, CheckpointPlan, Outcome, StepRecord, Trainer};
 use tch::{Device, Kind};
 
@@ -46,7 +46,7 @@ impl Job {
             config.dataset.clone_from(dataset);
         }
         let run = Run::new(config, Run::name_of(path))?;
-        let device = commands::prepare(&args.compute, run.config.training.precision)?;
+        let device = commands::prepare(&args.compute)?;
         let images = ImageSource::new(&run.config.dataset, &args.images);
         let dataset = images.open(Split::Train)?;
         let trainer = new_trainer(&run, args, args.seed, &dataset, device)?;
@@ -62,7 +62,7 @@ impl Job {
     /// A run that was stopped, at its last checkpoint.
     fn resumed(args: &TrainArgs, path: &Path) -> Result<Self, CliError> {
         let saved = SavedRun::open(path, args.images.data.as_deref())?;
-        let device = commands::prepare(&args.compute, saved.run.config.training.precision)?;
+        let device = commands::prepare(&args.compute)?;
         let checkpoint = saved.checkpoint()?;
         let dataset = saved.training_images()?;
         let SavedRun { folder, mut identity, run } = saved;
@@ -169,8 +169,9 @@ fn new_trainer(run: &Run, args: &TrainArgs, seed: u64, dataset: &Dataset, device
     let logging =
         Logging { max_steps: args.max_steps, log_every: args.log_every, checkpoint_every: Some(args.checkpoint_every) };
     let config = run.train_config(seed, &logging);
-    demand_room(StepMemory::estimate(&run.network, run.sampler.side(), Kind::Float), &config, device)?;
-    let network = initial_network(run, seed, device)?;
+    demand_room(&run.step_memory(device)?, &config, device)?;
+    let mut network = initial_network(run, seed, device)?;
+    network.set_arithmetic(run.config.training.arithmetic())?;
     Ok(Trainer::new(network, run.loss.clone(), &run.config.optimizer, config, dataset.len())?)
 }
 
@@ -200,6 +201,7 @@ fn identity(
         patch_side: run.sampler.side(),
         n_patches: training.n_patches,
         test_patches: run.config.evaluation.n_patches,
+        norm_patches: training.memory.patches_at_once(training.n_patches),
         batch_size: training.batch_size,
         steps,
         epochs: trainer.n_epochs(),

@@ -148,3 +148,42 @@ fn ctrl_c_saves_and_leaves() {
     assert!(run["training"]["steps"].as_u64().unwrap() >= 2, "{}", stderr(&output));
     assert!(folder.path().join("run/checkpoint.safetensors").is_file());
 }
+
+#[test]
+fn a_run_continues_in_another_memory_mode_of_the_same_result_only() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(train(folder.path(), &["--out", "run", "--max-steps", "2"]));
+    let file = folder.path().join("run/recipe.toml");
+    let recipe = fs::read_to_string(&file).unwrap();
+    let resume = |memory: &str| {
+        fs::write(&file, recipe.replace("memory = \"whole\"", memory)).unwrap();
+        empssl(folder.path(), &["train", "--resume", "run", "--device", "cpu", "--threads", "1"])
+    };
+    let sentence = refuses(&resume("memory = { by-patches = 1 }"), 6);
+    assert!(sentence.contains("written under another recipe"), "{sentence}");
+    succeeds(resume("memory = \"by-stage\""));
+}
+
+#[test]
+fn every_memory_mode_precision_and_layout_trains_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = |changes: &[&str]| {
+        let set = changes.iter().flat_map(|change| ["--set", change]);
+        let arguments: Vec<&str> = ["--out", "run", "--force", "--log-every", "1"].into_iter().chain(set).collect();
+        succeeds(train(folder.path(), &arguments));
+        let run = folder.path().join("run");
+        let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+        (last["loss"].as_f64().unwrap(), json(&run.join("run.json"))["model"]["norm_patches"].as_u64().unwrap())
+    };
+    let (whole, all) = checkpoint(&["training.memory=whole"]);
+    assert_eq!(all, 2);
+    for same in ["training.memory=by-stage", "training.layout=channels-last", "training.precision=tf32"] {
+        let (loss, at_once) = checkpoint(&[same]);
+        assert!((loss - whole).abs() < 1e-3 * whole.abs() && at_once == 2, "{same}: {loss} against {whole}");
+    }
+    let (loss, at_once) = checkpoint(&["training.memory={by-patches=1}"]);
+    assert!(loss != whole && (loss - whole).abs() < 0.2 * whole.abs() && at_once == 1, "{loss} against {whole}");
+    let (loss, _) = checkpoint(&["training.precision=bf16"]);
+    assert!(loss != whole && (loss - whole).abs() < 0.05 * whole.abs(), "{loss} against {whole}");
+}

@@ -36,6 +36,19 @@ fn the_doctor_reports_what_runs() {
 }
 
 #[test]
+fn the_doctor_says_which_memory_modes_fit_a_recipe() {
+    let recipe = crate::recipe("cifar10/one-epoch.toml");
+    let doctor = |set: &str| help(&["doctor", "--device", "cpu", "--recipe", recipe.to_str().unwrap(), "--set", set]);
+    let text = doctor("training.n_patches=1000000");
+    assert!(text.contains("recipe        one-epoch: 1000000 x 100 patches a step, has memory = \"whole\""), "{text}");
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("  ")).collect();
+    assert!(lines[0].contains("\"whole\"") && lines[0].contains("TiB") && lines[0].ends_with("does not fit"), "{text}");
+    assert!(lines[1].contains("\"by-stage\"") && lines[2].contains("{ by-patches = 500000 }"), "{text}");
+    let text = doctor("network.base_width=1");
+    assert!(text.lines().filter(|line| line.starts_with("  ")).all(|line| line.ends_with("  fits")), "{text}");
+}
+
+#[test]
 fn a_reader_who_stops_reading_is_no_error() {
     use std::process::{Command, Stdio};
 

@@ -130,6 +130,8 @@ fn impossible_settings() {
     for (changes, named) in [
         (vec!["training.n_patches=0"], "n_patches"),
         (vec!["training.n_patches=1", "training.batch_size=1"], "batch_size"),
+        (vec!["training.memory={by-patches=3}"], "a divisor of n_patches"),
+        (vec!["training.precision=fp16"], "expected one of `fp32`, `tf32`, `bf16`"),
         (vec!["schedule.lr=nan"], "lr"),
         (vec!["optimizer.momentum=1.5"], "momentum"),
         (vec!["network.base_width=0"], "base_width"),

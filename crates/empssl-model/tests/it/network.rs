@@ -1,6 +1,8 @@
 //! Shapes, modes and input that is refused.
 
-use empssl_model::{Block, Mode, ModelError, Network, NetworkConfig, ResNet, ResNetConfig, Stem};
+use empssl_model::{
+    Arithmetic, Block, Layout, Mode, ModelError, Network, NetworkConfig, Part, Products, ResNetConfig, Stem,
+};
 use tch::{Device, Kind, Tensor};
 
 use crate::{build, build_seeded, patches, tiny, values};
@@ -25,33 +27,64 @@ fn every_stem_and_block_gives_features_and_unit_projections() {
 }
 
 #[test]
-fn the_parts_of_the_backbone_run_one_by_one_give_the_whole() {
+fn the_stages_run_one_by_one_give_the_whole() {
     let network = build(&tiny(), Kind::Double);
     let x = patches(4, 16, Kind::Double);
-    let resnet = network.resnet();
-    let mut y = resnet.stem(&x, Mode::Eval);
-    let mut sides = vec![y.size()[2]];
-    for stage in resnet.stages() {
+    let mut y = x.shallow_clone();
+    let mut sides: Vec<i64> = Vec::new();
+    for stage in network.stages() {
         y = stage.forward(&y, Mode::Eval);
-        sides.push(y.size()[2]);
+        sides.extend(y.size().get(2));
     }
     assert_eq!(sides, [16, 16, 8, 4, 2]);
-    let parts = network.heads(ResNet::pool(&y), Mode::Eval);
-    let whole = network.forward(&x, Mode::Eval);
-    assert_eq!(values(&parts.projections), values(&whole.projections));
-    assert_eq!(values(&network.encode(&x, Mode::Eval)), values(&whole.features));
+    assert_eq!(values(&y), values(&network.forward(&x, Mode::Eval).projections));
 }
 
 /// A stage may be run again from its input, so it must not write over it.
 #[test]
-fn a_stage_leaves_its_input_alone() {
+fn a_stage_leaves_its_input_alone_and_gives_the_same_again() {
     let network = build(&tiny(), Kind::Float);
-    for stage in &network.resnet().stages()[..1] {
-        let input = patches(2, 8, Kind::Float).repeat([1, 2, 1, 1]).narrow(1, 0, 4).contiguous();
-        let before = values(&input);
-        let _ = stage.forward(&input, Mode::Train);
-        assert_eq!(values(&input), before);
+    let mut x = patches(4, 16, Kind::Float);
+    for stage in network.stages() {
+        let before = values(&x);
+        let first = stage.forward(&x, Mode::Train);
+        assert_eq!(values(&x), before);
+        let state: Vec<_> = network.state_dict().iter().map(|(_, tensor)| values(tensor)).collect();
+        assert_eq!(values(&stage.forward(&x, Mode::Again)), values(&first));
+        let after: Vec<_> = network.state_dict().iter().map(|(_, tensor)| values(tensor)).collect();
+        assert_eq!(state, after, "the second look moved a running statistic");
+        x = first.detach();
     }
+}
+
+#[test]
+fn the_parts_of_a_batch_move_the_running_statistics_once_and_each_by_its_share() {
+    let x = patches(9, 8, Kind::Double);
+    let bounds = [0, 4, 6, 9];
+    let stem_mean = |network: &Network| values(&network.state_dict()[3].1);
+    let alone: Vec<_> = bounds
+        .windows(2)
+        .map(|part| {
+            let network = build_seeded(&tiny(), Kind::Double, 4);
+            let _ = network.forward(&x.narrow(0, part[0], part[1] - part[0]), Mode::Train);
+            stem_mean(&network)
+        })
+        .collect();
+    let network = build_seeded(&tiny(), Kind::Double, 4);
+    assert_eq!(network.state_dict()[3].0, "backbone.bn1.running_mean");
+    for step in 1..=2 {
+        for part in bounds.windows(2) {
+            let (from, to) = (part[0], part[1]);
+            let _ = network.forward(&x.narrow(0, from, to - from), Mode::Part(Part { from, to, of: 9 }));
+        }
+        let state = network.state_dict();
+        let (_, counter) = state.iter().find(|(key, _)| key.ends_with("num_batches_tracked")).expect("it is counted");
+        assert_eq!(values(counter), [f64::from(step)], "a batch in parts is one batch");
+    }
+    // From 0 the first step moved to `moved`, the second to 0.9 `moved` + `moved`.
+    let moved = |channel: usize| (4.0 * alone[0][channel] + 2.0 * alone[1][channel] + 3.0 * alone[2][channel]) / 9.0;
+    let expected: Vec<f64> = (0..4).map(|channel| 1.9 * moved(channel)).collect();
+    empssl_golden::assert_close("running mean after two steps", &stem_mean(&network), &expected, 1e-15);
 }
 
 #[test]
@@ -134,4 +167,84 @@ fn parameters_are_leaves_with_gradients_and_share_memory_with_the_network() {
     let state = network.state_dict();
     let (_, seen) = state.iter().find(|(key, _)| key == "projection.3.bias").expect("it is in the state");
     assert_eq!(values(seen), [0.25; 8]);
+}
+
+/// Whether every number has a neighbour in bf16 that is itself.
+fn is_on_grid(x: &Tensor) -> bool {
+    x.kind() == Kind::Float && *x == x.to_kind(Kind::BFloat16).to_kind(Kind::Float)
+}
+
+fn tiny_in(products: Products, layout: Layout) -> Network {
+    let mut network = build_seeded(&tiny(), Kind::Float, 8);
+    network.set_arithmetic(Arithmetic { products, layout }).expect("float32 weights can do all");
+    network
+}
+
+#[test]
+fn in_bf16_activations_lie_on_the_grid_and_all_that_is_kept_is_float32() {
+    let network = tiny_in(Products::Bf16, Layout::Contiguous);
+    let mut x = patches(6, 16, Kind::Float);
+    let stages = network.stages();
+    for (index, stage) in stages.iter().enumerate() {
+        x = stage.forward(&x, Mode::Train);
+        assert_eq!(is_on_grid(&x), index + 1 < stages.len(), "stage {index}: projections alone are divided in float32");
+    }
+    (x * Tensor::arange(8, (Kind::Float, Device::Cpu))).sum(Kind::Float).backward();
+    for (name, tensor) in network.parameters() {
+        assert_eq!((tensor.kind(), tensor.grad().kind()), (Kind::Float, Kind::Float), "{name}");
+        // Gradients of what was rounded are rounded; gains and biases of normalisations were not.
+        let is_norm = tensor.dim() == 1 && !name.ends_with("0.bias") && !name.ends_with("3.bias");
+        assert_eq!(is_on_grid(&tensor.grad()), !is_norm, "{name}");
+        assert!(!is_on_grid(&tensor.detach()) || is_norm, "{name}: the masters are not rounded");
+    }
+    for (name, tensor) in network.state_dict().iter().filter(|(name, _)| name.contains("running")) {
+        assert!(!is_on_grid(tensor), "{name}: statistics are not rounded");
+    }
+    let embedding = network.forward(&patches(6, 16, Kind::Float), Mode::Train);
+    assert!(is_on_grid(&embedding.features) && is_on_grid(&embedding.backbone));
+}
+
+#[test]
+fn bf16_stays_near_float32_and_is_not_it() {
+    let x = patches(6, 16, Kind::Float);
+    let projections = |products| tiny_in(products, Layout::Contiguous).forward(&x, Mode::Train).projections;
+    let (full, rounded) = (projections(Products::Own), projections(Products::Bf16));
+    let cosine = Tensor::cosine_similarity(&full, &rounded, 1, 1e-8).min().double_value(&[]);
+    assert!((0.99..0.999_999).contains(&cosine), "{cosine}");
+}
+
+#[test]
+fn channels_last_is_kept_through_the_network_and_changes_no_number_by_more_than_rounding() {
+    let x = patches(6, 16, Kind::Float);
+    for stem in [Stem::Cifar, Stem::Imagenet] {
+        let resnet = ResNetConfig { stem, ..tiny().resnet };
+        let network = |layout| {
+            let mut network = build_seeded(&NetworkConfig { resnet: resnet.clone(), ..tiny() }, Kind::Float, 8);
+            network.set_arithmetic(Arithmetic { products: Products::Own, layout }).expect("always possible");
+            network
+        };
+        let (plain, last) = (network(Layout::Contiguous), network(Layout::ChannelsLast));
+        let mut y = x.shallow_clone();
+        for stage in &last.stages()[..5] {
+            y = stage.forward(&y, Mode::Eval);
+            assert_eq!(y.stride()[1], 1, "{stem:?}: {:?} {:?}", y.size(), y.stride());
+        }
+        for network in [&plain, &last] {
+            let z = network.forward(&x, Mode::Train).projections;
+            (z * Tensor::arange(8, (Kind::Float, Device::Cpu))).sum(Kind::Float).backward();
+        }
+        let largest = |(_, tensor): &(String, Tensor)| tensor.grad().abs().max().double_value(&[]);
+        let scale = plain.parameters().iter().map(largest).fold(0.0, f64::max);
+        for ((name, ours), (_, theirs)) in last.parameters().iter().zip(plain.parameters()) {
+            assert!(ours.grad().is_contiguous(), "{name}: parameters know of no layout");
+            empssl_golden::assert_close(name, &values(&ours.grad()), &values(&theirs.grad()), 1e-5 * scale);
+        }
+    }
+}
+
+#[test]
+fn bf16_of_a_float64_network_is_refused() {
+    let bf16 = Arithmetic { products: Products::Bf16, layout: Layout::Contiguous };
+    let refusal = build(&tiny(), Kind::Double).set_arithmetic(bf16).expect_err("refused").to_string();
+    assert_eq!(refusal, "bf16 products need weights in float32, found Double");
 }
