@@ -3,6 +3,7 @@
 //! - [`lars`]: [`Lars`], layer-wise adaptive rate scaling around Nesterov SGD, as the official `LARSWrapper` does it;
 //! - [`schedule`]: [`CosineSchedule`], the learning rate of each step, a pure function of the step;
 //! - [`checkpoint`]: [`Checkpoint`], everything that a run needs to go on in another process;
+//! - [`keep`]: [`CheckpointFiles`], which checkpoints of a run stay, and which one it goes on from;
 //! - [`memory`]: what a step needs, and what to say when there is too little;
 //! - [`config`] and [`source`]: the settings of a run, and where its patches come from;
 //! - [`trainer`]: [`Trainer`], the loop itself, to be read from top to bottom.
@@ -14,6 +15,7 @@ pub mod checkpoint;
 mod clock;
 pub mod config;
 pub mod error;
+pub mod keep;
 pub mod lars;
 pub mod memory;
 pub mod observer;
@@ -21,9 +23,10 @@ pub mod schedule;
 pub mod source;
 pub mod trainer;
 
-pub use checkpoint::Checkpoint;
-pub use config::{Length, TrainConfig};
+pub use checkpoint::{Checkpoint, Position, Versions};
+pub use config::{CheckpointEvery, Length, TrainConfig};
 pub use error::TrainError;
+pub use keep::{CheckpointFiles, LastCheckpoint};
 pub use lars::{Lars, LarsConfig};
 pub use observer::{Observer, StepRecord};
 pub use schedule::CosineSchedule;
