@@ -9,7 +9,7 @@ use empssl_data::{PatchConfig, PatchSampler, View};
 use empssl_eval::{KnnConfig, LinearProbeConfig, Metric};
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{NetworkConfig, ResNetConfig, Stem};
-use empssl_train::{LarsConfig, Length, TrainConfig};
+use empssl_train::{CheckpointEvery, LarsConfig, Length, TrainConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
@@ -92,6 +92,8 @@ pub(crate) struct TrainingSection {
     pub(crate) batch_size: usize,
     /// `{ epochs = 1 }` or `{ steps = 500 }`
     pub(crate) length: Length,
+    /// Epochs, counted from 1, after which a checkpoint is kept for good.
+    pub(crate) snapshot_epochs: Vec<u64>,
     pub(crate) precision: Precision,
 }
 
@@ -311,6 +313,7 @@ impl Run {
             max_steps: logging.max_steps,
             log_every: logging.log_every,
             checkpoint_every: logging.checkpoint_every,
+            snapshot_epochs: training.snapshot_epochs.clone(),
         }
     }
 
@@ -327,7 +330,7 @@ impl Run {
 pub(crate) struct Logging {
     pub(crate) max_steps: Option<u64>,
     pub(crate) log_every: u64,
-    pub(crate) checkpoint_every: Option<u64>,
+    pub(crate) checkpoint_every: Option<CheckpointEvery>,
 }
 
 impl NetworkSection {

@@ -46,6 +46,11 @@ impl CheckpointFiles {
         self.folder.join("checkpoint.previous.safetensors")
     }
 
+    /// Where a damaged one is put.
+    pub fn damaged(&self) -> PathBuf {
+        self.folder.join("checkpoint.damaged.safetensors")
+    }
+
     /// The one after so many epochs, when the recipe asks for it.
     pub fn snapshot(&self, epochs: u64) -> PathBuf {
         self.snapshots().join(format!("epoch-{epochs:04}.safetensors"))
@@ -74,6 +79,20 @@ impl CheckpointFiles {
                 Ok(LastCheckpoint { checkpoint: None, passed_over: None })
             }
             Err(previous) => Err(if is_missing(&newest) { previous } else { newest }),
+        }
+    }
+
+    /// Puts a damaged newest checkpoint out of the way, so that the next save does not put it in the place of the
+    /// whole one before it; one that is missing is no matter.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn set_newest_aside(&self) -> Result<(), TrainError> {
+        match fs::rename(self.newest(), self.damaged()) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(ModelError::Write { path: self.damaged(), source }.into())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -170,8 +189,10 @@ mod tests {
         let (step, complaint) = last(&files);
         assert_eq!(step, Some(20));
         assert!(complaint.contains("checkpoint.safetensors") && complaint.contains("truncated"), "{complaint}");
-        // A kill between the two renamings.
-        fs::remove_file(files.newest()).unwrap();
+        files.set_newest_aside().unwrap();
+        files.set_newest_aside().expect("nothing is there any more");
+        assert!(files.damaged().is_file());
+        // As after a kill between the two renamings.
         assert_eq!(last(&files).0, Some(20));
         tear(&files.previous());
         let error = files.last().unwrap_err().to_string();
