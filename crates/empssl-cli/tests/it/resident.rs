@@ -19,7 +19,7 @@ fn resident_memory_stays_where_it_is_between_step_500_and_2000() {
     let mut arguments = crate::training(&recipe, &changes);
     // An epoch of six steps: the loader, its threads, the metrics file and the checkpoints all come by many times.
     arguments.extend(["--dataset", "folder", "--data", "images", "--out", "run", "--log-every", "20"]);
-    let mut child = crate::command(folder.path(), &arguments).spawn().unwrap();
+    let mut child = crate::command(folder.path(), &arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
     let run = folder.path().join("run");
     let mut resident_at = |step: u64| {
         while !run.join("metrics.jsonl").is_file() || steps(&run).last().is_none_or(|&last| last < step) {
