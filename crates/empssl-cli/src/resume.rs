@@ -7,9 +7,10 @@ use empssl_train::{Checkpoint, Versions};
 
 use crate::error::CliError;
 
-/// Keys, and sections, of a recipe that change no bit of the training.
-const NOT_OF_TRAINING: [&str; 4] = ["evaluation", "checks", "published", "training.snapshot_epochs"];
-/// Keys of which some values give the same result, and those values.
+/// Keys, and sections, of a recipe that no result of training depends on, but for the rounding that another thread
+/// count brings too.
+const FREE: [&str; 5] = ["evaluation", "checks", "published", "training.snapshot_epochs", "training.layout"];
+/// Keys of which some values give the same result in that sense, and those values.
 const SAME_RESULT: [(&str, &[&str]); 1] = [("training.memory", &["\"whole\"", "\"by-stage\""])];
 /// What stands for the value of a key that is not there.
 const UNSET: &str = "not set";
@@ -36,7 +37,7 @@ fn is_free(key: &str, theirs: &str, ours: &str) -> bool {
     let within =
         |section: &&str| key.strip_prefix(*section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     let same = |(name, values): &(&str, &[&str])| *name == key && values.contains(&theirs) && values.contains(&ours);
-    NOT_OF_TRAINING.iter().any(|section| within(section)) || SAME_RESULT.iter().any(same)
+    FREE.iter().any(within) || SAME_RESULT.iter().any(same)
 }
 
 /// The values of a recipe by dotted key.
@@ -81,7 +82,7 @@ mod tests {
 
     use super::*;
 
-    const RECIPE: &str = "dataset = \"folder\"\n[training]\nmemory = \"whole\"\nn_patches = 4\nsnapshot_epochs = []\n\
+    const RECIPE: &str = "dataset = \"folder\"\n[training]\nmemory = \"whole\"\nlayout = \"contiguous\"\nn_patches = 4\nsnapshot_epochs = []\n\
                           length = { epochs = 1 }\n[evaluation]\nbatch_size = 5\n[evaluation.knn]\nk = 20\n";
 
     fn checkpoint() -> Checkpoint {
@@ -108,13 +109,14 @@ mod tests {
             ("k = 20", "k = 5"),
             ("snapshot_epochs = []", "snapshot_epochs = [1, 10]"),
             ("memory = \"whole\"", "memory = \"by-stage\""),
+            ("layout = \"contiguous\"", "layout = \"channels-last\""),
             ("[evaluation]", "[checks]\nmax_minutes = 1.0\n[[published]]\ntop1 = 85.1\n[evaluation]"),
         ] {
             assert_eq!(demand(&RECIPE.replace(from, to)), Ok(()), "{to}");
         }
         for (from, to, named) in [
             ("n_patches = 4", "n_patches = 5", "`training.n_patches` is 4 there and 5 here"),
-            ("\"whole\"", "\"by-patches\"", "`training.memory` is \"whole\" there and \"by-patches\" here"),
+            ("\"whole\"", "{ by-patches = 5 }", "`training.memory.by-patches` is not set there and 5 here"),
             ("epochs = 1 }", "epochs = 2 }", "`training.length.epochs` is 1 there and 2 here"),
             ("memory = \"whole\"\n", "", "`training.memory` is \"whole\" there and not set here"),
             ("[training]", "[training]\nbatch_size = 9", "`training.batch_size` is not set there and 9 here"),
