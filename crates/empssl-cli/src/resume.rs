@@ -82,8 +82,8 @@ mod tests {
 
     use super::*;
 
-    const RECIPE: &str = "dataset = \"folder\"\n[training]\nmemory = \"whole\"\nlayout = \"contiguous\"\nn_patches = 4\nsnapshot_epochs = []\n\
-                          length = { epochs = 1 }\n[evaluation]\nbatch_size = 5\n[evaluation.knn]\nk = 20\n";
+    const RECIPE: &str = "dataset = \"folder\"\n[training]\nmemory = \"whole\"\nlayout = \"contiguous\"\nn_patches = 4\n\
+                          snapshot_epochs = []\nlength = { epochs = 1 }\n[evaluation]\nbatch_size = 5\n[evaluation.knn]\nk = 20\n";
 
     fn checkpoint() -> Checkpoint {
         Checkpoint {

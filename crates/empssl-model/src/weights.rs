@@ -68,11 +68,11 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<Stri
     write_layout(path, None, tensors, metadata)
 }
 
-/// Like [`write`], but the file that may be at `path` is renamed to `previous`, in the same folder, instead of being
+/// Like [`write()`], but the file that may be at `path` is renamed to `previous`, in the same folder, instead of being
 /// lost. That happens once the new one is complete, so one of the two names leads to a whole file at every moment.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_keeping(
     path: &Path,
     previous: &Path,
