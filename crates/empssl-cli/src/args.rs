@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use empssl_data::OnBadImage;
 use empssl_torch::DeviceChoice;
+use empssl_train::CheckpointEvery;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EXIT_CODES;
@@ -121,17 +122,18 @@ pub(crate) struct TrainArgs {
     /// Read and log the metrics every so many steps.
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub(crate) log_every: u64,
-    /// Save a checkpoint every so many steps, besides at the end.
-    #[arg(long, default_value_t = 200, value_name = "N")]
-    pub(crate) checkpoint_every: u64,
+    /// Save a checkpoint every so many steps, as 200, or minutes, as 10min, besides at the end.
+    #[arg(long, default_value = "200", value_name = "N|Nmin")]
+    pub(crate) checkpoint_every: CheckpointEvery,
     /// The run folder to write [default: runs/DATASET-RECIPE-sSEED].
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Replace a run that is already in the folder.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Go on with an interrupted run, in its folder and by its own recipe, data set and seed.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "dataset", "seed", "set", "out", "force", "partial", "on_bad_image"])]
+    /// Go on with an interrupted run, in its folder and by its own recipe, data set and seed; --set may change keys that
+    /// leave the result alone.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "dataset", "seed", "out", "force", "partial", "on_bad_image"])]
     pub(crate) resume: Option<PathBuf>,
 }
 
@@ -144,10 +146,20 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) snapshot: SnapshotArgs,
+    #[command(flatten)]
     pub(crate) compute: DeviceArgs,
     /// Threads that cut patches [default: one per core, at most 16].
     #[arg(long, value_name = "W")]
     pub(crate) workers: Option<usize>,
+}
+
+/// Which state of a run.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SnapshotArgs {
+    /// The snapshot after so many epochs, one of the recipe's snapshot_epochs [default: the last state].
+    #[arg(id = "snapshot", long = "snapshot", value_name = "EPOCHS")]
+    pub(crate) epochs: Option<u64>,
 }
 
 /// `empssl export`
@@ -158,6 +170,8 @@ pub(crate) struct ExportArgs {
     /// Which part of the network.
     #[arg(long, value_enum, default_value_t = Part::Network)]
     pub(crate) part: Part,
+    #[command(flatten)]
+    pub(crate) snapshot: SnapshotArgs,
     /// The safetensors file to write.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,

@@ -10,7 +10,7 @@ use empssl_eval::{KnnConfig, LinearProbeConfig, Metric};
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Arithmetic, Layout, NetworkConfig, Products, ResNetConfig, Stem};
 use empssl_train::memory::StepMemory;
-use empssl_train::{LarsConfig, Length, MemoryMode, TrainConfig};
+use empssl_train::{CheckpointEvery, LarsConfig, Length, MemoryMode, TrainConfig};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
@@ -94,6 +94,8 @@ pub(crate) struct TrainingSection {
     pub(crate) batch_size: usize,
     /// `{ epochs = 1 }` or `{ steps = 500 }`
     pub(crate) length: Length,
+    /// Epochs, counted from 1, after which a checkpoint is kept for good.
+    pub(crate) snapshot_epochs: Vec<u64>,
     pub(crate) precision: Precision,
     /// The order of a feature map's numbers in memory; it moves the last bits of a result.
     pub(crate) layout: Layout,
@@ -200,19 +202,6 @@ impl RunConfig {
         }
         let changed = toml::to_string(&table).map_err(|error| error.to_string())?;
         toml::from_str(&changed).map_err(|error| format!("after --set: {}", explain_message(error.message())))
-    }
-
-    /// The recipe with every key that no result depends on at one value: two recipes that are equal in this form train
-    /// the same network, to within the rounding that another thread count or device brings too.
-    ///
-    /// Such keys are `training.layout`, and `training.memory` as long as it is not by patches.
-    pub(crate) fn in_result_form(&self) -> Self {
-        let mut form = self.clone();
-        form.training.layout = Layout::Contiguous;
-        if form.training.memory == MemoryMode::ByStage {
-            form.training.memory = MemoryMode::Whole;
-        }
-        form
     }
 
     /// The recipe with every key, as it is stored with the run.
@@ -339,6 +328,7 @@ impl Run {
             max_steps: logging.max_steps,
             log_every: logging.log_every,
             checkpoint_every: logging.checkpoint_every,
+            snapshot_epochs: training.snapshot_epochs.clone(),
         }
     }
 
@@ -361,7 +351,7 @@ impl Run {
 pub(crate) struct Logging {
     pub(crate) max_steps: Option<u64>,
     pub(crate) log_every: u64,
-    pub(crate) checkpoint_every: Option<u64>,
+    pub(crate) checkpoint_every: Option<CheckpointEvery>,
 }
 
 impl TrainingSection {
@@ -533,18 +523,6 @@ mod tests {
         ] {
             assert!(set(change).contains(named), "{change}: {}", set(change));
         }
-    }
-
-    #[test]
-    fn keys_that_no_result_depends_on_are_told_from_those_that_matter() {
-        let form = |change: &str| RunConfig::parse(&smoke(), &[change.to_owned()]).unwrap().in_result_form();
-        let plain = form("training.memory=whole");
-        assert_eq!(form("training.memory=by-stage"), plain);
-        assert_eq!(form("training.layout=channels-last"), plain);
-        for change in ["training.memory={by-patches=1}", "training.precision=tf32", "training.precision=bf16"] {
-            assert_ne!(form(change), plain, "{change}");
-        }
-        assert_ne!(form("training.memory={by-patches=1}"), form("training.memory={by-patches=2}"));
     }
 
     #[test]

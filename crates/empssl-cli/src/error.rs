@@ -46,6 +46,8 @@ pub(crate) enum CliError {
     File { what: &'static str, path: PathBuf, reason: String },
     #[error("{0} already holds a run; choose another folder with --out, or add --force to replace it")]
     RunExists(PathBuf),
+    #[error("{run} is in use by {holder}; wait for it to end, or end it")]
+    RunBusy { run: PathBuf, holder: String },
     #[error("{0}")]
     Run(String),
     #[error("{0}")]
@@ -90,8 +92,9 @@ impl CliError {
             Self::Train(TrainError::Setting { .. }) | Self::Model(ModelError::Config { .. }) => 4,
             Self::Data(_) | Self::Unlabelled(_) | Self::Faults { .. } => 3,
             Self::Device(_) => 5,
-            Self::File { .. } | Self::RunExists(_) | Self::Run(_) => 6,
-            Self::Train(TrainError::Checkpoint { .. } | TrainError::Observer(_)) => 6,
+            Self::File { .. } | Self::RunExists(_) | Self::RunBusy { .. } | Self::Run(_) => 6,
+            Self::Train(TrainError::Checkpoint { .. } | TrainError::OtherRun { .. }) => 6,
+            Self::Train(TrainError::Save { .. } | TrainError::Observer(_)) => 6,
             Self::Model(error) if is_about_a_file(error) => 6,
             Self::Interrupted { .. } => 130,
             Self::Train(_) | Self::Eval(_) | Self::Model(_) | Self::Shim(_) | Self::Torch(_) => 1,

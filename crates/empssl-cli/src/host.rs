@@ -1,6 +1,7 @@
-//! This process, as the operating system accounts for it: peak memory, processors.
+//! This process, as the operating system accounts for it: peak memory, processors, host and clock.
 
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The largest resident memory of this process since it began or [`reset_peak`] was called, in bytes; `None` where the
 /// system does not tell.
@@ -27,6 +28,31 @@ pub(crate) fn default_workers() -> usize {
     n_processors().min(16)
 }
 
+/// The machine's name on its network.
+pub(crate) fn name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    name.or_else(|| std::env::var("HOSTNAME").ok()).map_or("unknown".to_owned(), |name| name.trim().to_owned())
+}
+
+/// The time as `2026-03-31T23:59:58Z`.
+pub(crate) fn utc_now() -> String {
+    utc(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()))
+}
+
+/// The date and time of so many seconds after the beginning of 1970, which was the day 719,468 of a calendar whose
+/// years begin on the first of March, year 0 being the first; its leap days are the last days of their years.
+fn utc(seconds: u64) -> String {
+    let day = seconds / 86_400 + 719_468;
+    let (era, day) = (day / 146_097, day % 146_097); // 400 years
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day_of_month = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = (era * 400 + year + u64::from(month >= 10), if month < 10 { month + 3 } else { month - 9 });
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,5 +67,21 @@ mod tests {
         reset_peak();
         assert!(peak_bytes().unwrap() <= high);
         assert!(default_workers() >= 1);
+    }
+
+    #[test]
+    fn dates_follow_the_calendar() {
+        // As `date -u -d @SECONDS +%FT%TZ` prints them.
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_767_225_599, "2025-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(utc(seconds), text);
+        }
+        assert!(!name().is_empty() && utc_now().starts_with("20"));
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! - [`args`]: the command line; [`config`]: a recipe as typed, and the checked run it becomes;
 //! - [`commands`]: one file per subcommand; [`run_folder`]: what lies where in the folder of a run;
+//! - [`resume`]: what must be as it was when a run goes on; [`segments`]: which processes took part in it;
 //! - [`progress`]: the bar, the plain lines and `metrics.jsonl`; [`report`]: `run.json` and `report.json`;
-//! - [`host`]: clock and memory of this process; [`error`]: every failure and its exit code.
+//! - [`host`]: this process and its machine; [`error`]: every failure and its exit code.
 //!
 //! **Invariant:** no tensor algebra here: if it multiplies matrices it is in the wrong room.
 
@@ -14,7 +15,9 @@ mod error;
 mod host;
 mod progress;
 mod report;
+mod resume;
 mod run_folder;
+mod segments;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
 //! What a user sees while a run goes on, and the metrics file that stays.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -75,20 +75,52 @@ impl Observer for TrainProgress {
         ));
         Ok(())
     }
+
+    fn before_save(&mut self) -> Result<(), TrainError> {
+        self.metrics.sync_data().map_err(|e| TrainError::Observer(format!("cannot write {}: {e}", self.path)))
+    }
+}
+
+/// The lines of a metrics file up to a step, with what they say.
+fn records(path: &Path, last_step: u64) -> Result<Vec<(String, StepRecord)>, CliError> {
+    let bytes = match std::fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read.map_err(|e| CliError::file("cannot read", path, e))?,
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let mut kept: Vec<(String, StepRecord)> = Vec::new();
+    let mut damage = None;
+    for (index, line) in text.lines().enumerate() {
+        let record = serde_json::from_str::<StepRecord>(line).ok();
+        let expected = kept.last().map_or(1, |(_, last)| last.step + 1);
+        match record.filter(|record| record.step >= expected) {
+            Some(record) if record.step > last_step => break,
+            // What follows a damaged line is needed: the damage is not the end of a line that a kill cut short.
+            Some(_) if damage.is_some() => return Err(damaged_line(path, damage.unwrap_or(index))),
+            Some(record) => kept.push((line.to_owned(), record)),
+            None => damage = damage.or(Some(index)),
+        }
+    }
+    Ok(kept)
+}
+
+fn damaged_line(path: &Path, index: usize) -> CliError {
+    let reason = format!("line {} is damaged or out of order; mend or remove it", index + 1);
+    CliError::file("cannot go on with", path, reason)
 }
 
 /// Drops the lines of a metrics file that lie after `last_step`, and a line cut short by a kill; returns the seconds of
 /// training up to the last line kept.
 fn keep_up_to(path: &Path, last_step: u64) -> Result<f64, CliError> {
-    let Ok(file) = File::open(path) else { return Ok(0.0) };
-    let parsed = BufReader::new(file).lines().map_while(Result::ok).filter_map(|line| {
-        let record: StepRecord = serde_json::from_str(&line).ok()?;
-        (record.step <= last_step).then_some((line, record.seconds))
-    });
-    let (lines, seconds): (Vec<String>, Vec<f64>) = parsed.unzip();
-    let text: String = lines.into_iter().map(|line| line + "\n").collect();
+    let kept = records(path, last_step)?;
+    let text: String = kept.iter().map(|(line, _)| format!("{line}\n")).collect();
     crate::run_folder::write_file(path, text.as_bytes())?;
-    Ok(seconds.last().copied().unwrap_or(0.0))
+    Ok(kept.last().map_or(0.0, |(_, record)| record.seconds))
+}
+
+/// Seconds of training up to a step, as the last record up to there tells.
+pub(crate) fn seconds_at(metrics: &Path, step: u64) -> Result<f64, CliError> {
+    Ok(records(metrics, step)?.last().map_or(0.0, |(_, record)| record.seconds))
 }
 
 /// A bar on a terminal; elsewhere a plain line now and then.
@@ -184,6 +216,25 @@ mod tests {
         let record: StepRecord = serde_json::from_str(&line(20)).unwrap();
         progress.on_record(&record).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}{}{}", line(1), line(10), line(20)));
+    }
+
+    #[test]
+    fn a_damaged_line_before_the_checkpoint_is_named_and_one_after_it_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let torn = "{\"step\":2\u{0}\u{0}\n".to_owned();
+        for middle in [&torn, &line(1), "\n"] {
+            std::fs::write(&path, line(1) + middle + &line(10) + &line(20)).unwrap();
+            let before = std::fs::read(&path).unwrap();
+            let error = keep_up_to(&path, 10).unwrap_err().to_string();
+            assert!(error.contains("metrics.jsonl") && error.contains("line 2"), "{error}");
+            assert_eq!(std::fs::read(&path).unwrap(), before);
+            assert_eq!(keep_up_to(&path, 9).unwrap(), 2.0);
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), line(1));
+        }
+        assert_eq!(seconds_at(&path, 5).unwrap(), 2.0);
+        assert_eq!(seconds_at(&folder.path().join("absent"), 5).unwrap(), 0.0);
+        assert!(keep_up_to(folder.path(), 5).unwrap_err().to_string().starts_with("cannot read"));
     }
 
     #[test]

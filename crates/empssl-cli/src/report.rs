@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::commands::ImageSource;
 use crate::config::{Checks, Published};
+use crate::segments::Segment;
 
 /// Raised whenever a reader of the older form could misread the newer one.
 pub(crate) const SCHEMA_VERSION: u32 = 1;
@@ -83,6 +84,12 @@ pub(crate) struct Versions {
     pub(crate) libtorch: String,
 }
 
+impl From<empssl_train::Versions> for Versions {
+    fn from(versions: empssl_train::Versions) -> Self {
+        Self { empssl: versions.empssl, libtorch: versions.libtorch }
+    }
+}
+
 /// Bytes at the peak.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PeakBytes {
@@ -140,6 +147,22 @@ pub(crate) struct RunIdentity {
     pub(crate) command: String,
     pub(crate) model: ModelSummary,
     pub(crate) training: TrainingSummary,
+    /// The processes that took part, in order.
+    #[serde(default)]
+    pub(crate) segments: Vec<Segment>,
+}
+
+impl RunIdentity {
+    /// The run as it stood after fewer steps, and so many seconds of training.
+    pub(crate) fn go_back_to(&mut self, step: u64, seconds: f64) {
+        let (model, training) = (&mut self.model, &mut self.training);
+        model.epochs *= step as f64 / model.steps as f64;
+        model.steps = step;
+        model.patches_seen = step * model.patches_a_step();
+        training.finished = false;
+        (training.steps, training.seconds) = (step, seconds);
+        training.patches_per_s = model.patches_seen as f64 / seconds.max(1e-9);
+    }
 }
 
 /// `seconds` of the report.
@@ -254,8 +277,21 @@ pub(crate) struct RunReport {
     pub(crate) bars: Vec<Bar>,
 }
 
-/// The report's title: which set, how much of it, by which recipe.
-pub(crate) fn title(run: &RunIdentity, synthetic: bool, counts: Option<&PartialCounts>) -> String {
+impl RunReport {
+    /// Makes this the report of a snapshot, about which the recipe claims nothing.
+    pub(crate) fn be_of_snapshot(&mut self, run: &RunIdentity, epochs: u64) {
+        self.title = title(run, self.synthetic, self.partial_counts.as_ref(), Some(epochs));
+        self.bars.clear();
+    }
+}
+
+/// The report's title: which set, how much of it, by which recipe, and what was left out of the training.
+pub(crate) fn title(
+    run: &RunIdentity,
+    synthetic: bool,
+    counts: Option<&PartialCounts>,
+    snapshot: Option<u64>,
+) -> String {
     let amount = match counts {
         _ if synthetic => " (generated images)".to_owned(),
         Some(PartialCounts { train, test }) => format!(
@@ -264,7 +300,11 @@ pub(crate) fn title(run: &RunIdentity, synthetic: bool, counts: Option<&PartialC
         ),
         None => String::new(),
     };
-    let state = if run.training.finished { "" } else { ", training not finished" };
+    let state = match snapshot {
+        Some(epochs) => format!(", snapshot after {epochs} epoch{}", if epochs == 1 { "" } else { "s" }),
+        None if run.training.finished => String::new(),
+        None => ", training not finished".to_owned(),
+    };
     format!("EMP-SSL on {}{amount}: recipe {}, seed {}{state}", run.data.name, run.recipe, run.seed)
 }
 

@@ -1,30 +1,36 @@
 //! What lies where in the folder of a run.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use empssl_train::CheckpointFiles;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::CliError;
+use crate::host;
 
 /// The folder of one run.
 #[derive(Debug, Clone)]
 pub(crate) struct RunFolder(PathBuf);
 
 impl RunFolder {
-    /// A folder for a new run: made when it is missing, refused when it holds one, emptied of it under `force`.
-    pub(crate) fn create(path: &Path, force: bool) -> Result<Self, CliError> {
+    /// A folder for a new run, locked: made when it is missing, refused when it holds one, emptied of it under `force`.
+    pub(crate) fn create(path: &Path, force: bool) -> Result<(Self, RunLock), CliError> {
         let folder = Self(path.to_path_buf());
         fs::create_dir_all(path).map_err(|e| CliError::file("cannot make the run folder", path, e))?;
+        let lock = folder.lock()?;
         let present: Vec<PathBuf> = folder.files().into_iter().filter(|file| file.exists()).collect();
         if !present.is_empty() && !force {
             return Err(CliError::RunExists(path.to_path_buf()));
         }
         for file in present {
-            fs::remove_file(&file).map_err(|e| CliError::file("cannot remove", &file, e))?;
+            let removed = if file.is_dir() { fs::remove_dir_all(&file) } else { fs::remove_file(&file) };
+            removed.map_err(|e| CliError::file("cannot remove", &file, e))?;
         }
-        Ok(folder)
+        folder.checkpoints().remove_leftovers()?;
+        Ok((folder, lock))
     }
 
     /// The folder of a run that was made before.
@@ -35,6 +41,29 @@ impl RunFolder {
         }
         let (path, file) = (path.display(), folder.identity());
         Err(CliError::Run(format!("{path} holds no run (there is no {}); name the folder of a run", file.display())))
+    }
+
+    /// Keeps every other process from training in this folder, for as long as the lock lives. The system lets go of it
+    /// however this process ends, so a killed one leaves nothing that has to be cleared away.
+    pub(crate) fn lock(&self) -> Result<RunLock, CliError> {
+        let path = self.0.join(".lock");
+        let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let mut file = opened.map_err(|e| CliError::file("cannot write", &path, e))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                return Err(CliError::RunBusy { run: self.0.clone(), holder: holder.trim().to_owned() });
+            }
+            Err(TryLockError::Error(reason)) => {
+                eprintln!("note: {} cannot be locked ({reason}): nothing else may train there now", path.display());
+            }
+            Ok(()) => {}
+        }
+        let holder = format!("process {} on {} since {}\n", std::process::id(), host::name(), host::utc_now());
+        let noted = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
+        noted.map_err(|e| CliError::file("cannot write", &path, e))?;
+        Ok(RunLock { _file: file })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -56,9 +85,9 @@ impl RunFolder {
         self.0.join("metrics.jsonl")
     }
 
-    /// Weights, momentum and position.
-    pub(crate) fn checkpoint(&self) -> PathBuf {
-        self.0.join("checkpoint.safetensors")
+    /// Weights, momentum and position: the last two, and the snapshots.
+    pub(crate) fn checkpoints(&self) -> CheckpointFiles {
+        CheckpointFiles::new(&self.0)
     }
 
     /// Images with the patches that the network saw of them.
@@ -66,22 +95,34 @@ impl RunFolder {
         self.0.join("patches.png")
     }
 
-    /// The scores.
-    pub(crate) fn report(&self) -> PathBuf {
-        self.0.join("report.json")
+    /// The scores, of the last state or of the snapshot after so many epochs.
+    pub(crate) fn report(&self, snapshot: Option<u64>) -> PathBuf {
+        match snapshot {
+            Some(epochs) => self.checkpoints().snapshot(epochs).with_extension("report.json"),
+            None => self.0.join("report.json"),
+        }
     }
 
     fn files(&self) -> Vec<PathBuf> {
         let reports = ["report.md", "report.html"].map(|name| self.0.join(name));
-        let own = [self.recipe(), self.identity(), self.metrics(), self.checkpoint(), self.patches(), self.report()];
-        own.into_iter().chain(reports).collect()
+        let own = [self.recipe(), self.identity(), self.metrics(), self.patches(), self.report(None)];
+        let kept = self.checkpoints();
+        let kept = [kept.newest(), kept.previous(), kept.damaged(), kept.snapshots()];
+        own.into_iter().chain(kept).chain(reports).collect()
     }
 }
 
-/// Writes a file that is there whole or not at all.
+/// Holds a run folder for this process.
+#[derive(Debug)]
+pub(crate) struct RunLock {
+    _file: File,
+}
+
+/// Writes a file that is there whole or not at all, also after the power went.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     let temporary = path.with_extension("tmp");
-    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    let write = |mut file: File| file.write_all(bytes).and_then(|()| file.sync_all());
+    let written = File::create(&temporary).and_then(write).and_then(|()| fs::rename(&temporary, path));
     written.map_err(|error| {
         let _ = fs::remove_file(&temporary);
         CliError::file("cannot write", path, error)
@@ -108,11 +149,14 @@ mod tests {
     fn a_folder_with_a_run_is_not_overwritten_unless_forced() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a/b");
-        let folder = RunFolder::create(&path, false).unwrap();
+        let (folder, _) = RunFolder::create(&path, false).unwrap();
         fs::write(path.join("notes.txt"), "mine").unwrap();
         RunFolder::create(&path, false).expect("a folder without a run is free");
         for file in folder.files() {
-            fs::write(&file, "{}").unwrap();
+            match file.extension() {
+                Some(_) => fs::write(&file, "{}").unwrap(),
+                None => fs::create_dir(&file).unwrap(),
+            }
             let refusal = RunFolder::create(&path, false).unwrap_err().to_string();
             assert!(refusal.contains("already holds a run") && refusal.contains("--force"), "{refusal}");
             RunFolder::create(&path, true).unwrap();
@@ -127,6 +171,21 @@ mod tests {
         let refusal = RunFolder::open(root.path()).unwrap_err().to_string();
         assert!(refusal.contains("holds no run") && refusal.contains("run.json"), "{refusal}");
         assert!(RunFolder::open(&root.path().join("missing")).is_err());
+    }
+
+    #[test]
+    fn a_folder_is_one_process_at_a_time_and_a_lock_ends_with_its_holder() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, lock) = RunFolder::create(root.path(), false).unwrap();
+        for refusal in [folder.lock().unwrap_err(), RunFolder::create(root.path(), true).unwrap_err()] {
+            let refusal = refusal.to_string();
+            let holder = format!("process {} on {}", std::process::id(), host::name());
+            assert!(refusal.contains("is in use") && refusal.contains(&holder), "{refusal}");
+        }
+        drop(lock);
+        // The file stays; what counts is whether somebody holds it.
+        assert!(root.path().join(".lock").is_file());
+        folder.lock().unwrap();
     }
 
     #[test]

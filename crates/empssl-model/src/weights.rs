@@ -65,8 +65,52 @@ fn explain(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
 /// [`ModelError::Write`] when the folder or the disk refuses, [`ModelError::Unwritable`] for a repeated or reserved
 /// name, or numbers of a type that the format lacks.
 pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<(), ModelError> {
+    write_layout(path, None, tensors, metadata)
+}
+
+/// Like [`write()`], but the file that may be at `path` is renamed to `previous`, in the same folder, instead of being
+/// lost. That happens once the new one is complete, so one of the two names leads to a whole file at every moment.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_keeping(
+    path: &Path,
+    previous: &Path,
+    tensors: &[(String, Tensor)],
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), ModelError> {
+    write_layout(path, Some(previous), tensors, metadata)
+}
+
+/// Removes what killed writes of `*.safetensors` files left in a folder, if there is one. Nobody else may be writing
+/// there.
+///
+/// # Errors
+/// [`ModelError::Write`], naming the file, when one cannot be removed.
+pub fn remove_leftovers(folder: &Path) -> Result<(), ModelError> {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if is_temporary(&entry.file_name().to_string_lossy()) {
+            fs::remove_file(entry.path()).map_err(|source| ModelError::Write { path: entry.path(), source })?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file has a name that [`temporary_sibling`] gives for a `.safetensors` file.
+fn is_temporary(name: &str) -> bool {
+    let inner = name.strip_prefix('.').and_then(|name| name.strip_suffix(TEMPORARY));
+    let parts = inner.and_then(|inner| inner.rsplit_once('.'));
+    parts.is_some_and(|(name, process)| name.ends_with(".safetensors") && process.parse::<u32>().is_ok())
+}
+
+fn write_layout(
+    path: &Path,
+    previous: Option<&Path>,
+    tensors: &[(String, Tensor)],
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), ModelError> {
     let layout = Layout::new(tensors, metadata)?;
-    write_replacing(path, &layout).map_err(|source| ModelError::Write { path: path.to_owned(), source })
+    write_replacing(path, previous, &layout).map_err(|source| ModelError::Write { path: path.to_owned(), source })
 }
 
 /// The header of a file, and its tensors in the order of their bytes.
@@ -129,9 +173,11 @@ fn bytes_of(tensor: &Tensor) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn write_replacing(path: &Path, layout: &Layout<'_>) -> io::Result<()> {
+fn write_replacing(path: &Path, previous: Option<&Path>, layout: &Layout<'_>) -> io::Result<()> {
     let temporary = temporary_sibling(path)?;
-    let written = write_synced(&temporary, layout).and_then(|()| fs::rename(&temporary, path));
+    let written = write_synced(&temporary, layout)
+        .and_then(|()| previous.filter(|_| path.exists()).map_or(Ok(()), |previous| fs::rename(path, previous)))
+        .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // The first failure is the one worth reporting.
         let _ = fs::remove_file(&temporary);
@@ -146,19 +192,25 @@ fn write_synced(path: &Path, layout: &Layout<'_>) -> io::Result<()> {
     out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
+/// How the names of files end that are not complete yet.
+const TEMPORARY: &str = ".tmp";
+
 /// `.NAME.PID.tmp` in the same folder, hence on the same disk.
 fn temporary_sibling(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| io::Error::other("the path does not end in a file name"))?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
-    temporary.push(format!(".{}.tmp", std::process::id()));
+    temporary.push(format!(".{}{TEMPORARY}", std::process::id()));
     Ok(path.with_file_name(temporary))
 }
 
 /// Makes the renaming itself durable, where folders can be synced.
 fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+    if cfg!(unix) { File::open(folder_of(path))?.sync_all() } else { Ok(()) }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Types that the format and libtorch share.
@@ -247,6 +299,37 @@ mod tests {
         write(&path, &sample(), &read(&path).unwrap().metadata).unwrap();
         assert_eq!(fs::read(&path).unwrap(), before);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file is left");
+    }
+
+    #[test]
+    fn the_file_before_is_kept_under_its_other_name() {
+        let (folder, path) = folder_with_file();
+        let (first, previous) = (fs::read(&path).unwrap(), folder.path().join("w.previous.safetensors"));
+        let second = named(&[("w", Tensor::from(1.0f32))]);
+        write_keeping(&path, &previous, &second, &BTreeMap::new()).unwrap();
+        assert_eq!(fs::read(&previous).unwrap(), first);
+        assert_eq!(read(&path).unwrap().tensors.len(), 1);
+        fs::remove_file(&path).unwrap();
+        write_keeping(&path, &previous, &second, &BTreeMap::new()).unwrap();
+        assert_eq!(fs::read(&previous).unwrap(), first, "nothing was there to be renamed");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_a_kill_leaves_is_removed_and_nothing_else() {
+        let (folder, path) = folder_with_file();
+        for name in [".w.safetensors.77.tmp", ".other.safetensors.8.tmp", ".notes.8.tmp", ".w.safetensors.mine.tmp"] {
+            fs::write(folder.path().join(name), "torn").unwrap();
+        }
+        assert!(is_temporary(&temporary_sibling(&path).unwrap().file_name().unwrap().to_string_lossy()));
+        remove_leftovers(folder.path()).unwrap();
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".notes.8.tmp", ".w.safetensors.mine.tmp", "w.safetensors"]);
+        remove_leftovers(&folder.path().join("absent")).unwrap();
+        fs::create_dir(folder.path().join(".w.safetensors.9.tmp")).unwrap();
+        let error = remove_leftovers(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(".w.safetensors.9.tmp"), "{error}");
     }
 
     #[test]

@@ -1,31 +1,37 @@
 //! A run at one step, in one file: everything that another process needs to go on from there.
 //!
 //! The file is a safetensors file. The network's tensors are under `network.`, with the official names behind it, the
-//! optimizer's momentum under `momentum.`; the header's metadata holds the rest as text. It is written beside its place
-//! and renamed, so a reader sees the old checkpoint or the new one, never half of one.
+//! optimizer's momentum under `momentum.`; the header's metadata holds the rest as text. It is written beside its place,
+//! synced and renamed, so a reader sees the old checkpoint or the new one, never half of one.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 
 use empssl_model::weights;
+use empssl_torch::version;
 use tch::Tensor;
 
 use crate::error::TrainError;
 
 /// Raised whenever a reader of the older form could misread the newer one.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 const FORMAT: &str = "empssl checkpoint";
 
 /// The state of a run between two steps.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// Steps done; with the recipe it tells the epoch, the position in the data and the learning rate.
+    /// Steps done.
     pub step: u64,
+    /// Where the next step stands in the data and on the schedule.
+    pub position: Position,
     /// The run's seed.
     pub seed: u64,
     /// CPU threads that computed it: sums are split by thread, so another number may give other last bits.
     pub threads: u64,
+    /// The programs that computed it.
+    pub versions: Versions,
     /// The resolved recipe, as text.
     pub recipe: String,
     /// Weights and buffers by their official names.
@@ -34,21 +40,55 @@ pub struct Checkpoint {
     pub momentum: Vec<(String, Tensor)>,
 }
 
+/// Where the next step of a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The epoch it belongs to, from 0.
+    pub epoch: u64,
+    /// Its batch within the epoch, from 0.
+    pub batch: u64,
+    /// Steps over which the learning rate falls to 0; with the number of the step it tells the rate.
+    pub schedule_steps: u64,
+}
+
+/// What else the bits of a result may depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versions {
+    /// Of this program.
+    pub empssl: String,
+    /// Of the tensor library.
+    pub libtorch: String,
+}
+
+impl Versions {
+    /// Those of the present process.
+    pub fn running() -> Self {
+        let libtorch = version::running().unwrap_or_else(version::built_for);
+        Self { empssl: env!("CARGO_PKG_VERSION").to_owned(), libtorch }
+    }
+}
+
 impl Checkpoint {
     /// Writes the checkpoint; an older one at `path` stays until the new one is complete.
     ///
     /// # Errors
     /// When the disk is full or the folder cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), TrainError> {
-        let mut tensors = prefixed("network.", &self.network);
-        tensors.extend(prefixed("momentum.", &self.momentum));
-        Ok(weights::write(path, &tensors, &self.metadata())?)
+        Ok(weights::write(path, &self.tensors(), &self.metadata())?)
+    }
+
+    /// Writes the checkpoint; an older one at `path` is renamed to `previous` once the new one is complete.
+    ///
+    /// # Errors
+    /// When the disk is full or the folder cannot be written.
+    pub fn save_keeping(&self, path: &Path, previous: &Path) -> Result<(), TrainError> {
+        Ok(weights::write_keeping(path, previous, &self.tensors(), &self.metadata())?)
     }
 
     /// Reads a checkpoint onto the CPU.
     ///
     /// # Errors
-    /// When the file is missing, truncated, not a checkpoint of this program, or of a later format.
+    /// When the file is missing, truncated, not a checkpoint of this program, or of another format version.
     pub fn load(path: &Path) -> Result<Self, TrainError> {
         let file = weights::read(path)?;
         let header = Header { path, metadata: &file.metadata };
@@ -63,12 +103,26 @@ impl Checkpoint {
         }
         Ok(Self {
             step: header.number("step")?,
+            position: Position {
+                epoch: header.number("epoch")?,
+                batch: header.number("batch")?,
+                schedule_steps: header.number("schedule_steps")?,
+            },
             seed: header.number("seed")?,
             threads: header.number("threads")?,
+            versions: Versions {
+                empssl: header.text("empssl_version")?.to_owned(),
+                libtorch: header.text("libtorch_version")?.to_owned(),
+            },
             recipe: header.text("recipe")?.to_owned(),
             network,
             momentum,
         })
+    }
+
+    fn tensors(&self) -> Vec<(String, Tensor)> {
+        let momentum = prefixed("momentum.", &self.momentum);
+        prefixed("network.", &self.network).into_iter().chain(momentum).collect()
     }
 
     fn metadata(&self) -> BTreeMap<String, String> {
@@ -76,11 +130,14 @@ impl Checkpoint {
             ("format", FORMAT.to_owned()),
             ("format_version", FORMAT_VERSION.to_string()),
             ("step", self.step.to_string()),
+            ("epoch", self.position.epoch.to_string()),
+            ("batch", self.position.batch.to_string()),
+            ("schedule_steps", self.position.schedule_steps.to_string()),
             ("seed", self.seed.to_string()),
             ("threads", self.threads.to_string()),
             ("recipe", self.recipe.clone()),
-            ("empssl_version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("libtorch_version", empssl_torch::version::built_for()),
+            ("empssl_version", self.versions.empssl.clone()),
+            ("libtorch_version", self.versions.libtorch.clone()),
         ];
         entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
@@ -106,10 +163,14 @@ impl Header<'_> {
             return Err(self.unusable("it is a safetensors file, but not a checkpoint written by empssl".to_owned()));
         }
         let version: u32 = self.number("format_version")?;
-        if version == FORMAT_VERSION {
-            return Ok(());
-        }
-        Err(self.unusable(format!("its format is version {version}, this program reads version {FORMAT_VERSION}")))
+        let cure = match version.cmp(&FORMAT_VERSION) {
+            Ordering::Equal => return Ok(()),
+            Ordering::Less => "use the older empssl that wrote it, or train anew",
+            Ordering::Greater => "use the newer empssl that wrote it",
+        };
+        let writer = self.text("empssl_version").map_or(String::new(), |writer| format!(" (empssl {writer})"));
+        let reads = format!("this program reads version {FORMAT_VERSION}");
+        Err(self.unusable(format!("its format is version {version}{writer} and {reads}; {cure}")))
     }
 
     fn text(&self, key: &str) -> Result<&str, TrainError> {
@@ -124,14 +185,16 @@ impl Header<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn checkpoint() -> Checkpoint {
+    pub(crate) fn checkpoint() -> Checkpoint {
         Checkpoint {
             step: 17,
+            position: Position { epoch: 5, batch: 2, schedule_steps: 40 },
             seed: u64::MAX,
             threads: 2,
+            versions: Versions { empssl: "0.0.9".to_owned(), libtorch: "2.10.0+cpu".to_owned() },
             recipe: "key = \"value\"\n".to_owned(),
             network: vec![("conv1.weight".to_owned(), Tensor::from_slice(&[1.0f32, -0.0, 3.5]))],
             momentum: vec![("conv1.weight".to_owned(), Tensor::from_slice(&[0.5f32, 0.25, 0.125]))],
@@ -145,6 +208,7 @@ mod tests {
         checkpoint().save(&path).unwrap();
         let loaded = Checkpoint::load(&path).unwrap();
         assert_eq!((loaded.step, loaded.seed, loaded.threads), (17, u64::MAX, 2));
+        assert_eq!((loaded.position, &loaded.versions), (checkpoint().position, &checkpoint().versions));
         assert_eq!(loaded.recipe, "key = \"value\"\n");
         for (ours, theirs) in [(&loaded.network, checkpoint().network), (&loaded.momentum, checkpoint().momentum)] {
             assert_eq!(ours.len(), 1);
@@ -168,9 +232,13 @@ mod tests {
         weights::write(&path, &checkpoint().network, &BTreeMap::new()).unwrap();
         assert!(refusal("other safetensors").contains("not a checkpoint written by empssl"));
         let mut metadata = checkpoint().metadata();
-        metadata.insert("format_version".to_owned(), "2".to_owned());
-        weights::write(&path, &[], &metadata).unwrap();
-        assert!(refusal("later format").contains("version 2, this program reads version 1"));
+        for (version, cure) in [("1", "the older empssl"), ("3", "the newer empssl")] {
+            metadata.insert("format_version".to_owned(), version.to_owned());
+            weights::write(&path, &[], &metadata).unwrap();
+            let sentence = refusal("another format");
+            let versions = format!("version {version} (empssl 0.0.9) and this program reads version 2");
+            assert!(sentence.contains(&versions) && sentence.contains(cure), "{sentence}");
+        }
         metadata = checkpoint().metadata();
         metadata.insert("step".to_owned(), "-1".to_owned());
         weights::write(&path, &[], &metadata).unwrap();

@@ -1,5 +1,9 @@
 //! The settings of a run, and the refusal of impossible ones.
 
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
 use crate::error::TrainError;
 use crate::gradient::MemoryMode;
 
@@ -28,8 +32,44 @@ pub struct TrainConfig {
     pub max_steps: Option<u64>,
     /// Reads the metrics from the device every so many steps (and at the first and the last).
     pub log_every: u64,
-    /// Writes the checkpoint every so many steps, besides at the end; `None` writes it only there.
-    pub checkpoint_every: Option<u64>,
+    /// How often the checkpoint is written, besides at the end; `None` writes it only there.
+    pub checkpoint_every: Option<CheckpointEvery>,
+    /// Epochs, counted from 1, after which a checkpoint is kept for good.
+    pub snapshot_epochs: Vec<u64>,
+}
+
+/// How often a checkpoint is written. It changes no bit of the training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckpointEvery {
+    /// After so many steps; written `200`.
+    Steps(u64),
+    /// After the step in which so much time has passed since the last one; written `10min`.
+    Time(Duration),
+}
+
+impl FromStr for CheckpointEvery {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let every = match text.strip_suffix("min") {
+            Some(minutes) => {
+                let seconds = minutes.trim().parse::<f64>().ok().map(|minutes| minutes * 60.0);
+                let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+                time.filter(|time| !time.is_zero()).map(Self::Time)
+            }
+            None => text.trim().parse().ok().filter(|&steps| steps > 0).map(Self::Steps),
+        };
+        every.ok_or_else(|| "give a number of steps, as 200, or of minutes, as 10min, above 0".to_owned())
+    }
+}
+
+impl fmt::Display for CheckpointEvery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steps(steps) => write!(f, "{steps}"),
+            Self::Time(time) => write!(f, "{}min", time.as_secs_f64() / 60.0),
+        }
+    }
 }
 
 /// How long a run is.
@@ -74,7 +114,19 @@ impl TrainConfig {
         TrainError::check(self.t_max != Some(0), "t_max", "at least one step", 0)?;
         TrainError::check(self.max_steps != Some(0), "max_steps", "at least 1", 0)?;
         TrainError::check(self.log_every >= 1, "log_every", "at least 1", 0)?;
-        TrainError::check(self.checkpoint_every != Some(0), "checkpoint_every", "at least 1", 0)
+        let saves = !matches!(self.checkpoint_every, Some(CheckpointEvery::Steps(0)));
+        TrainError::check(saves, "checkpoint_every", "at least 1", 0)?;
+        self.check_snapshots(self.steps_per_epoch(n_images))
+    }
+
+    fn check_snapshots(&self, steps_per_epoch: u64) -> Result<(), TrainError> {
+        let (epochs, last) = (&self.snapshot_epochs, self.length.steps(steps_per_epoch) / steps_per_epoch);
+        let key = "snapshot_epochs";
+        let rising = epochs.windows(2).all(|pair| pair[0] < pair[1]) && !epochs.contains(&0);
+        TrainError::check(rising, key, "rising numbers of epochs, the first at least 1", format!("{epochs:?}"))?;
+        let reached = epochs.iter().all(|&epoch| epoch <= last);
+        let found = || format!("{epochs:?} in a run of {last} full epochs");
+        TrainError::check(reached, key, "epochs that the run completes", found())
     }
 }
 
@@ -101,13 +153,14 @@ pub(crate) mod tests {
             max_steps: None,
             log_every: 2,
             checkpoint_every: None,
+            snapshot_epochs: Vec::new(),
         }
     }
 
     #[test]
     fn impossible_settings_are_refused_by_name() {
         type Spoil = fn(&mut TrainConfig);
-        let refusals: [(&str, Spoil); 13] = [
+        let refusals: [(&str, Spoil); 16] = [
             ("n_patches", |c| c.n_patches = 0),
             ("batch_size", |c| c.batch_size = 0),
             ("batch_size", |c| (c.n_patches, c.batch_size) = (1, 1)),
@@ -120,7 +173,10 @@ pub(crate) mod tests {
             ("t_max", |c| c.t_max = Some(0)),
             ("max_steps", |c| c.max_steps = Some(0)),
             ("log_every", |c| c.log_every = 0),
-            ("checkpoint_every", |c| c.checkpoint_every = Some(0)),
+            ("checkpoint_every", |c| c.checkpoint_every = Some(CheckpointEvery::Steps(0))),
+            ("snapshot_epochs", |c| c.snapshot_epochs = vec![0, 1]),
+            ("snapshot_epochs", |c| c.snapshot_epochs = vec![2, 1]),
+            ("snapshot_epochs", |c| c.snapshot_epochs = vec![1, 3]),
         ];
         assert!(config().check(14).is_ok());
         for (key, spoil) in refusals {
@@ -128,6 +184,20 @@ pub(crate) mod tests {
             spoil(&mut config);
             let error = config.check(14).unwrap_err().to_string();
             assert!(error.starts_with(&format!("`{key}` must be")), "{error}");
+        }
+    }
+
+    #[test]
+    fn checkpoints_are_asked_for_in_steps_or_minutes() {
+        let parse = |text: &str| text.parse::<CheckpointEvery>();
+        assert_eq!(parse("200"), Ok(CheckpointEvery::Steps(200)));
+        assert_eq!(parse("10min"), Ok(CheckpointEvery::Time(Duration::from_secs(600))));
+        assert_eq!(parse("0.5 min"), Ok(CheckpointEvery::Time(Duration::from_secs(30))));
+        for wrong in ["0", "0min", "-1", "-1min", "NaNmin", "infmin", "min", "10s", "1e3", ""] {
+            assert!(parse(wrong).unwrap_err().contains("10min"), "{wrong}");
+        }
+        for text in ["200", "10min", "0.5min"] {
+            assert_eq!(parse(text).unwrap().to_string(), text);
         }
     }
 }

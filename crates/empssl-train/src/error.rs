@@ -63,6 +63,24 @@ pub enum TrainError {
         /// Why.
         reason: String,
     },
+    /// A checkpoint could not be written.
+    #[error("the checkpoint of step {step} was not saved: {failure}; what was saved before is untouched")]
+    Save {
+        /// The step it belongs to.
+        step: u64,
+        /// The file, and what the system said.
+        failure: Box<TrainError>,
+    },
+    /// A checkpoint of another run.
+    #[error("the checkpoint belongs to another run: its `{key}` is {found}, this run's is {expected}")]
+    OtherRun {
+        /// What differs.
+        key: &'static str,
+        /// Its value in the checkpoint.
+        found: String,
+        /// Its value in this run.
+        expected: String,
+    },
     /// An observer failed, and with it the run.
     #[error("{0}")]
     Observer(String),

@@ -4,6 +4,7 @@
 //! - [`schedule`]: [`CosineSchedule`], the learning rate of each step, a pure function of the step;
 //! - [`checkpoint`]: [`Checkpoint`], everything that a run needs to go on in another process;
 //! - [`gradient`]: the gradient of a step, in one piece, stage by stage or part by part;
+//! - [`keep`]: [`CheckpointFiles`], which checkpoints of a run stay, and which one it goes on from;
 //! - [`memory`]: what a step needs, and what to say when there is too little;
 //! - [`config`] and [`source`]: the settings of a run, and where its patches come from;
 //! - [`trainer`]: [`Trainer`], the loop itself, to be read from top to bottom.
@@ -16,6 +17,7 @@ mod clock;
 pub mod config;
 pub mod error;
 pub mod gradient;
+pub mod keep;
 pub mod lars;
 pub mod memory;
 pub mod observer;
@@ -23,10 +25,11 @@ pub mod schedule;
 pub mod source;
 pub mod trainer;
 
-pub use checkpoint::Checkpoint;
-pub use config::{Length, TrainConfig};
+pub use checkpoint::{Checkpoint, Position, Versions};
+pub use config::{CheckpointEvery, Length, TrainConfig};
 pub use error::TrainError;
 pub use gradient::{MemoryMode, Norms, StepPlan};
+pub use keep::{CheckpointFiles, LastCheckpoint};
 pub use lars::{Lars, LarsConfig};
 pub use observer::{Observer, StepRecord};
 pub use schedule::CosineSchedule;

@@ -36,6 +36,15 @@ pub trait Observer {
     fn on_record(&mut self, _record: &StepRecord) -> Result<(), TrainError> {
         Ok(())
     }
+
+    /// A checkpoint is about to be saved. A run that goes on from it gives no record of a step before it again, so
+    /// what was recorded must be safe on the disk when this returns.
+    ///
+    /// # Errors
+    /// An error ends the run.
+    fn before_save(&mut self) -> Result<(), TrainError> {
+        Ok(())
+    }
 }
 
 /// Watches nothing.

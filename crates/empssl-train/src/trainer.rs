@@ -1,6 +1,5 @@
 //! The training loop: from a data set to a trained network, one page, read from [`Trainer::run`] downwards.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use empssl_data::PatchBatch;
@@ -9,11 +8,12 @@ use empssl_model::Network;
 use empssl_torch::catch;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Position, Versions};
 use crate::clock::Clock;
 use crate::config::TrainConfig;
 use crate::error::TrainError;
 use crate::gradient::{Norms, StepPlan};
+use crate::keep::{CheckpointFiles, Rhythm};
 use crate::lars::{Lars, LarsConfig};
 use crate::memory;
 use crate::observer::{Observer, StepRecord};
@@ -61,7 +61,7 @@ impl Trainer {
         Ok(Self { network, loss, lars, config, steps_per_epoch, step: 0, all_finite })
     }
 
-    /// Trains from the current step to the last, and saves a checkpoint at `path`.
+    /// Trains from the current step to the last, and saves checkpoints as `checkpoint` says.
     ///
     /// Setting `stop` makes the run save after the step in hand and return [`Outcome::Interrupted`].
     ///
@@ -78,6 +78,7 @@ impl Trainer {
         let schedule = self.schedule()?;
         let last_step = self.n_steps();
         let mut clock = Clock::start(self.step, checkpoint.seconds_before);
+        let mut rhythm = Rhythm::new(self.config.checkpoint_every);
         let mut last_loss = None;
         for batch in source.batches(&self.config.clone(), self.step..last_step) {
             let (epoch, batch) = batch?;
@@ -92,8 +93,16 @@ impl Trainer {
                 observer.on_record(&record)?;
             }
             observer.on_step(self.step, last_step);
-            if stopping || self.is_checkpoint_due(last_step) {
-                self.save(checkpoint, last_loss)?;
+            if let Some(files) = &checkpoint.files {
+                let is_due = stopping || self.step == last_step || rhythm.is_due(self.step);
+                if is_due || self.snapshot_due().is_some() {
+                    observer.before_save()?;
+                    self.demand_finite(last_loss)?;
+                    self.save(files, is_due, &checkpoint.recipe)?;
+                }
+                if is_due {
+                    rhythm.saved()
+                }
             }
             if stopping {
                 return Ok(Outcome::Interrupted);
@@ -149,7 +158,12 @@ impl Trainer {
     }
 
     fn schedule(&self) -> Result<CosineSchedule, TrainError> {
-        CosineSchedule::new(self.config.lr, self.config.t_max.unwrap_or(self.full_steps()))
+        CosineSchedule::new(self.config.lr, self.schedule_steps())
+    }
+
+    /// Steps over which the learning rate falls to 0.
+    fn schedule_steps(&self) -> u64 {
+        self.config.t_max.unwrap_or(self.full_steps())
     }
 
     /// Steps of the run when no trial cuts it short.
@@ -158,11 +172,15 @@ impl Trainer {
     }
 
     fn is_record_due(&self, last_step: u64) -> bool {
-        self.step == 1 || self.step == last_step || self.step.is_multiple_of(self.config.log_every)
+        let at_an_end = self.step == 1 || self.step == last_step || self.snapshot_due().is_some();
+        at_an_end || self.step.is_multiple_of(self.config.log_every)
     }
 
-    fn is_checkpoint_due(&self, last_step: u64) -> bool {
-        self.step == last_step || self.config.checkpoint_every.is_some_and(|every| self.step.is_multiple_of(every))
+    /// The number of epochs done, when the recipe keeps a checkpoint of just that many.
+    fn snapshot_due(&self) -> Option<u64> {
+        let epochs = self.step / self.steps_per_epoch;
+        let is_due = self.step.is_multiple_of(self.steps_per_epoch) && self.config.snapshot_epochs.contains(&epochs);
+        is_due.then_some(epochs)
     }
 
     /// Reads the metrics from the device and waits for it.
@@ -195,33 +213,53 @@ impl Trainer {
         culprit.map_or(Ok(()), |what| Err(TrainError::NotFinite { what, step: self.step, last_loss }))
     }
 
-    fn save(&self, plan: &CheckpointPlan, last_loss: Option<f64>) -> Result<(), TrainError> {
-        let Some(path) = &plan.path else { return Ok(()) };
-        self.demand_finite(last_loss)?;
-        self.checkpoint(&plan.recipe).save(path)
+    /// Saves what is due; the snapshot first, so that a run killed between the two comes by this step again.
+    fn save(&self, files: &CheckpointFiles, is_checkpoint_due: bool, recipe: &str) -> Result<(), TrainError> {
+        let checkpoint = self.checkpoint(recipe);
+        let snapshot = self.snapshot_due().map_or(Ok(()), |epochs| files.save_snapshot(epochs, &checkpoint));
+        let saved = snapshot.and_then(|()| if is_checkpoint_due { files.save(&checkpoint) } else { Ok(()) });
+        saved.map_err(|failure| TrainError::Save { step: self.step, failure: Box::new(failure) })
     }
 
     /// Everything needed to go on from here.
     pub fn checkpoint(&self, recipe: &str) -> Checkpoint {
         Checkpoint {
             step: self.step,
+            position: self.position(self.step),
             seed: self.config.seed,
             threads: tch::get_num_threads() as u64,
+            versions: Versions::running(),
             recipe: recipe.to_owned(),
             network: self.network.state_dict(),
             momentum: self.lars.state(),
         }
     }
 
+    /// Where the step after `step` steps stands.
+    fn position(&self, step: u64) -> Position {
+        Position {
+            epoch: step / self.steps_per_epoch,
+            batch: step % self.steps_per_epoch,
+            schedule_steps: self.schedule_steps(),
+        }
+    }
+
     /// Goes back to the state of a checkpoint.
     ///
     /// # Errors
-    /// When its weights or momentum do not belong to this network, or it was written under another seed.
+    /// When its weights or momentum do not belong to this network, or it was written under another seed, another
+    /// schedule, or on a data set that makes epochs of another length.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), TrainError> {
-        if checkpoint.seed != self.config.seed {
-            let (found, expected) = (checkpoint.seed, self.config.seed);
-            let problems = format!("they were written with seed {found}, this run has seed {expected}");
-            return Err(TrainError::Mismatch { what: "the weights of the checkpoint", problems });
+        let (theirs, ours) = (checkpoint.position, self.position(checkpoint.step));
+        let mut compared = [
+            ("seed", checkpoint.seed, self.config.seed),
+            ("schedule_steps", theirs.schedule_steps, ours.schedule_steps),
+            ("epoch", theirs.epoch, ours.epoch),
+            ("batch", theirs.batch, ours.batch),
+        ]
+        .into_iter();
+        if let Some((key, found, expected)) = compared.find(|(_, found, expected)| found != expected) {
+            return Err(TrainError::OtherRun { key, found: found.to_string(), expected: expected.to_string() });
         }
         self.network.load_state_dict(&checkpoint.network)?;
         self.lars.load_state(&checkpoint.momentum)?;
@@ -233,8 +271,8 @@ impl Trainer {
 /// Where checkpoints go, and the recipe that is written into them.
 #[derive(Debug, Clone, Default)]
 pub struct CheckpointPlan {
-    /// The file; `None` saves nothing.
-    pub path: Option<PathBuf>,
+    /// The files; `None` saves nothing.
+    pub files: Option<CheckpointFiles>,
     /// The resolved recipe, as text.
     pub recipe: String,
     /// Seconds of training in earlier processes of the same run.
@@ -258,15 +296,17 @@ fn first_not_finite(network: &Network) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
     use std::sync::PoisonError;
+    use std::time::Duration;
 
     use empssl_data::{Dataset, OnBadImage, OpenOptions, PatchConfig, PatchSampler, Split};
     use empssl_loss::EmpSslLossConfig;
     use empssl_model::{NetworkConfig, ResNetConfig, Stem};
 
     use super::*;
-    use crate::config::Length;
     use crate::config::tests::{DRAWING, config};
+    use crate::config::{CheckpointEvery, Length};
     use crate::gradient::MemoryMode;
 
     fn images() -> Dataset {
@@ -293,8 +333,12 @@ mod tests {
         Trainer::new(network, loss, &LarsConfig::paper(), config, 14).unwrap()
     }
 
-    fn run(trainer: &mut Trainer, path: Option<PathBuf>, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
-        let plan = CheckpointPlan { path, recipe: "recipe".to_owned(), seconds_before: 1000.0 };
+    fn run(trainer: &mut Trainer, folder: Option<&Path>, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+        let plan = CheckpointPlan {
+            files: folder.map(CheckpointFiles::new),
+            recipe: "recipe".to_owned(),
+            seconds_before: 1000.0,
+        };
         trainer.run(&source(), &plan, &AtomicBool::new(false), observer)
     }
 
@@ -333,14 +377,14 @@ mod tests {
     #[test]
     fn a_run_stopped_and_continued_elsewhere_ends_in_the_same_bits() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("checkpoint.safetensors");
+        let files = CheckpointFiles::new(folder.path());
         let mut whole = trainer(config());
         run(&mut whole, None, &mut ()).unwrap();
         for stop_after in [1, 3, 4] {
             let mut first = trainer(TrainConfig { max_steps: Some(stop_after), ..config() });
-            run(&mut first, Some(path.clone()), &mut ()).unwrap();
+            run(&mut first, Some(folder.path()), &mut ()).unwrap();
             let mut second = trainer(config());
-            second.restore(&Checkpoint::load(&path).unwrap()).unwrap();
+            second.restore(&files.last().unwrap().checkpoint.unwrap()).unwrap();
             assert_eq!(second.steps_done(), stop_after);
             run(&mut second, None, &mut ()).unwrap();
             assert!(same_state(&second.checkpoint(""), &whole.checkpoint("")), "stopped after {stop_after}");
@@ -376,12 +420,12 @@ mod tests {
     #[test]
     fn a_request_to_stop_saves_and_leaves() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("checkpoint.safetensors");
+        let files = CheckpointFiles::new(folder.path());
         let mut trainer = trainer(config());
-        let plan = CheckpointPlan { path: Some(path.clone()), ..CheckpointPlan::default() };
+        let plan = CheckpointPlan { files: Some(files.clone()), ..CheckpointPlan::default() };
         let outcome = trainer.run(&source(), &plan, &AtomicBool::new(true), &mut ()).unwrap();
         assert_eq!((outcome, trainer.steps_done()), (Outcome::Interrupted, 1));
-        assert_eq!(Checkpoint::load(&path).unwrap().step, 1);
+        assert_eq!(Checkpoint::load(&files.newest()).unwrap().step, 1);
     }
 
     #[test]
@@ -395,7 +439,7 @@ mod tests {
         let state = trainer.network.state_dict();
         let (name, buffer) = state.iter().find(|(name, _)| name.ends_with("running_mean")).unwrap();
         let _ = buffer.shallow_clone().fill_(f64::INFINITY);
-        let error = run(&mut trainer, Some(path.clone()), &mut ()).unwrap_err().to_string();
+        let error = run(&mut trainer, Some(folder.path()), &mut ()).unwrap_err().to_string();
         assert!(error.starts_with(&format!("`{name}` is not finite at step 1")), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
@@ -408,11 +452,77 @@ mod tests {
         assert!(matches!(&error, TrainError::NotFinite { what, .. } if what == "the loss"), "{error}");
     }
 
+    /// Steps of the records given so far, each time a checkpoint was about to be saved.
+    #[derive(Default)]
+    struct Saves(Vec<u64>, Vec<u64>);
+
+    impl Observer for Saves {
+        fn on_record(&mut self, record: &StepRecord) -> Result<(), TrainError> {
+            self.0.push(record.step);
+            Ok(())
+        }
+
+        fn before_save(&mut self) -> Result<(), TrainError> {
+            self.1.push(self.0.last().copied().unwrap_or(0));
+            Ok(())
+        }
+    }
+
     #[test]
-    fn a_checkpoint_of_another_seed_or_network_is_refused() {
+    fn the_snapshots_that_the_recipe_names_are_kept_beside_the_last_two() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = CheckpointFiles::new(folder.path());
+        let every = Some(CheckpointEvery::Steps(5));
+        let config = TrainConfig { snapshot_epochs: vec![1, 2], checkpoint_every: every, log_every: 100, ..config() };
+        let mut saves = Saves::default();
+        let mut trainer = trainer(config);
+        run(&mut trainer, Some(folder.path()), &mut saves).unwrap();
+        let step = |path: PathBuf| Checkpoint::load(&path).unwrap().step;
+        assert_eq!([files.snapshot(1), files.snapshot(2), files.previous(), files.newest()].map(step), [3, 6, 5, 6]);
+        assert_eq!((saves.0, saves.1), (vec![1, 3, 6], vec![3, 3, 6]), "a snapshot's step has its record before it");
+        let bytes = |path: PathBuf| std::fs::read(path).unwrap();
+        assert_eq!(bytes(files.snapshot(2)), bytes(files.newest()));
+    }
+
+    #[test]
+    fn saving_by_the_clock_changes_no_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut plain = trainer(config());
+        run(&mut plain, None, &mut ()).unwrap();
+        let every = Some(CheckpointEvery::Time(Duration::from_nanos(1)));
+        let mut saving = trainer(TrainConfig { checkpoint_every: every, ..config() });
+        let mut saves = Saves::default();
+        run(&mut saving, Some(folder.path()), &mut saves).unwrap();
+        assert_eq!(saves.1.len(), 6, "a checkpoint after every step");
+        assert!(same_state(&saving.checkpoint(""), &plain.checkpoint("")));
+    }
+
+    #[test]
+    fn a_checkpoint_that_cannot_be_written_ends_the_run_with_its_name_and_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = run(&mut trainer(config()), Some(&folder.path().join("absent")), &mut ()).unwrap_err();
+        assert!(matches!(error, TrainError::Save { step: 6, .. }), "{error:?}");
+        let error = error.to_string();
+        assert!(error.contains("absent/checkpoint.safetensors: No such file"), "{error}");
+        std::fs::write(folder.path().join("snapshots"), "no folder").unwrap();
+        let mut blocked = trainer(TrainConfig { snapshot_epochs: vec![1], ..config() });
+        let error = run(&mut blocked, Some(folder.path()), &mut ()).unwrap_err().to_string();
+        assert!(error.starts_with("the checkpoint of step 3 was not saved") && error.contains("snapshots"), "{error}");
+    }
+
+    #[test]
+    fn a_checkpoint_of_another_run_is_refused_with_what_differs() {
         let mut trainer = trainer(config());
-        let other = trainer_with_seed(8).checkpoint("");
-        assert!(trainer.restore(&other).unwrap_err().to_string().contains("seed 8"));
+        let refusal = |trainer: &mut Trainer, key, found, expected| {
+            let mut other = trainer.checkpoint("");
+            spoil(&mut other, key);
+            let error = trainer.restore(&other).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{key}` is {found}, this run's is {expected}")), "{error}");
+        };
+        refusal(&mut trainer, "seed", 8, 7);
+        refusal(&mut trainer, "schedule_steps", 60, 6);
+        refusal(&mut trainer, "epoch", 1, 0);
+        refusal(&mut trainer, "batch", 2, 0);
         let mut foreign = trainer.checkpoint("");
         foreign.network.pop();
         assert!(matches!(trainer.restore(&foreign), Err(TrainError::Model(_))));
@@ -421,7 +531,12 @@ mod tests {
         assert!(matches!(trainer.restore(&foreign), Err(TrainError::Mismatch { .. })));
     }
 
-    fn trainer_with_seed(seed: u64) -> Trainer {
-        trainer(TrainConfig { seed, ..config() })
+    fn spoil(checkpoint: &mut Checkpoint, key: &str) {
+        match key {
+            "seed" => checkpoint.seed = 8,
+            "schedule_steps" => checkpoint.position.schedule_steps = 60,
+            "epoch" => checkpoint.position.epoch = 1,
+            _ => checkpoint.position.batch = 2,
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::args::EvalArgs;
 use crate::commands::{self, NO_EPOCH, PREFETCH, SavedRun, say, train};
 use crate::config::Run;
 use crate::error::CliError;
-use crate::progress::Bar;
+use crate::progress::{Bar, seconds_at};
 use crate::report::{
     self, CurvePoint, Encoder, Labelled, PartialCounts, PeakBytes, Probe, Row, RunIdentity, RunReport, Seconds,
     SkippedImage,
@@ -30,12 +30,17 @@ const PATCHES_PER_CALL: i64 = 2000;
 const CPU_MAP_BYTES: i64 = 16 << 20;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
-    let saved = SavedRun::open(&args.run, args.data.as_deref())?;
+    let mut saved = SavedRun::open(&args.run, args.data.as_deref(), &[])?;
+    let snapshot = args.snapshot.epochs;
+    let checkpoint = saved.checkpoint(snapshot)?;
+    if snapshot.is_some() {
+        let seconds = seconds_at(&saved.folder.metrics(), checkpoint.step)?;
+        saved.identity.go_back_to(checkpoint.step, seconds);
+    }
     let SavedRun { folder, identity, run } = &saved;
     let device = commands::prepare(&args.compute)?;
     let sets = LabelledSets::open(&saved)?;
     let mut network = train::initial_network(run, identity.seed, device)?;
-    let checkpoint = saved.checkpoint()?;
     let workers = commands::n_workers(args.workers);
     let mut scorer =
         Scorer { run, sets: &sets, seed: identity.seed, device, workers, rows: Vec::new(), curve: Vec::new() };
@@ -48,10 +53,14 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     let Scorer { mut rows, curve, .. } = scorer;
     rows.sort_by_key(|row| (row.encoder as usize, row.probe as usize));
     let seconds = Seconds { train: identity.training.seconds, evaluate: began.elapsed().as_secs_f64() };
-    let report = assemble(run, identity, &sets, rows, curve, seconds, device);
-    write_json(&folder.report(), &report)?;
+    let mut report = assemble(run, identity, &sets, rows, curve, seconds, device);
+    if let Some(epochs) = snapshot {
+        report.be_of_snapshot(identity, epochs);
+    }
+    let path = folder.report(snapshot);
+    write_json(&path, &report)?;
     print_table(&report);
-    say(folder.report().display());
+    say(path.display());
     Ok(())
 }
 
@@ -256,7 +265,7 @@ fn assemble(
     let bars = run.config.checks.as_ref().map_or_else(Vec::new, |checks| report::bars(checks, &rows, &seconds));
     RunReport {
         schema_version: report::SCHEMA_VERSION,
-        title: report::title(identity, synthetic, sets.counts.as_ref()),
+        title: report::title(identity, synthetic, sets.counts.as_ref(), None),
         dataset: identity.data.name.clone(),
         dataset_description: sets.description.clone(),
         synthetic,

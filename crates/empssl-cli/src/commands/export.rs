@@ -10,9 +10,9 @@ use crate::commands::{SavedRun, say};
 use crate::error::CliError;
 
 pub(crate) fn run(args: &ExportArgs) -> Result<(), CliError> {
-    let saved = SavedRun::open(&args.run, None)?;
+    let saved = SavedRun::open(&args.run, None, &[])?;
     let mut network = Network::new(&saved.run.network, Kind::Float, Device::Cpu)?;
-    network.load_state_dict(&saved.checkpoint()?.network)?;
+    network.load_state_dict(&saved.checkpoint(args.snapshot.epochs)?.network)?;
     let tensors = match args.part {
         Part::Network => network.state_dict(),
         Part::Backbone => network.backbone_state_dict(),

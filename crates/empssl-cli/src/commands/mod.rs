@@ -11,8 +11,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use empssl_data::{Dataset, OpenOptions, Split};
-use empssl_torch::{determinism, device, memory, precision, version};
-use empssl_train::Checkpoint;
+use empssl_torch::{determinism, device, memory, precision};
+use empssl_train::{Checkpoint, CheckpointFiles, LastCheckpoint};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
@@ -20,7 +20,8 @@ use crate::args::{BadImage, DeviceArgs, ImageArgs};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
-use crate::report::{DataIdentity, Machine, PeakBytes, RunIdentity, Versions};
+use crate::report::{DataIdentity, Machine, PeakBytes, RunIdentity};
+use crate::resume;
 use crate::run_folder::{RunFolder, read_json};
 
 /// The epoch of random draws that belong to no epoch: what is scored or drawn is never what was trained on.
@@ -44,10 +45,7 @@ pub(crate) fn machine(device: Device) -> Machine {
         device: device_text(device),
         device_name: device::name(device),
         threads: tch::get_num_threads() as usize,
-        versions: Versions {
-            empssl: env!("CARGO_PKG_VERSION").to_owned(),
-            libtorch: version::running().unwrap_or_else(version::built_for),
-        },
+        versions: empssl_train::Versions::running().into(),
         commit: std::env::var("EMPSSL_COMMIT").ok().filter(|commit| !commit.is_empty()),
     }
 }
@@ -80,28 +78,72 @@ pub(crate) struct SavedRun {
 }
 
 impl SavedRun {
-    /// Opens a run; its images are looked for in `data` where they have moved.
-    pub(crate) fn open(path: &Path, data: Option<&Path>) -> Result<Self, CliError> {
+    /// Opens a run, its recipe with `KEY=VALUE` changes on top; its images are looked for in `data` where they have
+    /// moved.
+    pub(crate) fn open(path: &Path, data: Option<&Path>, changes: &[String]) -> Result<Self, CliError> {
         let folder = RunFolder::open(path)?;
         let mut identity: RunIdentity = read_json(&folder.identity())?;
         if let Some(data) = data {
             identity.data.source.root = Some(data.to_path_buf());
         }
-        let run = Run::new(RunConfig::read(&folder.recipe(), &[])?, identity.recipe.clone())?;
+        let run = Run::new(RunConfig::read(&folder.recipe(), changes)?, identity.recipe.clone())?;
         Ok(Self { folder, identity, run })
     }
 
-    /// The checkpoint, which must have been written under the recipe that lies beside it, or one of the same result.
-    pub(crate) fn checkpoint(&self) -> Result<Checkpoint, CliError> {
-        let path = self.folder.checkpoint();
-        let checkpoint = Checkpoint::load(&path)?;
-        let written = RunConfig::parse(&checkpoint.recipe, &[]);
-        if written.is_ok_and(|written| written.in_result_form() == self.run.config.in_result_form()) {
-            return Ok(checkpoint);
+    /// The newest checkpoint, or the snapshot after so many epochs.
+    pub(crate) fn checkpoint(&self, snapshot: Option<u64>) -> Result<Checkpoint, CliError> {
+        let files = self.folder.checkpoints();
+        let Some(epochs) = snapshot else { return self.newest(&files) };
+        let path = files.snapshot(epochs);
+        if path.is_file() {
+            return self.own(&path, Checkpoint::load(&path)?);
         }
-        let reason =
-            "it was written under another recipe than the recipe.toml beside it; put back the one that belongs there";
-        Err(CliError::file("cannot use", &path, reason))
+        let (kept, run) = (&self.run.config.training.snapshot_epochs, self.folder.path().display());
+        let reason = format!("{run} has no snapshot after {epochs} epochs; its recipe has snapshot_epochs = {kept:?}");
+        Err(CliError::Run(reason))
+    }
+
+    /// Scores of an earlier state than the last are not what was asked for: the previous checkpoint is no substitute.
+    fn newest(&self, files: &CheckpointFiles) -> Result<Checkpoint, CliError> {
+        let run = self.folder.path().display();
+        match files.last()? {
+            LastCheckpoint { checkpoint: Some(checkpoint), passed_over: None } => self.own(&files.newest(), checkpoint),
+            LastCheckpoint { checkpoint: Some(previous), passed_over: Some(damage) } => Err(CliError::Run(format!(
+                "{damage}; `empssl train --resume {run}` goes on from the checkpoint before it, of step {}",
+                previous.step
+            ))),
+            LastCheckpoint { checkpoint: None, .. } => Err(CliError::Run(format!(
+                "there is no {} yet; `empssl train --resume {run}` goes on with the run",
+                files.newest().display()
+            ))),
+        }
+    }
+
+    /// What a resumed run goes on from, and whether a newer checkpoint is damaged; nothing when none was saved yet.
+    pub(crate) fn last_checkpoint(&self) -> Result<(Option<Checkpoint>, bool), CliError> {
+        let files = self.folder.checkpoints();
+        let LastCheckpoint { checkpoint, passed_over } = files.last()?;
+        let Some(checkpoint) = checkpoint else {
+            eprintln!("note: no checkpoint was saved yet, so the run begins at its first step");
+            return Ok((None, false));
+        };
+        let path = if passed_over.is_some() { files.previous() } else { files.newest() };
+        let checkpoint = self.own(&path, checkpoint)?;
+        if let Some(damage) = &passed_over {
+            let (step, aside) = (checkpoint.step, files.damaged());
+            eprintln!(
+                "warning: {damage}; the run goes on from {}, of step {step}, and a damaged file is kept as {}",
+                path.display(),
+                aside.display()
+            );
+        }
+        Ok((Some(checkpoint), passed_over.is_some()))
+    }
+
+    /// A checkpoint that was trained by this run's recipe.
+    fn own(&self, path: &Path, checkpoint: Checkpoint) -> Result<Checkpoint, CliError> {
+        resume::demand_same_recipe(path, &checkpoint, &self.run.config.to_toml())?;
+        Ok(checkpoint)
     }
 
     /// The training images, which must be those the run began with.

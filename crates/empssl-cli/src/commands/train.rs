@@ -7,16 +7,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use empssl_data::{Dataset, Split};
 use empssl_model::Network;
 use empssl_train::memory::demand_room;
-use empssl_train::{BatchSource, Checkpoint, CheckpointPlan, Outcome, StepRecord, Trainer};
+use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, Trainer, Versions};
 use tch::{Device, Kind};
 
 use crate::args::TrainArgs;
 use crate::commands::{self, ImageSource, PREFETCH, SavedRun, data};
 use crate::config::{Logging, Run, RunConfig};
 use crate::error::CliError;
+use crate::host;
 use crate::progress::TrainProgress;
 use crate::report::{DataIdentity, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
-use crate::run_folder::{self, RunFolder, write_json};
+use crate::resume;
+use crate::run_folder::{self, RunFolder, RunLock, write_json};
+use crate::segments::{self, Segment};
 
 pub(crate) fn run(args: &TrainArgs) -> Result<(), CliError> {
     let stop = stop_on_ctrl_c()?;
@@ -30,6 +33,8 @@ pub(crate) fn run(args: &TrainArgs) -> Result<(), CliError> {
 /// A training run that is ready to begin or to go on.
 struct Job {
     folder: RunFolder,
+    /// Held until the job ends.
+    _lock: RunLock,
     run: Run,
     identity: RunIdentity,
     source: BatchSource,
@@ -51,37 +56,52 @@ impl Job {
         let dataset = images.open(Split::Train)?;
         let trainer = new_trainer(&run, args, args.seed, &dataset, device)?;
         let identity = identity(&run, args.seed, &dataset, images, &trainer, device);
-        let folder = RunFolder::create(&args.out.clone().unwrap_or_else(|| default_folder(&identity)), args.force)?;
+        let path = args.out.clone().unwrap_or_else(|| default_folder(&identity));
+        let (folder, lock) = RunFolder::create(&path, args.force)?;
         run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
-        write_json(&folder.identity(), &identity)?;
         data::draw(&dataset, &run.sampler, args.seed, &folder.patches())?;
         let source = batch_source(&run, dataset, args);
-        Ok(Self { folder, run, identity, source, trainer, device })
+        Ok(Self { folder, _lock: lock, run, identity, source, trainer, device })
     }
 
     /// A run that was stopped, at its last checkpoint.
     fn resumed(args: &TrainArgs, path: &Path) -> Result<Self, CliError> {
-        let saved = SavedRun::open(path, args.images.data.as_deref())?;
+        let lock = RunFolder::open(path)?.lock()?;
+        let saved = SavedRun::open(path, args.images.data.as_deref(), &args.set)?;
         let device = commands::prepare(&args.compute)?;
-        let checkpoint = saved.checkpoint()?;
+        let (checkpoint, is_newest_damaged) = saved.last_checkpoint()?;
         let dataset = saved.training_images()?;
         let SavedRun { folder, mut identity, run } = saved;
         let mut trainer = new_trainer(&run, args, identity.seed, &dataset, device)?;
-        trainer.restore(&checkpoint)?;
-        warn_of_threads(&checkpoint);
+        if let Some(checkpoint) = checkpoint {
+            trainer.restore(&checkpoint)?;
+            let notes = resume::notes(&checkpoint, tch::get_num_threads() as u64, &Versions::running());
+            notes.iter().for_each(|note| eprintln!("note: {note}"));
+        }
+        folder.checkpoints().remove_leftovers()?;
+        if is_newest_damaged {
+            folder.checkpoints().set_newest_aside()?;
+        }
+        if !args.set.is_empty() {
+            run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
+        }
         identity.machine = commands::machine(device);
+        identity.model = model_summary(&run, &trainer);
         identity.command = format!("{}; {}", identity.command, commands::command_line());
         let source = batch_source(&run, dataset, args);
-        Ok(Self { folder, run, identity, source, trainer, device })
+        Ok(Self { folder, _lock: lock, run, identity, source, trainer, device })
     }
 
     fn train(mut self, args: &TrainArgs, stop: &AtomicBool) -> Result<(), CliError> {
         self.announce(args);
+        let segment = self.segment(args);
+        segments::begin(&mut self.identity.segments, segment);
+        write_json(&self.folder.identity(), &self.identity)?;
         commands::reset_peaks(self.device)?;
         let (first_step, n_steps) = (self.trainer.steps_done(), self.trainer.n_steps());
         let mut progress = TrainProgress::new(&self.folder.metrics(), first_step, n_steps)?;
         let plan = CheckpointPlan {
-            path: Some(self.folder.checkpoint()),
+            files: Some(self.folder.checkpoints()),
             recipe: self.run.config.to_toml(),
             seconds_before: progress.seconds_before,
         };
@@ -97,7 +117,7 @@ impl Job {
                 Ok(())
             }
             Outcome::Interrupted => {
-                let (step, path) = (self.trainer.steps_done(), self.folder.checkpoint());
+                let (step, path) = (self.trainer.steps_done(), self.folder.checkpoints().newest());
                 Err(CliError::Interrupted { step, path, run: self.folder.path().display().to_string() })
             }
         }
@@ -114,7 +134,25 @@ impl Job {
             let patches = training.steps * self.identity.model.patches_a_step();
             training.patches_per_s = patches as f64 / last.seconds.max(1e-9);
         }
+        segments::end(&mut self.identity.segments, self.trainer.steps_done());
         write_json(&self.folder.identity(), &self.identity)
+    }
+
+    /// What this process is about to do.
+    fn segment(&self, args: &TrainArgs) -> Segment {
+        Segment {
+            began: host::utc_now(),
+            ended: None,
+            host: host::name(),
+            machine: self.identity.machine.clone(),
+            workers: self.source.n_workers,
+            log_every: args.log_every,
+            checkpoint_every: args.checkpoint_every.to_string(),
+            changes: args.set.clone(),
+            command: commands::command_line(),
+            from_step: self.trainer.steps_done(),
+            to_step: None,
+        }
     }
 
     fn announce(&self, args: &TrainArgs) {
@@ -194,8 +232,23 @@ fn identity(
     trainer: &Trainer,
     device: Device,
 ) -> RunIdentity {
-    let training = &run.config.training;
-    let steps = trainer.n_steps();
+    let peak_bytes = PeakBytes { host: None, device: None };
+    RunIdentity {
+        schema_version: SCHEMA_VERSION,
+        recipe: run.recipe.clone(),
+        seed,
+        data: DataIdentity::new(dataset, source),
+        machine: commands::machine(device),
+        command: commands::command_line(),
+        model: model_summary(run, trainer),
+        training: TrainingSummary { finished: false, steps: 0, seconds: 0.0, patches_per_s: 0.0, peak_bytes },
+        segments: Vec::new(),
+    }
+}
+
+/// How large the job is.
+fn model_summary(run: &Run, trainer: &Trainer) -> ModelSummary {
+    let (training, steps) = (&run.config.training, trainer.n_steps());
     let mut model = ModelSummary {
         parameters: run.network.n_parameters(),
         patch_side: run.sampler.side(),
@@ -208,28 +261,10 @@ fn identity(
         patches_seen: 0,
     };
     model.patches_seen = steps * model.patches_a_step();
-    let peak_bytes = PeakBytes { host: None, device: None };
-    RunIdentity {
-        schema_version: SCHEMA_VERSION,
-        recipe: run.recipe.clone(),
-        seed,
-        data: DataIdentity::new(dataset, source),
-        machine: commands::machine(device),
-        command: commands::command_line(),
-        model,
-        training: TrainingSummary { finished: false, steps: 0, seconds: 0.0, patches_per_s: 0.0, peak_bytes },
-    }
+    model
 }
 
 /// `runs/DATASET-RECIPE-sSEED`
 fn default_folder(identity: &RunIdentity) -> PathBuf {
     Path::new("runs").join(format!("{}-{}-s{}", identity.data.name, identity.recipe, identity.seed))
-}
-
-fn warn_of_threads(checkpoint: &Checkpoint) {
-    let now = tch::get_num_threads() as u64;
-    if now != checkpoint.threads {
-        let then = checkpoint.threads;
-        eprintln!("note: {now} threads now, {then} before: sums are split by thread, so the last bits may differ");
-    }
 }

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::{empssl, refuses, stderr, stdout, succeeds, train};
+use crate::{empssl, refuses, stdout, succeeds, train};
 
-fn json(path: &Path) -> Value {
+pub(crate) fn json(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn steps(run: &Path) -> Vec<u64> {
+pub(crate) fn steps(run: &Path) -> Vec<u64> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap()).collect()
 }
@@ -98,70 +98,6 @@ fn a_run_killed_after_its_last_checkpoint_keeps_its_seconds_and_its_moved_images
     assert_eq!(steps(&folder.path().join("run")), [1, 2, 3, 4]);
     let seconds = json(&folder.path().join("run/run.json"))["training"]["seconds"].as_f64().unwrap();
     assert!((80.0..110.0).contains(&seconds), "{seconds}");
-}
-
-#[test]
-fn a_resumed_run_demands_its_own_recipe() {
-    let folder = tempfile::tempdir().unwrap();
-    succeeds(train(folder.path(), &["--out", "run", "--max-steps", "2"]));
-    let recipe = folder.path().join("run/recipe.toml");
-    let text = fs::read_to_string(&recipe).unwrap();
-    fs::write(&recipe, text.replace("lr = 0.3", "lr = 0.2")).unwrap();
-    let sentence = refuses(&empssl(folder.path(), &["train", "--resume", "run", "--device", "cpu"]), 6);
-    assert!(sentence.contains("written under another recipe"), "{sentence}");
-}
-
-#[cfg(unix)]
-#[test]
-fn ctrl_c_saves_and_leaves() {
-    use std::process::{Command, Stdio};
-
-    let folder = tempfile::tempdir().unwrap();
-    let recipe = crate::recipe("synthetic/smoke.toml");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_empssl"));
-    command.current_dir(folder.path()).args([
-        "train",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-        "--workers",
-        "1",
-        "--log-every",
-        "1",
-    ]);
-    command.args(["--set", "training.length={steps=100000}", "--set", "training.batch_size=8", "--out", "run"]);
-    let mut child = command.arg("--recipe").arg(recipe).stderr(Stdio::piped()).spawn().unwrap();
-    let metrics = folder.path().join("run/metrics.jsonl");
-    let begun = || fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() >= 2);
-    while !begun() {
-        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(kill.success());
-    let output = child.wait_with_output().unwrap();
-    let sentence = refuses(&output, 130);
-    assert!(sentence.contains("stopped by Ctrl-C at step") && sentence.contains("--resume run"), "{sentence}");
-    let run = json(&folder.path().join("run/run.json"));
-    assert_eq!(run["training"]["finished"], false);
-    assert!(run["training"]["steps"].as_u64().unwrap() >= 2, "{}", stderr(&output));
-    assert!(folder.path().join("run/checkpoint.safetensors").is_file());
-}
-
-#[test]
-fn a_run_continues_in_another_memory_mode_of_the_same_result_only() {
-    let folder = tempfile::tempdir().unwrap();
-    succeeds(train(folder.path(), &["--out", "run", "--max-steps", "2"]));
-    let file = folder.path().join("run/recipe.toml");
-    let recipe = fs::read_to_string(&file).unwrap();
-    let resume = |memory: &str| {
-        fs::write(&file, recipe.replace("memory = \"whole\"", memory)).unwrap();
-        empssl(folder.path(), &["train", "--resume", "run", "--device", "cpu", "--threads", "1"])
-    };
-    let sentence = refuses(&resume("memory = { by-patches = 1 }"), 6);
-    assert!(sentence.contains("written under another recipe"), "{sentence}");
-    succeeds(resume("memory = \"by-stage\""));
 }
 
 #[test]

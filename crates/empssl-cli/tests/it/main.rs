@@ -2,6 +2,8 @@
 //!
 //! - `chain`: train, resume, evaluate, export on generated images, in seconds;
 //! - `data`: fetching, checking, packing and showing data sets;
+//! - `resume`: what stops a run, what it goes on from, and what it refuses; `kill`: runs killed at any moment;
+//! - `resident`: what a long run takes of the memory;
 //! - `help`: the texts of `--help`, as snapshots;
 //! - `refusals`: every bad input, with its sentence and exit code;
 //! - `shared`: the same program on genuine images, where they are at hand.
@@ -9,7 +11,10 @@
 mod chain;
 mod data;
 mod help;
+mod kill;
 mod refusals;
+mod resident;
+mod resume;
 mod shared;
 
 use std::path::{Path, PathBuf};
@@ -22,19 +27,38 @@ fn recipe(name: &str) -> PathBuf {
 
 /// `empssl` with arguments, in `folder`.
 fn empssl(folder: &Path, arguments: &[&str]) -> Output {
+    command(folder, arguments).output().expect("the program starts")
+}
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_empssl"));
     command.current_dir(folder).args(arguments).env_remove("EMPSSL_COMMIT");
-    command.output().expect("the program starts")
+    command
+}
+
+/// So many small images, `images/N.png`.
+fn draw_images(folder: &Path, n: u32) {
+    let images = folder.join("images");
+    std::fs::create_dir_all(&images).unwrap();
+    for index in 0..n {
+        let image = image::RgbImage::from_fn(32, 32, |x, y| {
+            image::Rgb([(x * 8 + index) as u8, (y * (index % 7 + 1)) as u8, (index * 5) as u8])
+        });
+        image.save(images.join(format!("{index}.png"))).unwrap();
+    }
+}
+
+/// Arguments of a training by the smoke recipe, with changes.
+fn training<'a>(recipe: &'a Path, changes: &[&'a str]) -> Vec<&'a str> {
+    let fixed = ["train", "--device", "cpu", "--threads", "1", "--workers", "1", "--recipe", recipe.to_str().unwrap()];
+    fixed.into_iter().chain(changes.iter().flat_map(|change| ["--set", change])).collect()
 }
 
 /// `empssl train` with the smoke recipe made smaller still, and more arguments.
 fn train(folder: &Path, more: &[&str]) -> Output {
     let recipe = recipe("synthetic/smoke.toml");
-    let mut arguments =
-        vec!["train", "--device", "cpu", "--threads", "1", "--workers", "1", "--recipe", recipe.to_str().unwrap()];
-    for change in ["training.length={steps=4}", "training.batch_size=8", "evaluation.probe.epochs=2"] {
-        arguments.extend(["--set", change]);
-    }
+    let changes = ["training.length={steps=4}", "training.batch_size=8", "evaluation.probe.epochs=2"];
+    let mut arguments = training(&recipe, &changes);
     arguments.extend(more);
     empssl(folder, &arguments)
 }

@@ -1,0 +1,183 @@
+//! What stops a run, what it goes on from, and what it refuses.
+
+use std::fs;
+use std::path::Path;
+
+use crate::chain::{json, steps};
+use crate::{empssl, refuses, stderr, succeeds, train};
+
+const RESUME: [&str; 9] = ["train", "--resume", "run", "--device", "cpu", "--threads", "1", "--log-every", "1"];
+
+/// A finished run of four steps with checkpoints of the third and the fourth.
+fn finished_run(folder: &Path) {
+    succeeds(train(folder, &["--out", "run", "--log-every", "1", "--checkpoint-every", "3"]));
+}
+
+#[test]
+fn a_resumed_run_demands_its_own_recipe_where_it_shapes_the_result() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(train(folder.path(), &["--out", "run", "--max-steps", "2"]));
+    let change = |change| empssl(folder.path(), &[&RESUME[..], &["--set", change]].concat());
+    let sentence = refuses(&change("schedule.lr=0.2"), 6);
+    assert!(sentence.contains("checkpoint.safetensors"), "{sentence}");
+    assert!(sentence.contains("another recipe: `schedule.lr` is 0.3 there and 0.2 here; put back"), "{sentence}");
+    let recipe = folder.path().join("run/recipe.toml");
+    let text = fs::read_to_string(&recipe).unwrap();
+    fs::write(&recipe, text.replace("n_patches = 2\nbatch_size = 8", "n_patches = 3\nbatch_size = 8")).unwrap();
+    let sentence = refuses(&empssl(folder.path(), &RESUME), 6);
+    assert!(sentence.contains("`training.n_patches` is 2 there and 3 here"), "{sentence}");
+    fs::write(&recipe, text).unwrap();
+    succeeds(change("evaluation.knn.k=7"));
+    assert!(fs::read_to_string(&recipe).unwrap().contains("k = 7"), "the change is stored");
+    assert_eq!(json(&folder.path().join("run/run.json"))["segments"][1]["changes"][0], "evaluation.knn.k=7");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_with_a_warning_when_training_and_refused_when_scoring() {
+    let folder = tempfile::tempdir().unwrap();
+    finished_run(folder.path());
+    let newest = folder.path().join("run/checkpoint.safetensors");
+    let good = fs::read(&newest).unwrap();
+    fs::write(&newest, &good[..good.len() / 2]).unwrap();
+    let sentence = refuses(&empssl(folder.path(), &["eval", "run", "--device", "cpu"]), 6);
+    assert!(sentence.contains("truncated"), "{sentence}");
+    assert!(sentence.contains("`empssl train --resume run` goes on from the checkpoint before it, of step 3"));
+    let output = succeeds(empssl(folder.path(), &RESUME));
+    let text = stderr(&output);
+    let warning = text.lines().find(|line| line.starts_with("warning: ")).unwrap();
+    for part in ["checkpoint.safetensors is not a readable", "checkpoint.previous.safetensors, of step 3"] {
+        assert!(warning.contains(part), "{warning}");
+    }
+    assert_eq!(fs::read(&newest).unwrap(), good, "the step that was lost gives the same bits again");
+    assert!(folder.path().join("run/checkpoint.damaged.safetensors").is_file());
+    assert_eq!(steps(&folder.path().join("run")), [1, 2, 3, 4]);
+}
+
+#[test]
+fn another_thread_count_and_another_libtorch_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(train(folder.path(), &["--out", "run", "--max-steps", "2"]));
+    let file = folder.path().join("run/checkpoint.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    let at = bytes.windows(19).position(|window| window == b"\"libtorch_version\":").unwrap() + 20;
+    let changed = [&bytes[..at], b"1", &bytes[at + 1..]].concat();
+    fs::write(&file, changed).unwrap();
+    let resume = ["train", "--resume", "run", "--device", "cpu", "--threads", "2"];
+    let text = stderr(&succeeds(empssl(folder.path(), &resume)));
+    for note in ["note: 2 threads now, 1 before: ", "note: libtorch 2."] {
+        assert!(text.lines().any(|line| line.starts_with(note) && line.ends_with("bits may differ")), "{text}");
+    }
+    let segments = json(&folder.path().join("run/run.json"))["segments"].clone();
+    assert_eq!((&segments[0]["machine"]["threads"], &segments[1]["machine"]["threads"]), (&1.into(), &2.into()));
+}
+
+#[test]
+fn a_checkpoint_of_another_format_version_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    finished_run(folder.path());
+    let file = folder.path().join("run/checkpoint.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    let at = bytes.windows(18).position(|window| window == b"\"format_version\":\"").unwrap() + 18;
+    for (version, cure) in [(b"1", "the older empssl"), (b"9", "the newer empssl")] {
+        fs::write(&file, [&bytes[..at], version, &bytes[at + 1..]].concat()).unwrap();
+        let sentence = refuses(&empssl(folder.path(), &RESUME), 6);
+        assert!(sentence.contains("its format is version") && sentence.contains(cure), "{sentence}");
+    }
+}
+
+#[test]
+fn snapshots_are_scored_as_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    // One step an epoch.
+    crate::refusals::tree(folder.path(), 5);
+    let more = ["--dataset", "folder", "--data", "tree", "--out", "run", "--set", "training.snapshot_epochs=[1]"];
+    let probe = ["--set", "evaluation.probe.batch_size=4", "--set", "evaluation.knn.k=3"];
+    succeeds(train(folder.path(), &[&more[..], &probe[..]].concat()));
+    let eval = |snapshot| empssl(folder.path(), &["eval", "run", "--device", "cpu", "--snapshot", snapshot]);
+    succeeds(eval("1"));
+    let report = json(&folder.path().join("run/snapshots/epoch-0001.report.json"));
+    assert!(report["title"].as_str().unwrap().ends_with(", snapshot after 1 epoch"), "{}", report["title"]);
+    assert_eq!((&report["model"]["steps"], &report["model"]["epochs"]), (&1.into(), &1.0.into()));
+    assert_eq!((&report["model"]["patches_seen"], &report["training_finished"]), (&16.into(), &false.into()));
+    assert!(report["seconds"]["train"].as_f64().unwrap() > 0.0);
+    assert!(!folder.path().join("run/report.json").exists());
+    let sentence = refuses(&eval("2"), 6);
+    assert!(sentence.contains("no snapshot after 2 epochs; its recipe has snapshot_epochs = [1]"), "{sentence}");
+    let export = ["export", "run", "--snapshot", "1", "--out", "w.safetensors"];
+    succeeds(empssl(folder.path(), &export));
+    let more = ["--dataset", "folder", "--data", "tree", "--set", "training.snapshot_epochs=[5]"];
+    assert!(refuses(&train(folder.path(), &more), 4).contains("epochs that the run completes"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_leaves() {
+    use std::process::{Command, Stdio};
+
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = crate::recipe("synthetic/smoke.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_empssl"));
+    command.current_dir(folder.path()).args([
+        "train",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--workers",
+        "1",
+        "--log-every",
+        "1",
+    ]);
+    command.args(["--set", "training.length={steps=100000}", "--set", "training.batch_size=8", "--out", "run"]);
+    let mut child = command.arg("--recipe").arg(recipe).stderr(Stdio::piped()).spawn().unwrap();
+    let metrics = folder.path().join("run/metrics.jsonl");
+    let begun = || fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() >= 2);
+    while !begun() {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // A second process is kept out, and told by whom.
+    let resume = ["train", "--resume", "run", "--device", "cpu"];
+    let recipe = crate::recipe("synthetic/smoke.toml");
+    let force = ["train", "--recipe", recipe.to_str().unwrap(), "--out", "run", "--force", "--device", "cpu"];
+    for arguments in [&resume[..], &force[..]] {
+        let sentence = refuses(&empssl(folder.path(), arguments), 6);
+        assert!(sentence.contains(&format!("run is in use by process {} on ", child.id())), "{sentence}");
+    }
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().unwrap();
+    let sentence = refuses(&output, 130);
+    assert!(sentence.contains("stopped by Ctrl-C at step") && sentence.contains("--resume run"), "{sentence}");
+    let run = json(&folder.path().join("run/run.json"));
+    assert_eq!(run["training"]["finished"], false);
+    assert!(run["training"]["steps"].as_u64().unwrap() >= 2, "{}", stderr(&output));
+    assert!(folder.path().join("run/checkpoint.safetensors").is_file());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_the_checkpoint_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(train(folder.path(), &["--out", "run", "--max-steps", "2"]));
+    let file = folder.path().join("run/checkpoint.safetensors");
+    let before = fs::read(&file).unwrap();
+    // The limit is in units of 1,024 bytes; the signal that would end the program is ignored, as shells allow.
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 64; exec {} train --resume run --device cpu --threads 1 --checkpoint-every 3",
+        env!("CARGO_BIN_EXE_empssl")
+    );
+    let output = std::process::Command::new("bash").args(["-c", &script]).current_dir(folder.path()).output().unwrap();
+    let sentence = refuses(&output, 6);
+    for part in ["the checkpoint of step 3 was not saved", "checkpoint.safetensors: File too large", "is untouched"] {
+        assert!(sentence.contains(part), "{sentence}");
+    }
+    assert_eq!(fs::read(&file).unwrap(), before, "the checkpoint before it is intact");
+    let left: Vec<_> = fs::read_dir(folder.path().join("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".tmp")), "{left:?}");
+    assert!(left.iter().all(|name| *name != "checkpoint.previous.safetensors"), "{left:?}");
+    // With room again the run goes on to the bits of one that never lacked it.
+    succeeds(empssl(folder.path(), &RESUME));
+    succeeds(train(folder.path(), &["--out", "whole"]));
+    assert_eq!(fs::read(&file).unwrap(), fs::read(folder.path().join("whole/checkpoint.safetensors")).unwrap());
+}

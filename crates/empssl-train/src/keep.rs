@@ -1,0 +1,246 @@
+//! Which checkpoints of a run are kept, and under which names.
+//!
+//! The last two stay: `checkpoint.safetensors`, and `checkpoint.previous.safetensors` for the day when the newer one
+//! turns out to be damaged. Beside them, under `snapshots/`, lie those of the epochs that the recipe names; they are
+//! checkpoints like the others and are never replaced by a later step.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use empssl_model::{ModelError, weights};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::CheckpointEvery;
+use crate::error::TrainError;
+
+/// The checkpoints in the folder of a run.
+#[derive(Debug, Clone)]
+pub struct CheckpointFiles {
+    folder: PathBuf,
+}
+
+/// Where a run can go on.
+#[derive(Debug)]
+pub struct LastCheckpoint {
+    /// The newest whole checkpoint; `None` when nothing was saved yet.
+    pub checkpoint: Option<Checkpoint>,
+    /// What was wrong with a newer one.
+    pub passed_over: Option<TrainError>,
+}
+
+impl CheckpointFiles {
+    /// Those in `folder`, which must exist before the first is written.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_path_buf() }
+    }
+
+    /// The newest checkpoint.
+    pub fn newest(&self) -> PathBuf {
+        self.folder.join("checkpoint.safetensors")
+    }
+
+    /// The one before it.
+    pub fn previous(&self) -> PathBuf {
+        self.folder.join("checkpoint.previous.safetensors")
+    }
+
+    /// Where a damaged one is put.
+    pub fn damaged(&self) -> PathBuf {
+        self.folder.join("checkpoint.damaged.safetensors")
+    }
+
+    /// The one after so many epochs, when the recipe asks for it.
+    pub fn snapshot(&self, epochs: u64) -> PathBuf {
+        self.snapshots().join(format!("epoch-{epochs:04}.safetensors"))
+    }
+
+    /// The folder of the snapshots.
+    pub fn snapshots(&self) -> PathBuf {
+        self.folder.join("snapshots")
+    }
+
+    /// The newest whole checkpoint. A newest one that is damaged or missing is passed over where the previous one is
+    /// whole: its steps are taken again. One that is whole and cannot be used, such as that of another format version,
+    /// is never passed over.
+    ///
+    /// # Errors
+    /// What is wrong with the newest checkpoint, when there is no other or it cannot be passed over.
+    pub fn last(&self) -> Result<LastCheckpoint, TrainError> {
+        let newest = match Checkpoint::load(&self.newest()) {
+            Ok(checkpoint) => return Ok(LastCheckpoint { checkpoint: Some(checkpoint), passed_over: None }),
+            Err(error) => error,
+        };
+        match Checkpoint::load(&self.previous()) {
+            _ if !is_damage(&newest) => Err(newest),
+            Ok(checkpoint) => Ok(LastCheckpoint { checkpoint: Some(checkpoint), passed_over: Some(newest) }),
+            Err(previous) if is_missing(&newest) && is_missing(&previous) => {
+                Ok(LastCheckpoint { checkpoint: None, passed_over: None })
+            }
+            Err(previous) => Err(if is_missing(&newest) { previous } else { newest }),
+        }
+    }
+
+    /// Puts a damaged newest checkpoint out of the way, so that the next save does not put it in the place of the
+    /// whole one before it; one that is missing is no matter.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn set_newest_aside(&self) -> Result<(), TrainError> {
+        match fs::rename(self.newest(), self.damaged()) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(ModelError::Write { path: self.damaged(), source }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what a process left that was killed while it wrote. Nobody else may be writing.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn remove_leftovers(&self) -> Result<(), TrainError> {
+        weights::remove_leftovers(&self.folder)?;
+        Ok(weights::remove_leftovers(&self.snapshots())?)
+    }
+
+    /// Makes this the newest checkpoint and the newest one the previous.
+    pub(crate) fn save(&self, checkpoint: &Checkpoint) -> Result<(), TrainError> {
+        checkpoint.save_keeping(&self.newest(), &self.previous())
+    }
+
+    /// Keeps this for good.
+    pub(crate) fn save_snapshot(&self, epochs: u64, checkpoint: &Checkpoint) -> Result<(), TrainError> {
+        let (folder, path) = (self.snapshots(), self.snapshot(epochs));
+        fs::create_dir_all(&folder).map_err(|source| ModelError::Write { path: folder, source })?;
+        checkpoint.save(&path)
+    }
+}
+
+/// Whether a file is not there, or not whole.
+fn is_damage(error: &TrainError) -> bool {
+    matches!(error, TrainError::Model(ModelError::Format { .. } | ModelError::Read { .. }))
+}
+
+fn is_missing(error: &TrainError) -> bool {
+    matches!(error, TrainError::Model(ModelError::Read { source, .. }) if source.kind() == ErrorKind::NotFound)
+}
+
+/// Tells when the next checkpoint is due.
+pub(crate) struct Rhythm {
+    every: Option<CheckpointEvery>,
+    last_save: Instant,
+}
+
+impl Rhythm {
+    pub(crate) fn new(every: Option<CheckpointEvery>) -> Self {
+        Self { every, last_save: Instant::now() }
+    }
+
+    pub(crate) fn is_due(&self, step: u64) -> bool {
+        match self.every {
+            Some(CheckpointEvery::Steps(steps)) => step.is_multiple_of(steps),
+            Some(CheckpointEvery::Time(time)) => self.last_save.elapsed() >= time,
+            None => false,
+        }
+    }
+
+    pub(crate) fn saved(&mut self) {
+        self.last_save = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::checkpoint::tests::checkpoint;
+
+    fn at(step: u64) -> Checkpoint {
+        Checkpoint { step, ..checkpoint() }
+    }
+
+    /// Steps of the checkpoint a run would go on from, and the complaint about a newer one.
+    fn last(files: &CheckpointFiles) -> (Option<u64>, String) {
+        let last = files.last().unwrap();
+        let complaint = last.passed_over.map_or(String::new(), |error| error.to_string());
+        (last.checkpoint.map(|checkpoint| checkpoint.step), complaint)
+    }
+
+    fn tear(path: &Path) {
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
+    }
+
+    #[test]
+    fn the_last_two_are_kept_and_the_newest_whole_one_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = CheckpointFiles::new(folder.path());
+        assert_eq!(last(&files), (None, String::new()), "nothing was saved yet");
+        for step in [10, 20, 30] {
+            files.save(&at(step)).unwrap();
+            assert_eq!(last(&files), (Some(step), String::new()));
+        }
+        assert_eq!(Checkpoint::load(&files.previous()).unwrap().step, 20);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        tear(&files.newest());
+        let (step, complaint) = last(&files);
+        assert_eq!(step, Some(20));
+        assert!(complaint.contains("checkpoint.safetensors") && complaint.contains("truncated"), "{complaint}");
+        files.set_newest_aside().unwrap();
+        files.set_newest_aside().expect("nothing is there any more");
+        assert!(files.damaged().is_file());
+        // As after a kill between the two renamings.
+        assert_eq!(last(&files).0, Some(20));
+        tear(&files.previous());
+        let error = files.last().unwrap_err().to_string();
+        assert!(error.contains("checkpoint.previous.safetensors"), "{error}");
+        files.save(&at(40)).unwrap();
+        tear(&files.newest());
+        assert!(files.last().unwrap_err().to_string().contains("checkpoint.safetensors"));
+    }
+
+    #[test]
+    fn a_newest_one_of_another_format_version_is_not_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = CheckpointFiles::new(folder.path());
+        files.save(&at(10)).unwrap();
+        files.save(&at(20)).unwrap();
+        let metadata = [("format", "empssl checkpoint"), ("format_version", "3"), ("empssl_version", "9.0.0")];
+        let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        weights::write(&files.newest(), &[], &metadata).unwrap();
+        assert!(files.last().unwrap_err().to_string().contains("version 3 (empssl 9.0.0)"));
+    }
+
+    #[test]
+    fn snapshots_stay_and_what_a_kill_left_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = CheckpointFiles::new(folder.path());
+        files.save_snapshot(1, &at(10)).unwrap();
+        files.save_snapshot(30, &at(300)).unwrap();
+        files.save(&at(300)).unwrap();
+        let torn = [".checkpoint.safetensors.7.tmp", "snapshots/.epoch-0030.safetensors.7.tmp"];
+        torn.iter().for_each(|name| fs::write(folder.path().join(name), "torn").unwrap());
+        files.remove_leftovers().unwrap();
+        assert!(torn.iter().all(|name| !folder.path().join(name).exists()));
+        assert!(files.newest().is_file());
+        assert_eq!(Checkpoint::load(&folder.path().join("snapshots/epoch-0001.safetensors")).unwrap().step, 10);
+        assert_eq!(Checkpoint::load(&files.snapshot(30)).unwrap().step, 300);
+    }
+
+    #[test]
+    fn checkpoints_fall_due_by_steps_or_by_time() {
+        let due = |every, step| Rhythm::new(every).is_due(step);
+        assert!(
+            !due(None, 10) && due(Some(CheckpointEvery::Steps(5)), 10) && !due(Some(CheckpointEvery::Steps(5)), 11)
+        );
+        let mut rhythm = Rhythm::new(Some(CheckpointEvery::Time(Duration::from_millis(50))));
+        assert!(!rhythm.is_due(1));
+        std::thread::sleep(Duration::from_millis(60));
+        assert!(rhythm.is_due(2) && rhythm.is_due(3));
+        rhythm.saved();
+        assert!(!rhythm.is_due(4));
+    }
+}
