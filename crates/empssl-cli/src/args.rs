@@ -49,7 +49,7 @@ pub(crate) struct DeviceArgs {
 }
 
 /// Which images.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct ImageArgs {
     /// The folder that holds the data set; the synthetic set needs none.
     #[arg(long, value_name = "DIR")]
@@ -100,7 +100,8 @@ pub(crate) struct TrainArgs {
     /// The recipe, a TOML file of configs/.
     #[arg(long, value_name = "FILE", required_unless_present = "resume")]
     pub(crate) recipe: Option<PathBuf>,
-    /// The data set, when it is not the recipe's: synthetic, cifar10, cifar100, folder.
+    /// The data set, when it is not the recipe's: synthetic, cifar10, cifar100, tiny-imagenet, imagenet100, mnist,
+    /// fashion-mnist, stl10, folder, or auto for what the files in --data are.
     #[arg(long, value_name = "NAME")]
     pub(crate) dataset: Option<String>,
     #[command(flatten)]
@@ -205,8 +206,8 @@ pub(crate) enum DataCommand {
     },
     /// Check counts and checksums, decode every image, and name what is wrong.
     Verify {
-        /// The data set.
-        name: String,
+        /// The data set [default: what the files in --data are].
+        name: Option<String>,
         /// The folder that holds the data set, or a pack; the synthetic set needs none.
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
@@ -216,8 +217,8 @@ pub(crate) enum DataCommand {
     },
     /// Write a set to one memory-mapped file per split, which opens instantly; --data takes that file's folder.
     Pack {
-        /// The data set.
-        name: String,
+        /// The data set [default: what the files in --data are].
+        name: Option<String>,
         #[command(flatten)]
         images: ImageArgs,
         /// The folder for NAME-train.pack and NAME-test.pack.
@@ -238,15 +239,15 @@ pub(crate) enum DataCommand {
     },
     /// Classes, counts, sizes, and mean and deviation of each channel.
     Info {
-        /// The data set.
-        name: String,
+        /// The data set [default: what the files in --data are].
+        name: Option<String>,
         #[command(flatten)]
         images: ImageArgs,
     },
     /// Draw labelled images, each with its crops before and after augmentation.
     Show {
-        /// The data set.
-        name: String,
+        /// The data set [default: what the files in --data are].
+        name: Option<String>,
         #[command(flatten)]
         images: ImageArgs,
         /// The PNG file to write.

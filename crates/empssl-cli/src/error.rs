@@ -28,6 +28,8 @@ pub(crate) enum CliError {
     Recipe(String),
     #[error("{}{}", .0, flag_hint(.0))]
     Data(#[from] DataError),
+    #[error("{error} (--data DIR); what is there is {found} (--dataset {found})")]
+    AnotherDataset { error: DataError, found: &'static str },
     #[error(transparent)]
     Device(#[from] DeviceError),
     #[error(transparent)]
@@ -90,7 +92,7 @@ impl CliError {
             Self::Data(DataError::Stopped { .. }) => 130,
             Self::Data(error) if is_about_a_written_file(error) => 6,
             Self::Train(TrainError::Setting { .. }) | Self::Model(ModelError::Config { .. }) => 4,
-            Self::Data(_) | Self::Unlabelled(_) | Self::Faults { .. } => 3,
+            Self::Data(_) | Self::AnotherDataset { .. } | Self::Unlabelled(_) | Self::Faults { .. } => 3,
             Self::Device(_) => 5,
             Self::File { .. } | Self::RunExists(_) | Self::RunBusy { .. } | Self::Run(_) => 6,
             Self::Train(TrainError::Checkpoint { .. } | TrainError::OtherRun { .. }) => 6,
@@ -130,6 +132,7 @@ fn flag_hint(error: &DataError) -> &'static str {
         DataError::TooFewRecords { .. } => " (--partial)",
         DataError::BadImage { .. } => "; --on-bad-image skip leaves such images out and counts them",
         DataError::MissingFolder { .. } => " (--data DIR)",
+        DataError::AmbiguousDataset { .. } => " (--dataset NAME; `empssl data` takes the name alone)",
         _ => "",
     }
 }

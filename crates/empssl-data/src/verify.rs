@@ -73,7 +73,7 @@ pub fn verify(options: &OpenOptions, observer: &mut Observer<'_>) -> Result<Repo
     for source in sources(&options.name).unwrap_or_default() {
         check_source(&source, root, options.partial, &mut report, observer)?;
     }
-    for split in [Split::Train, Split::Test] {
+    for split in Split::ALL {
         check_split(&options, split, &mut report, observer)?;
     }
     Ok(report)

@@ -11,8 +11,8 @@ mod watch;
 use empssl_data::rng::shuffled;
 use empssl_data::{Dataset, PatchConfig, PatchSampler, picture};
 
-use crate::args::{DataArgs, DataCommand};
-use crate::commands::{ImageSource, NO_EPOCH};
+use crate::args::{BadImage, DataArgs, DataCommand, ImageArgs};
+use crate::commands::{AUTO, ImageSource, NO_EPOCH};
 use crate::config::RunConfig;
 use crate::error::CliError;
 
@@ -23,18 +23,26 @@ const PATCHES: u32 = 8;
 pub(crate) fn run(args: &DataArgs) -> Result<(), CliError> {
     match &args.command {
         DataCommand::Fetch { name, data } => fetch::run(name, data),
-        DataCommand::Verify { name, data, partial } => verify::run(name, data.as_deref(), *partial),
+        DataCommand::Verify { name, data, partial } => {
+            let images = ImageArgs { data: data.clone(), partial: *partial, on_bad_image: BadImage::Skip };
+            verify::run(&source(name, &images)?)
+        }
         DataCommand::Pack { name, images, out, recipe, split, encoding, quality } => {
             let patches = recipe.as_deref().map(patches_of).transpose()?;
             let way = pack::Way::new(patches.as_ref(), *encoding, *quality)?;
-            pack::run(&ImageSource::new(name, images), *split, &way, out)
+            pack::run(&source(name, images)?, *split, &way, out)
         }
-        DataCommand::Info { name, images } => info::run(&ImageSource::new(name, images)),
+        DataCommand::Info { name, images } => info::run(&source(name, images)?),
         DataCommand::Show { name, images, out, recipe, seed } => {
             let patches = recipe.as_deref().map_or_else(|| Ok(PatchConfig::cifar32()), patches_of)?;
-            show::run(&ImageSource::new(name, images), &patches, *seed, out)
+            show::run(&source(name, images)?, &patches, *seed, out)
         }
     }
+}
+
+/// The set of this name or, without one, what the files are.
+fn source(name: &Option<String>, images: &ImageArgs) -> Result<ImageSource, CliError> {
+    ImageSource::new(name.as_deref().unwrap_or(AUTO), images)
 }
 
 fn patches_of(recipe: &std::path::Path) -> Result<PatchConfig, CliError> {

@@ -10,7 +10,8 @@ pub(crate) mod train;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use empssl_data::{Dataset, OpenOptions, Split};
+use empssl_data::dataset::DEFAULT_ROOT;
+use empssl_data::{DataError, Dataset, OpenOptions, Split};
 use empssl_torch::{determinism, device, memory, precision};
 use empssl_train::{Checkpoint, CheckpointFiles, LastCheckpoint};
 use serde::{Deserialize, Serialize};
@@ -186,19 +187,38 @@ pub(crate) struct ImageSource {
     pub(crate) on_bad_image: BadImage,
 }
 
+/// The name that stands for whatever set the files are.
+pub(crate) const AUTO: &str = "auto";
+
 impl ImageSource {
-    pub(crate) fn new(name: &str, args: &ImageArgs) -> Self {
-        Self { name: name.to_owned(), root: args.data.clone(), partial: args.partial, on_bad_image: args.on_bad_image }
+    pub(crate) fn new(name: &str, args: &ImageArgs) -> Result<Self, CliError> {
+        let ImageArgs { data: root, partial, on_bad_image } = args.clone();
+        let name = match name {
+            AUTO => empssl_data::detect(root.as_deref().unwrap_or(Path::new(DEFAULT_ROOT)))?,
+            name => name,
+        };
+        Ok(Self { name: name.to_owned(), root, partial, on_bad_image })
+    }
+
+    pub(crate) fn options(&self) -> OpenOptions {
+        let Self { name, root, partial, on_bad_image } = self.clone();
+        OpenOptions { name, root, partial, on_bad_image: on_bad_image.into() }
     }
 
     pub(crate) fn open(&self, split: Split) -> Result<Dataset, CliError> {
-        let options = OpenOptions {
-            name: self.name.clone(),
-            root: self.root.clone(),
-            partial: self.partial,
-            on_bad_image: self.on_bad_image.into(),
+        empssl_data::open(&self.options(), split).map_err(|error| self.or_another(error))
+    }
+
+    /// Where the set is missing and another is there, that is what the user needs to know.
+    fn or_another(&self, error: DataError) -> CliError {
+        let found = match (&error, &self.root) {
+            (DataError::MissingFolder { .. }, Some(root)) => empssl_data::detect(root).ok(),
+            _ => None,
         };
-        Ok(empssl_data::open(&options, split)?)
+        match found {
+            Some(found) if found != self.name => CliError::AnotherDataset { error, found },
+            _ => error.into(),
+        }
     }
 }
 

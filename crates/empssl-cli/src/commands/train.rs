@@ -47,12 +47,10 @@ impl Job {
     fn fresh(args: &TrainArgs) -> Result<Self, CliError> {
         let path = args.recipe.as_deref().ok_or_else(|| CliError::Recipe("--recipe is needed".to_owned()))?;
         let mut config = RunConfig::read(path, &args.set)?;
-        if let Some(dataset) = &args.dataset {
-            config.dataset.clone_from(dataset);
-        }
+        let images = ImageSource::new(args.dataset.as_ref().unwrap_or(&config.dataset), &args.images)?;
+        config.dataset.clone_from(&images.name);
         let run = Run::new(config, Run::name_of(path))?;
         let device = commands::prepare(&args.compute)?;
-        let images = ImageSource::new(&run.config.dataset, &args.images);
         let dataset = images.open(Split::Train)?;
         let trainer = new_trainer(&run, args, args.seed, &dataset, device)?;
         let identity = identity(&run, args.seed, &dataset, images, &trainer, device);

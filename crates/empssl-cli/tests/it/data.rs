@@ -253,3 +253,29 @@ fn a_sheet_is_drawn_and_a_set_described() {
     let sentence = refuses(&empssl(folder.path(), &unwritable), 6);
     assert!(sentence.contains("no/x.png"), "{sentence}");
 }
+
+#[test]
+fn a_set_is_recognised_by_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(empssl(folder.path(), &["data", "pack", "synthetic", "--out", "packs"]));
+    let found = stdout(&succeeds(empssl(folder.path(), &["data", "info", "--data", "packs"])));
+    assert!(found.contains("synthetic"), "{found}");
+    succeeds(empssl(folder.path(), &["data", "verify", "--data", "packs/synthetic-test.pack"]));
+    succeeds(train(folder.path(), &["--dataset", "auto", "--data", "packs", "--max-steps", "1", "--out", "run"]));
+    let recipe = fs::read_to_string(folder.path().join("run/recipe.toml")).unwrap();
+    assert!(recipe.contains("dataset = \"synthetic\""), "{recipe}");
+
+    let sentence = refuses(&empssl(folder.path(), &["data", "info"]), 3);
+    assert!(sentence.contains("no folder with a data set at data: check the path (--data DIR)"), "{sentence}");
+    let sentence = refuses(&empssl(folder.path(), &["data", "info", "cifar10", "--data", "packs"]), 3);
+    assert!(sentence.ends_with("(--data DIR); what is there is synthetic (--dataset synthetic)"), "{sentence}");
+    fs::write(folder.path().join("packs/mnist-test.pack"), "").unwrap();
+    let sentence = refuses(&empssl(folder.path(), &["data", "info", "--data", "packs"]), 3);
+    assert!(
+        sentence.contains("could be opened as synthetic or mnist") && sentence.contains("--dataset NAME"),
+        "{sentence}"
+    );
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    let sentence = refuses(&empssl(folder.path(), &["data", "show", "--data", "empty", "--out", "x.png"]), 3);
+    assert!(sentence.contains("no data set recognised at empty: looked for"), "{sentence}");
+}

@@ -20,6 +20,12 @@ fn help_texts() {
 }
 
 #[test]
+fn the_names_of_all_sets_are_told() {
+    let text = help(&["train", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains(&format!(": {}, or auto", empssl_data::dataset::NAMES.join(", "))), "{text}");
+}
+
+#[test]
 fn completions_name_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = help(&["completions", shell]);

@@ -61,8 +61,7 @@ pub(crate) fn recognises(root: &Path) -> bool {
         has_classes || dir.join("ILSVRC2012_val_00000001.JPEG").is_file()
     };
     find_base(root).is_ok_and(|base| {
-        base.ends_with("CLS-LOC")
-            || [Split::Train, Split::Test].iter().any(|split| holds_set(&base.join(folder(*split))))
+        base.ends_with("CLS-LOC") || Split::ALL.iter().any(|split| holds_set(&base.join(folder(*split))))
     })
 }
 

@@ -58,6 +58,11 @@ pub enum Split {
     Test,
 }
 
+impl Split {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Train, Self::Test];
+}
+
 impl fmt::Display for Split {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

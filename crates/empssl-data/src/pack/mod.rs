@@ -34,7 +34,7 @@ pub(crate) use fuzz_targets::all as fuzz_targets;
 
 use crate::dataset::fingerprint::Hasher;
 use crate::dataset::store::{Store, view};
-use crate::dataset::{About, BadImage, DEFAULT_ROOT, Dataset, OpenOptions, Split, check_count, decode_image};
+use crate::dataset::{About, BadImage, DEFAULT_ROOT, Dataset, NAMES, OpenOptions, Split, check_count, decode_image};
 use crate::error::DataError;
 use crate::patch::PatchConfig;
 use crate::progress::{Observer, Progress, Stage, tell};
@@ -65,6 +65,11 @@ pub struct PackOptions {
 /// The name of the pack of a split: `NAME-SPLIT.pack`.
 pub fn file_name(name: &str, split: Split) -> String {
     format!("{name}-{split}.pack")
+}
+
+impl PackOptions {
+    /// Every pixel as it is.
+    pub const RAW: Self = Self { encoding: Encoding::Raw, short_side: None };
 }
 
 /// An opened pack.
@@ -191,11 +196,25 @@ pub(crate) fn find(options: &OpenOptions, split: Split) -> Option<PathBuf> {
         return None;
     }
     let root = options.root.as_deref().unwrap_or(Path::new(DEFAULT_ROOT));
-    if root.extension().is_some_and(|extension| extension == "pack") && !root.is_dir() {
+    if is_pack_path(root) {
         return Some(sibling(root, split));
     }
     let path = root.join(file_name(&options.name, split));
     path.is_file().then_some(path)
+}
+
+/// The sets whose packs lie in the folder `root`, or the set of the pack `root`.
+pub(crate) fn names_at(root: &Path) -> Result<Vec<&'static str>, DataError> {
+    if is_pack_path(root) {
+        let name = Pack::open(root)?.header.name;
+        return Ok(NAMES.into_iter().filter(|known| *known == name).collect());
+    }
+    let has_pack = |name: &&str| Split::ALL.iter().any(|split| root.join(file_name(name, *split)).is_file());
+    Ok(NAMES.into_iter().filter(has_pack).collect())
+}
+
+fn is_pack_path(root: &Path) -> bool {
+    root.extension().is_some_and(|extension| extension == "pack") && !root.is_dir()
 }
 
 /// `NAME-test.pack` for `NAME-train.pack` where the test split is asked for, and the other way round.

@@ -12,7 +12,7 @@ use crate::dataset::OnBadImage;
 use crate::loader::{LoaderConfig, Order, PatchLoader, View};
 use crate::patch::PatchSampler;
 
-const RAW: PackOptions = PackOptions { encoding: Encoding::Raw, short_side: None };
+const RAW: PackOptions = PackOptions::RAW;
 
 fn options(name: &str, root: Option<&Path>) -> OpenOptions {
     OpenOptions { name: name.into(), root: root.map(Path::to_owned), partial: false, on_bad_image: OnBadImage::Fail }

@@ -1,24 +1,19 @@
 //! `empssl data verify`
 
-use std::path::Path;
-
 use empssl_data::verify::{Report, Verdict, verify};
-use empssl_data::{OnBadImage, OpenOptions};
 
 use super::watch::Watch;
-use crate::commands::say;
+use crate::commands::{ImageSource, say};
 use crate::error::CliError;
 
-pub(super) fn run(name: &str, data: Option<&Path>, partial: bool) -> Result<(), CliError> {
-    let root = data.map(Path::to_path_buf);
-    let options = OpenOptions { name: name.to_owned(), root, partial, on_bad_image: OnBadImage::Skip };
+pub(super) fn run(source: &ImageSource) -> Result<(), CliError> {
     let mut watch = Watch::new()?;
-    let report = verify(&options, &mut |progress| watch.see(progress))?;
+    let report = verify(&source.options(), &mut |progress| watch.see(progress))?;
     drop(watch);
     print(&report);
     match report.faults().count() {
         0 => Ok(()),
-        faults => Err(CliError::Faults { name: name.to_owned(), faults, checks: report.checks.len() }),
+        faults => Err(CliError::Faults { name: source.name.clone(), faults, checks: report.checks.len() }),
     }
 }
 
