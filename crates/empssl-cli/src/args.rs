@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use empssl_data::OnBadImage;
+use empssl_data::{OnBadImage, Split};
 use empssl_torch::DeviceChoice;
 use empssl_train::CheckpointEvery;
 use serde::{Deserialize, Serialize};
@@ -51,7 +51,7 @@ pub(crate) struct DeviceArgs {
 /// Which images.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct ImageArgs {
-    /// The folder that holds the data set; the synthetic set needs none.
+    /// The folder that holds the data set, or its archive, or a pack; the synthetic set needs none.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Accept a data set with fewer records than the official count; the report's title will say so.
@@ -253,13 +253,35 @@ pub(crate) enum DataCommand {
         /// The PNG file to write.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Whose augmentation to draw [default: the one of 32-pixel patches].
+        /// Whose augmentation to draw [default: the published one, of 224-pixel patches for ImageNet-100 and Tiny ImageNet
+        /// and of 32-pixel patches for all others].
         #[arg(long, value_name = "FILE")]
         recipe: Option<PathBuf>,
+        /// Which split [default: train, or test where that is all there is].
+        #[arg(long, value_enum)]
+        split: Option<OneSplit>,
         /// Which images and patches are drawn.
         #[arg(long, default_value_t = 0, value_name = "S")]
         seed: u64,
     },
+}
+
+/// `--split` where one is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OneSplit {
+    /// What is learned from.
+    Train,
+    /// What is scored.
+    Test,
+}
+
+impl From<OneSplit> for Split {
+    fn from(choice: OneSplit) -> Self {
+        match choice {
+            OneSplit::Train => Self::Train,
+            OneSplit::Test => Self::Test,
+        }
+    }
 }
 
 /// `--split`

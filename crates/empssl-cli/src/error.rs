@@ -28,7 +28,7 @@ pub(crate) enum CliError {
     Recipe(String),
     #[error("{}{}", .0, flag_hint(.0))]
     Data(#[from] DataError),
-    #[error("{error} (--data DIR); what is there is {found} (--dataset {found})")]
+    #[error("{error} (--data DIR); what is there is {found} (`train --dataset {found}`, `data ... {found}`)")]
     AnotherDataset { error: DataError, found: &'static str },
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -132,7 +132,7 @@ fn flag_hint(error: &DataError) -> &'static str {
         DataError::TooFewRecords { .. } => " (--partial)",
         DataError::BadImage { .. } => "; --on-bad-image skip leaves such images out and counts them",
         DataError::MissingFolder { .. } => " (--data DIR)",
-        DataError::AmbiguousDataset { .. } => " (--dataset NAME; `empssl data` takes the name alone)",
+        DataError::AmbiguousDataset { .. } => " (`train --dataset NAME`, `data ... NAME`)",
         _ => "",
     }
 }

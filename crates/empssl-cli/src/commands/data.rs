@@ -9,7 +9,7 @@ mod verify;
 mod watch;
 
 use empssl_data::rng::shuffled;
-use empssl_data::{Dataset, PatchConfig, PatchSampler, picture};
+use empssl_data::{DataError, Dataset, PatchConfig, PatchSampler, Split, picture};
 
 use crate::args::{BadImage, DataArgs, DataCommand, ImageArgs};
 use crate::commands::{AUTO, ImageSource, NO_EPOCH};
@@ -33,9 +33,10 @@ pub(crate) fn run(args: &DataArgs) -> Result<(), CliError> {
             pack::run(&source(name, images)?, *split, &way, out)
         }
         DataCommand::Info { name, images } => info::run(&source(name, images)?),
-        DataCommand::Show { name, images, out, recipe, seed } => {
-            let patches = recipe.as_deref().map_or_else(|| Ok(PatchConfig::cifar32()), patches_of)?;
-            show::run(&source(name, images)?, &patches, *seed, out)
+        DataCommand::Show { name, images, out, recipe, split, seed } => {
+            let source = source(name, images)?;
+            let patches = recipe.as_deref().map_or_else(|| Ok(usual_patches(&source.name)), patches_of)?;
+            show::run(&source, &patches, (*split).map(Split::from), *seed, out)
         }
     }
 }
@@ -43,6 +44,19 @@ pub(crate) fn run(args: &DataArgs) -> Result<(), CliError> {
 /// The set of this name or, without one, what the files are.
 fn source(name: &Option<String>, images: &ImageArgs) -> Result<ImageSource, CliError> {
     ImageSource::new(name.as_deref().unwrap_or(AUTO), images)
+}
+
+/// Whether the images are not there, rather than wrong.
+fn is_missing(error: &CliError) -> bool {
+    matches!(error, CliError::Data(DataError::MissingFolder { .. } | DataError::MissingFile { .. }))
+}
+
+/// The published patches for a set: those of photographs are larger.
+fn usual_patches(name: &str) -> PatchConfig {
+    match name {
+        "imagenet100" | "tiny-imagenet" => PatchConfig::imagenet224(),
+        _ => PatchConfig::cifar32(),
+    }
 }
 
 fn patches_of(recipe: &std::path::Path) -> Result<PatchConfig, CliError> {

@@ -209,10 +209,11 @@ impl ImageSource {
         empssl_data::open(&self.options(), split).map_err(|error| self.or_another(error))
     }
 
-    /// Where the set is missing and another is there, that is what the user needs to know.
+    /// Where the set is missing and another is there, that is what the user needs to know; any tree of images may be
+    /// opened as one.
     fn or_another(&self, error: DataError) -> CliError {
         let found = match (&error, &self.root) {
-            (DataError::MissingFolder { .. }, Some(root)) => empssl_data::detect(root).ok(),
+            (DataError::MissingFolder { .. }, Some(root)) if self.name != "folder" => empssl_data::detect(root).ok(),
             _ => None,
         };
         match found {

@@ -52,6 +52,7 @@ impl Job {
         let run = Run::new(config, Run::name_of(path))?;
         let device = commands::prepare(&args.compute)?;
         let dataset = images.open(Split::Train)?;
+        dataset.check_serves(run.sampler.config())?;
         let trainer = new_trainer(&run, args, args.seed, &dataset, device)?;
         let identity = identity(&run, args.seed, &dataset, images, &trainer, device);
         let path = args.out.clone().unwrap_or_else(|| default_folder(&identity));

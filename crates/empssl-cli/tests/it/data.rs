@@ -172,9 +172,15 @@ fn a_recipe_shrinks_and_another_recipe_is_refused() {
     assert!(text.contains("images shrunk to short sides of 64 pixels"), "{text}");
     let large = ["--set", "patches.side=64"];
     let arguments =
-        [&["--dataset", "folder", "--data", "packs", "--set", "training.batch_size=4"][..], &large].concat();
+        [&["--dataset", "folder", "--data", "packs", "--set", "training.batch_size=4", "--out", "run"][..], &large]
+            .concat();
     let sentence = refuses(&train(folder.path(), &arguments), 3);
     assert!(sentence.contains("short side of 64 pixels, the recipe needs 128"), "{sentence}");
+    assert!(!folder.path().join("run").exists());
+    let large = fs::read_to_string(&recipe).unwrap().replace("side = 32", "side = 64");
+    fs::write(folder.path().join("large.toml"), large).unwrap();
+    let show = ["data", "show", "folder", "--data", "packs", "--recipe", "large.toml", "--out", "x.png"];
+    assert!(refuses(&empssl(folder.path(), &show), 3).contains("the recipe needs 128"));
     let quality = empssl(folder.path(), &[&pack[..], &["--quality", "0"]].concat());
     assert_eq!(quality.status.code(), Some(2), "{}", stderr(&quality));
 }
@@ -249,6 +255,13 @@ fn a_sheet_is_drawn_and_a_set_described() {
     for part in ["images   6\n", "classes  2, 3 images each\n", "dog                      3\n", "40x50 to 40x50"] {
         assert!(info.contains(part), "{info}");
     }
+    fs::remove_dir_all(folder.path().join("tree/train")).unwrap();
+    let info = stdout(&succeeds(empssl(folder.path(), &["data", "info", "folder", "--data", "tree"])));
+    assert!(info.starts_with("train: none, ") && info.contains("test: folder"), "{info}");
+    succeeds(empssl(folder.path(), &["data", "show", "folder", "--data", "tree", "--out", "no-ending"]));
+    assert!(fs::read(folder.path().join("no-ending")).unwrap().starts_with(b"\x89PNG"));
+    let train = ["data", "show", "folder", "--data", "tree", "--split", "train", "--out", "y.png"];
+    refuses(&empssl(folder.path(), &train), 3);
     let unwritable = ["data", "show", "folder", "--data", "tree", "--out", "no/x.png"];
     let sentence = refuses(&empssl(folder.path(), &unwritable), 6);
     assert!(sentence.contains("no/x.png"), "{sentence}");
@@ -268,11 +281,14 @@ fn a_set_is_recognised_by_its_files() {
     let sentence = refuses(&empssl(folder.path(), &["data", "info"]), 3);
     assert!(sentence.contains("no folder with a data set at data: check the path (--data DIR)"), "{sentence}");
     let sentence = refuses(&empssl(folder.path(), &["data", "info", "cifar10", "--data", "packs"]), 3);
-    assert!(sentence.ends_with("(--data DIR); what is there is synthetic (--dataset synthetic)"), "{sentence}");
+    assert!(
+        sentence.ends_with("what is there is synthetic (`train --dataset synthetic`, `data ... synthetic`)"),
+        "{sentence}"
+    );
     fs::write(folder.path().join("packs/mnist-test.pack"), "").unwrap();
     let sentence = refuses(&empssl(folder.path(), &["data", "info", "--data", "packs"]), 3);
     assert!(
-        sentence.contains("could be opened as synthetic or mnist") && sentence.contains("--dataset NAME"),
+        sentence.contains("could be opened as synthetic or mnist") && sentence.contains("train --dataset NAME"),
         "{sentence}"
     );
     fs::create_dir(folder.path().join("empty")).unwrap();

@@ -43,6 +43,10 @@ pub(crate) fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataE
     let classes = classes();
     let base = find_base(options.root())?;
     let dir = base.join(folder(split));
+    if !dir.is_dir() {
+        let hint = format!("expected the folder `{}` beside the other split", folder(split));
+        return Err(DataError::MissingFolder { what: format!("ImageNet-100's {split} split"), path: base, hint });
+    }
     let labelled = match split {
         Split::Test if is_flat(&dir, &classes) => flat(options.root(), &base, &dir, &classes)?,
         _ => by_class_folder(&dir, &classes)?,
@@ -74,7 +78,8 @@ fn folder(split: Split) -> &'static str {
 
 /// The folder with `train` and `val`: the root, or where Kaggle's archive of the full set has them.
 fn find_base(root: &Path) -> Result<PathBuf, DataError> {
-    let places = ["", "imagenet100", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC"].map(|place| root.join(place));
+    let places = ["", "imagenet100", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC"]
+        .map(|place| root.join(place).components().collect::<PathBuf>());
     let holds_split = |dir: &PathBuf| dir.join("train").is_dir() || dir.join("val").is_dir();
     places.into_iter().find(holds_split).ok_or_else(|| DataError::MissingFolder {
         what: "ImageNet-100 or ILSVRC2012".into(),

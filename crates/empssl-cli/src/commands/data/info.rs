@@ -1,8 +1,9 @@
 //! `empssl data info`
 
 use empssl_data::statistics::pixel_statistics;
-use empssl_data::{DataError, Dataset, Split};
+use empssl_data::{Dataset, Split};
 
+use super::is_missing;
 use crate::commands::{ImageSource, say};
 use crate::error::CliError;
 
@@ -10,21 +11,29 @@ use crate::error::CliError;
 const MAX_LISTED: usize = 20;
 
 pub(super) fn run(source: &ImageSource) -> Result<(), CliError> {
-    for (split, name) in [(Split::Train, "train"), (Split::Test, "test")] {
-        let set = match source.open(split) {
-            // A folder of images need not be split.
-            Err(CliError::Data(DataError::MissingFolder { .. })) if split == Split::Test && source.name == "folder" => {
-                say("test: none");
-                continue;
-            }
-            opened => opened?,
-        };
-        say(format_args!("{name}: {}", set.description()));
-        print_counts(&set);
-        print_pixels(&set)?;
-        for bad in set.skipped() {
-            say(format_args!("  left out {}: {}", bad.path.display(), bad.reason));
+    let splits = Split::ALL.map(|split| (split, source.open(split)));
+    if let [(_, Err(error)), (_, Err(other))] = &splits
+        && is_missing(error)
+        && is_missing(other)
+    {
+        return Err(splits.into_iter().find_map(|(_, opened)| opened.err()).expect("both failed"));
+    }
+    for (split, opened) in splits {
+        match opened {
+            // A part of a set, and a folder of images, need not have both.
+            Err(error) if is_missing(&error) => say(format_args!("{split}: none, {error}")),
+            opened => print(split, &opened?)?,
         }
+    }
+    Ok(())
+}
+
+fn print(split: Split, set: &Dataset) -> Result<(), CliError> {
+    say(format_args!("{split}: {}", set.description()));
+    print_counts(set);
+    print_pixels(set)?;
+    for bad in set.skipped() {
+        say(format_args!("  left out {}: {}", bad.path.display(), bad.reason));
     }
     Ok(())
 }

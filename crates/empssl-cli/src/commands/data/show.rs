@@ -5,11 +5,11 @@ use std::path::Path;
 use empssl_data::augment::resample::CropBox;
 use empssl_data::patch::PatchParams;
 use empssl_data::{Dataset, PatchConfig, PatchKey, PatchSampler, Split};
-use image::RgbImage;
+use image::{ImageFormat, RgbImage};
 use ndarray::ArrayView3;
 
 use super::sheet::{At, LETTER, Sheet};
-use super::{PATCHES, chosen};
+use super::{PATCHES, chosen, is_missing};
 use crate::commands::{ImageSource, say};
 use crate::error::CliError;
 
@@ -36,13 +36,29 @@ const COLOURS: [[u8; 3]; PATCHES as usize] = [
     [128, 128, 0],
 ];
 
-pub(super) fn run(source: &ImageSource, patches: &PatchConfig, seed: u64, out: &Path) -> Result<(), CliError> {
+pub(super) fn run(
+    source: &ImageSource,
+    patches: &PatchConfig,
+    split: Option<Split>,
+    seed: u64,
+    out: &Path,
+) -> Result<(), CliError> {
     let sampler = PatchSampler::new(patches)?;
-    let set = source.open(Split::Train)?;
+    let set = open(source, split)?;
+    set.check_serves(patches)?;
     let picture = draw(&set, &sampler, seed)?;
-    picture.save(out).map_err(|e| CliError::file("cannot write", out, e))?;
+    // Whatever the file is called, it is a PNG file.
+    picture.save_with_format(out, ImageFormat::Png).map_err(|e| CliError::file("cannot write", out, e))?;
     say(out.display());
     Ok(())
+}
+
+/// The split that was asked for or, without a word, the first that is there.
+fn open(source: &ImageSource, split: Option<Split>) -> Result<Dataset, CliError> {
+    match (split, source.open(split.unwrap_or(Split::Train))) {
+        (None, Err(error)) if is_missing(&error) => source.open(Split::Test).map_err(|_| error),
+        (_, opened) => opened,
+    }
 }
 
 /// The sheet: a row per image, a column per patch.
@@ -53,7 +69,7 @@ fn draw(set: &Dataset, sampler: &PatchSampler, seed: u64) -> Result<RgbImage, Cl
     let mut sheet = Sheet::new(width, height);
     let room = width - 2 * GAP;
     sheet.write(At { x: GAP, y: GAP }, room, &set.description());
-    let crops = format!("crops of side {} before (above) and after augmentation: {LEGEND}", sampler.side());
+    let crops = format!("patches of side {}, before (above) and after augmentation: {LEGEND}", sampler.side());
     sheet.write(At { x: GAP, y: GAP + LINE }, room, &crops);
     for (row, &index) in (0..).zip(&indices) {
         Row { sheet: &mut sheet, layout, top: layout.row(row) }.draw(set, sampler, index, seed)?;

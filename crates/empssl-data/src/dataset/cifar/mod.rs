@@ -9,7 +9,7 @@ mod records;
 use std::path::Path;
 
 use super::files::{Files, Official, Place};
-use super::image_folder::{self, Tree};
+use super::image_folder::Tree;
 use super::store::Store;
 use super::{About, Dataset, OpenOptions, Split, check_count};
 use crate::error::DataError;
@@ -124,8 +124,12 @@ fn official_count(split: Split) -> usize {
 
 /// Whether CIFAR-10 lies at `root`.
 pub(crate) fn recognises_cifar10(root: &Path) -> bool {
-    let is_tree = |split: &str| CLASSES.iter().all(|class| root.join(split).join(class).is_dir());
-    CIFAR10.find(root).is_some() || is_tree("train") || is_tree("test")
+    CIFAR10.find(root).is_some() || holds_classes(root)
+}
+
+/// Whether a split at `root` has a folder for each class of CIFAR-10.
+fn holds_classes(root: &Path) -> bool {
+    ["train", "test", "val"].iter().any(|split| CLASSES.iter().all(|class| root.join(split).join(class).is_dir()))
 }
 
 /// Whether CIFAR-100 lies at `root`.
@@ -133,12 +137,12 @@ pub(crate) fn recognises_cifar100(root: &Path) -> bool {
     CIFAR100.find(root).is_some()
 }
 
-/// Opens CIFAR-10 in any of its forms or, where the folder holds `train` and `test` with ten class folders each, that
+/// Opens CIFAR-10 in any of its forms or, where the folder holds `train` and `test` with the ten class folders, that
 /// tree of image files.
 pub(crate) fn open_cifar10(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
     match CIFAR10.find(options.root()) {
         Some((form, place)) => CIFAR10.open(form, &place, options, split),
-        None if image_folder::has_splits(options.root()) => open_tree(options, split),
+        None if holds_classes(options.root()) => open_tree(options, split),
         None => Err(CIFAR10.missing(options.root())),
     }
 }
@@ -153,11 +157,14 @@ pub(crate) fn open_cifar100(options: &OpenOptions, split: Split) -> Result<Datas
 
 fn open_tree(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
     let tree = Tree::list(options.root(), split)?;
-    let (path, found, expected) = (tree.dir().to_owned(), tree.class_names().len(), 10);
-    if found != expected {
-        return Err(DataError::ClassCount { path, found, expected });
+    if tree.class_names() != CLASSES {
+        return Err(DataError::MissingFolder {
+            what: "the classes of CIFAR-10".into(),
+            path: tree.dir().to_owned(),
+            hint: format!("expected the folders {} and no others", CLASSES.join(", ")),
+        });
     }
-    check_count(options, split, &path, tree.len(), official_count(split))?;
+    check_count(options, split, tree.dir(), tree.len(), official_count(split))?;
     tree.open(options, split, Some(official_count(split)))
 }
 
