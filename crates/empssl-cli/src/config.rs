@@ -465,6 +465,16 @@ mod tests {
     }
 
     #[test]
+    fn photographs_get_the_published_patches_and_stem() {
+        for (dataset, stem) in [("imagenet100", Stem::Imagenet), ("tiny-imagenet", Stem::TinyImagenet)] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../configs/{dataset}/one-epoch.toml"));
+            let run = Run::new(RunConfig::read(&path, &[]).unwrap(), "one-epoch".into()).unwrap();
+            assert_eq!(run.config.patches, PatchConfig::imagenet224());
+            assert_eq!(run.network, NetworkConfig::paper(ResNetConfig::resnet18(stem)));
+        }
+    }
+
+    #[test]
     fn the_one_epoch_recipe_is_the_papers() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/cifar10/one-epoch.toml");
         let run = Run::new(RunConfig::read(&path, &[]).unwrap(), "one-epoch".into()).unwrap();

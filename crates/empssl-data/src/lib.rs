@@ -9,7 +9,8 @@
 //! 4. [`loader`] walks a set in batches with worker threads: [`PatchLoader`] yields [`PatchBatch`].
 //!
 //! Beside them, [`fetch`] downloads what is published, [`verify`] says what is wrong with what is on disk, and [`pack`]
-//! turns a set into one file that opens instantly; each is a feature, on by default.
+//! turns a set into one file that opens instantly. The features are `fetch`, with `verify`, `pack`, `archives` and
+//! `jpeg`, all on by default.
 //!
 //! [`rng`] is the counter-based generator behind every random draw, [`picture`] paints what the network sees.
 //!
