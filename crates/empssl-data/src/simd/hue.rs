@@ -144,7 +144,8 @@ fn middle_levels(saturation: Bytes, lost: Bytes, value: Bytes) -> Bytes {
     let to_whole = _mm256_set1_ps(crate::augment::TO_WHOLE);
     let mut levels = widen_words([_mm256_setzero_si256(); 2]);
     for ((level, left), value) in levels.iter_mut().zip(left).zip(value) {
-        // One rounding only: the sum is the right whole number for all numerators, as a test shows.
+        // One rounding only: the sum is the right whole number for every product of a value and
+        // a difference, see the test of all of them.
         let sum = _mm256_fmadd_ps(_mm256_mul_ps(left, value), share, to_whole);
         *level = _mm256_and_si256(_mm256_castps_si256(sum), _mm256_set1_epi32(255));
     }

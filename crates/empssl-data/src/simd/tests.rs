@@ -103,6 +103,19 @@ fn solarisation_is_that_of_the_portable_form() {
     }
 }
 
+/// The arithmetic of the middle channel, number by number: there is no tie, as 255^2 is odd.
+#[test]
+fn one_fused_rounding_finds_the_nearest_level_of_all_products() {
+    let (share, to_whole) = (1.0 / 65_025.0_f32, crate::augment::TO_WHOLE);
+    for left in 0..=65_025_u32 {
+        for value in 0..=255_u32 {
+            let product = left * value;
+            let fused = (product as f32).mul_add(share, to_whole).to_bits() & 255;
+            assert_eq!(fused, (2 * product + 65_025) / 130_050, "{left} {value}");
+        }
+    }
+}
+
 /// All colours that differ in their hue, at full and at some lower range: every share of the middle channel.
 #[test]
 fn hues_are_those_of_the_portable_form() {
