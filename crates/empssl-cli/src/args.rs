@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::TypedValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use empssl_data::{OnBadImage, Split};
 use empssl_torch::DeviceChoice;
@@ -34,6 +35,11 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
 }
 
+/// A number of threads: more than a machine can have is a slip of the hand.
+fn at_least_one() -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u64).range(1..=4096).map(|threads| threads as usize)
+}
+
 /// Where to compute.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DeviceArgs {
@@ -41,7 +47,7 @@ pub(crate) struct DeviceArgs {
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceChoice,
     /// CPU threads of the tensor library [default: one per core].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
     pub(crate) threads: Option<usize>,
     /// Kernels that repeat their bits on CUDA, at a price in speed.
     #[arg(long)]
@@ -115,13 +121,13 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Threads that cut patches [default: one per core, at most 16].
-    #[arg(long, value_name = "W")]
+    #[arg(long, value_name = "W", value_parser = at_least_one())]
     pub(crate) workers: Option<usize>,
     /// Stop after so many steps, for a trial; the schedule stays that of the whole run.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) max_steps: Option<u64>,
     /// Read and log the metrics every so many steps.
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) log_every: u64,
     /// Save a checkpoint every so many steps, as 200, or minutes, as 10min, besides at the end.
     #[arg(long, default_value = "200", value_name = "N|Nmin")]
@@ -151,7 +157,7 @@ pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) compute: DeviceArgs,
     /// Threads that cut patches [default: one per core, at most 16].
-    #[arg(long, value_name = "W")]
+    #[arg(long, value_name = "W", value_parser = at_least_one())]
     pub(crate) workers: Option<usize>,
 }
 

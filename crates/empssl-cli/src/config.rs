@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use empssl_data::{PatchConfig, PatchSampler, View};
-use empssl_eval::{KnnConfig, LinearProbeConfig, Metric};
+use empssl_eval::{EvalError, KnnConfig, LinearProbe, LinearProbeConfig, Metric, WeightedKnn};
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Arithmetic, Layout, NetworkConfig, Products, ResNetConfig, Stem};
 use empssl_train::memory::StepMemory;
@@ -289,19 +289,9 @@ impl Run {
         demand_possible(&config)?;
         let network = config.network.resolve();
         network.check()?;
-        Ok(Self {
-            recipe,
-            sampler: PatchSampler::new(&config.patches)?,
-            network,
-            loss: EmpSslLoss::new(&loss)?,
-            probe: config.evaluation.probe.resolve(),
-            knn: KnnConfig {
-                k: config.evaluation.knn.k,
-                temperature: config.evaluation.knn.temperature,
-                metric: Metric::Cosine,
-            },
-            config,
-        })
+        let (probe, knn) = config.evaluation.resolve()?;
+        let (sampler, loss) = (PatchSampler::new(&config.patches)?, EmpSslLoss::new(&loss)?);
+        Ok(Self { recipe, sampler, network, loss, probe, knn, config })
     }
 
     /// The recipe's name, from its path: `configs/cifar10/quick.toml` is `quick`.
@@ -359,6 +349,18 @@ impl TrainingSection {
     pub(crate) fn arithmetic(&self) -> Arithmetic {
         let products = if self.precision == Precision::Bf16 { Products::Bf16 } else { Products::Own };
         Arithmetic { products, layout: self.layout }
+    }
+}
+
+impl EvaluationSection {
+    /// The probe and the neighbours, refused before anything is trained if they are impossible.
+    fn resolve(&self) -> Result<(LinearProbeConfig, KnnConfig), CliError> {
+        let refuse = |section: &str, error: EvalError| CliError::Recipe(format!("evaluation.{section}: {error}"));
+        let probe = self.probe.resolve();
+        LinearProbe::new(&probe, 0).map_err(|error| refuse("probe", error))?;
+        let knn = KnnConfig { k: self.knn.k, temperature: self.knn.temperature, metric: Metric::Cosine };
+        WeightedKnn::new(&knn).map_err(|error| refuse("knn", error))?;
+        Ok((probe, knn))
     }
 }
 
@@ -529,6 +531,8 @@ mod tests {
             ("evaluation.view=whole", "evaluation.n_patches = 2"),
             ("evaluation.batch_size=0", "evaluation.batch_size = 0"),
             ("evaluation.labelled_images=0", "evaluation.labelled_images = 0"),
+            ("evaluation.probe.lr=-1", "evaluation.probe: `lr`"),
+            ("evaluation.knn.k=0", "evaluation.knn: `k`"),
             ("schedule.horizon=official", "schedule.horizon"),
         ] {
             assert!(set(change).contains(named), "{change}: {}", set(change));

@@ -56,8 +56,8 @@ pub(crate) enum CliError {
     Unlabelled(String),
     #[error("{faults} of {checks} checks of {name} failed; the lines marked BAD say what is wrong")]
     Faults { name: String, faults: usize, checks: usize },
-    #[error("stopped by Ctrl-C at step {step}; what was learnt is in {path}. `empssl train --resume {run}` goes on")]
-    Interrupted { step: u64, path: PathBuf, run: String },
+    #[error("stopped by {by} at step {step}; what was learnt is in {path}. `empssl train --resume {run}` goes on")]
+    Interrupted { by: &'static str, step: u64, path: PathBuf, run: String },
 }
 
 /// What training only passes on is what it was below: bad data is bad data wherever it surfaces.

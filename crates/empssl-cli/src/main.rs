@@ -4,7 +4,7 @@
 //! - [`commands`]: one file per subcommand; [`run_folder`]: what lies where in the folder of a run;
 //! - [`resume`]: what must be as it was when a run goes on; [`segments`]: which processes took part in it;
 //! - [`progress`]: the bar, the plain lines and `metrics.jsonl`; [`report`]: `run.json` and `report.json`;
-//! - [`host`]: this process and its machine; [`error`]: every failure and its exit code.
+//! - [`host`]: this process and its machine; [`signals`]: what asks it to stop; [`error`]: every failure and its exit code.
 //!
 //! **Invariant:** no tensor algebra here: if it multiplies matrices it is in the wrong room.
 
@@ -18,6 +18,7 @@ mod report;
 mod resume;
 mod run_folder;
 mod segments;
+mod signals;
 
 use std::process::ExitCode;
 

@@ -7,18 +7,19 @@ use empssl_train::{Checkpoint, Versions};
 
 use crate::error::CliError;
 
-/// Keys, and sections, of a recipe that no result of training depends on, but for the rounding that another thread
-/// count brings too.
-const FREE: [&str; 5] = ["evaluation", "checks", "published", "training.snapshot_epochs", "training.layout"];
-/// Keys of which some values give the same result in that sense, and those values.
+/// Keys, and sections, of a recipe that no result of training depends on.
+const FREE: [&str; 4] = ["evaluation", "checks", "published", "training.snapshot_epochs"];
+/// Keys of which some values give the same result, but for the rounding that another thread count brings too, and
+/// those values.
 const SAME_RESULT: [(&str, &[&str]); 1] = [("training.memory", &["\"whole\"", "\"by-stage\""])];
 /// What stands for the value of a key that is not there.
 const UNSET: &str = "not set";
 
-/// Refuses a checkpoint that was trained by another recipe, with each key that matters and both of its values.
-pub(crate) fn demand_same_recipe(path: &Path, checkpoint: &Checkpoint, recipe: &str) -> Result<(), CliError> {
+/// Refuses what lies at `path` when it was written under another recipe, with each key that matters and both of its
+/// values.
+pub(crate) fn demand_same_recipe(path: &Path, written: &str, recipe: &str) -> Result<(), CliError> {
     let read = |text: &str| keys(text).map_err(|reason| CliError::file("cannot use", path, reason));
-    let (theirs, ours) = (read(&checkpoint.recipe)?, read(recipe)?);
+    let (theirs, ours) = (read(written)?, read(recipe)?);
     let unset = UNSET.to_owned();
     let value = |keys: &BTreeMap<String, String>, key: &str| keys.get(key).unwrap_or(&unset).clone();
     let all = theirs.keys().chain(ours.keys().filter(|key| !theirs.contains_key(*key)));
@@ -99,7 +100,7 @@ mod tests {
     }
 
     fn demand(recipe: &str) -> Result<(), String> {
-        demand_same_recipe(Path::new("c.safetensors"), &checkpoint(), recipe).map_err(|error| error.to_string())
+        demand_same_recipe(Path::new("c.safetensors"), RECIPE, recipe).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -109,13 +110,13 @@ mod tests {
             ("k = 20", "k = 5"),
             ("snapshot_epochs = []", "snapshot_epochs = [1, 10]"),
             ("memory = \"whole\"", "memory = \"by-stage\""),
-            ("layout = \"contiguous\"", "layout = \"channels-last\""),
             ("[evaluation]", "[checks]\nmax_minutes = 1.0\n[[published]]\ntop1 = 85.1\n[evaluation]"),
         ] {
             assert_eq!(demand(&RECIPE.replace(from, to)), Ok(()), "{to}");
         }
         for (from, to, named) in [
             ("n_patches = 4", "n_patches = 5", "`training.n_patches` is 4 there and 5 here"),
+            ("\"contiguous\"", "\"channels-last\"", "`training.layout` is \"contiguous\" there"),
             ("\"whole\"", "{ by-patches = 5 }", "`training.memory.by-patches` is not set there and 5 here"),
             ("epochs = 1 }", "epochs = 2 }", "`training.length.epochs` is 1 there and 2 here"),
             ("memory = \"whole\"\n", "", "`training.memory` is \"whole\" there and not set here"),

@@ -40,6 +40,12 @@ impl RunFolder {
             return Ok(folder);
         }
         let (path, file) = (path.display(), folder.identity());
+        if folder.recipe().is_file() {
+            return Err(CliError::Run(format!(
+                "{path} holds a run that ended before it began (there is no {}); train it again with --force",
+                file.display()
+            )));
+        }
         Err(CliError::Run(format!("{path} holds no run (there is no {}); name the folder of a run", file.display())))
     }
 

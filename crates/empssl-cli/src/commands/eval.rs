@@ -33,7 +33,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     let mut saved = SavedRun::open(&args.run, args.data.as_deref(), &[])?;
     let snapshot = args.snapshot.epochs;
     let checkpoint = saved.checkpoint(snapshot)?;
-    if snapshot.is_some() {
+    if snapshot.is_some() || checkpoint.step != saved.identity.model.steps {
         let seconds = seconds_at(&saved.folder.metrics(), checkpoint.step)?;
         saved.identity.go_back_to(checkpoint.step, seconds);
     }

@@ -143,8 +143,15 @@ impl SavedRun {
 
     /// A checkpoint that was trained by this run's recipe.
     fn own(&self, path: &Path, checkpoint: Checkpoint) -> Result<Checkpoint, CliError> {
-        resume::demand_same_recipe(path, &checkpoint, &self.run.config.to_toml())?;
+        resume::demand_same_recipe(path, &checkpoint.recipe, &self.run.config.to_toml())?;
         Ok(checkpoint)
+    }
+
+    /// Where no checkpoint tells by what recipe a run began, its folder does; `--set` may have changed it since.
+    pub(crate) fn demand_stored_recipe(&self) -> Result<(), CliError> {
+        let path = self.folder.recipe();
+        let stored = std::fs::read_to_string(&path).map_err(|e| CliError::file("cannot read", &path, e))?;
+        resume::demand_same_recipe(&path, &stored, &self.run.config.to_toml())
     }
 
     /// The training images, which must be those the run began with.

@@ -1,8 +1,6 @@
 //! `empssl train`: from a recipe and images to a run folder with a checkpoint.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use empssl_data::{Dataset, Split};
 use empssl_model::Network;
@@ -20,9 +18,10 @@ use crate::report::{DataIdentity, ModelSummary, PeakBytes, RunIdentity, SCHEMA_V
 use crate::resume;
 use crate::run_folder::{self, RunFolder, RunLock, write_json};
 use crate::segments::{self, Segment};
+use crate::signals::Stop;
 
 pub(crate) fn run(args: &TrainArgs) -> Result<(), CliError> {
-    let stop = stop_on_ctrl_c()?;
+    let stop = Stop::watch("\nstopping after this step; press Ctrl-C again to leave without saving")?;
     let job = match &args.resume {
         Some(folder) => Job::resumed(args, folder)?,
         None => Job::fresh(args)?,
@@ -58,6 +57,8 @@ impl Job {
         let path = args.out.clone().unwrap_or_else(|| default_folder(&identity));
         let (folder, lock) = RunFolder::create(&path, args.force)?;
         run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
+        // With these two files a run that is killed can go on; what takes longer comes after them.
+        write_json(&folder.identity(), &identity)?;
         data::draw(&dataset, &run.sampler, args.seed, &folder.patches())?;
         let source = batch_source(&run, dataset, args);
         Ok(Self { folder, _lock: lock, run, identity, source, trainer, device })
@@ -69,6 +70,9 @@ impl Job {
         let saved = SavedRun::open(path, args.images.data.as_deref(), &args.set)?;
         let device = commands::prepare(&args.compute)?;
         let (checkpoint, is_newest_damaged) = saved.last_checkpoint()?;
+        if checkpoint.is_none() {
+            saved.demand_stored_recipe()?;
+        }
         let dataset = saved.training_images()?;
         let SavedRun { folder, mut identity, run } = saved;
         let mut trainer = new_trainer(&run, args, identity.seed, &dataset, device)?;
@@ -91,7 +95,7 @@ impl Job {
         Ok(Self { folder, _lock: lock, run, identity, source, trainer, device })
     }
 
-    fn train(mut self, args: &TrainArgs, stop: &AtomicBool) -> Result<(), CliError> {
+    fn train(mut self, args: &TrainArgs, stop: &Stop) -> Result<(), CliError> {
         self.announce(args);
         let segment = self.segment(args);
         segments::begin(&mut self.identity.segments, segment);
@@ -104,12 +108,12 @@ impl Job {
             recipe: self.run.config.to_toml(),
             seconds_before: progress.seconds_before,
         };
-        let outcome = self.trainer.run(&self.source, &plan, stop, &mut progress);
-        let last = progress.last;
+        let outcome = self.trainer.run(&self.source, &plan, stop.flag(), &mut progress);
+        let (last, seconds_before) = (progress.last, progress.seconds_before);
         drop(progress);
         // First of all: after a failure the device may answer nothing else.
         let outcome = outcome?;
-        self.note(last, commands::peaks(self.device)?)?;
+        self.note(last.map_or(seconds_before, |last| last.seconds), commands::peaks(self.device)?)?;
         match outcome {
             Outcome::Finished => {
                 self.conclude(last);
@@ -117,22 +121,21 @@ impl Job {
             }
             Outcome::Interrupted => {
                 let (step, path) = (self.trainer.steps_done(), self.folder.checkpoints().newest());
-                Err(CliError::Interrupted { step, path, run: self.folder.path().display().to_string() })
+                let run = self.folder.path().display().to_string();
+                Err(CliError::Interrupted { by: stop.by(), step, path, run })
             }
         }
     }
 
     /// Writes into `run.json` how far training has come.
-    fn note(&mut self, last: Option<StepRecord>, peaks: PeakBytes) -> Result<(), CliError> {
+    fn note(&mut self, seconds: f64, peaks: PeakBytes) -> Result<(), CliError> {
         let training = &mut self.identity.training;
         training.finished = self.trainer.is_complete();
         training.peak_bytes = training.peak_bytes.max(peaks);
-        if let Some(last) = last {
-            training.steps = self.trainer.steps_done();
-            training.seconds = last.seconds;
-            let patches = training.steps * self.identity.model.patches_a_step();
-            training.patches_per_s = patches as f64 / last.seconds.max(1e-9);
-        }
+        training.steps = self.trainer.steps_done();
+        training.seconds = seconds;
+        let patches = training.steps * self.identity.model.patches_a_step();
+        training.patches_per_s = patches as f64 / seconds.max(1e-9);
         segments::end(&mut self.identity.segments, self.trainer.steps_done());
         write_json(&self.folder.identity(), &self.identity)
     }
@@ -186,20 +189,6 @@ impl Job {
             self.folder.path().display()
         );
     }
-}
-
-/// The first Ctrl-C asks the run to save and leave; the second leaves at once.
-fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>, CliError> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&stop);
-    let handler = move || {
-        if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("\nstopping after this step; press Ctrl-C again to leave without saving");
-    };
-    ctrlc::set_handler(handler).map_err(|e| CliError::Run(format!("cannot watch for Ctrl-C: {e}")))?;
-    Ok(stop)
 }
 
 fn new_trainer(run: &Run, args: &TrainArgs, seed: u64, dataset: &Dataset, device: Device) -> Result<Trainer, CliError> {

@@ -134,6 +134,8 @@ fn assert_same_run(run: &Path, whole: &Path, moment: Moment) {
     assert_eq!(timeless_metrics(run), timeless_metrics(whole), "{moment:?}");
     let identity = json(&run.join("run.json"));
     assert_eq!(identity["training"]["finished"], true, "{moment:?}");
+    assert_eq!(identity["training"]["steps"], STEPS, "{moment:?}");
+    assert!(identity["training"]["seconds"].as_f64().unwrap() > 0.0, "{moment:?}");
     let segments = identity["segments"].as_array().unwrap();
     assert_eq!(segments.len(), 2, "{moment:?}");
     assert_eq!((&segments[0]["from_step"], &segments[1]["to_step"]), (&0.into(), &STEPS.into()), "{moment:?}");

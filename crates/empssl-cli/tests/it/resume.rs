@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::chain::{json, steps};
 use crate::{empssl, refuses, stderr, succeeds, train};
@@ -109,33 +111,32 @@ fn snapshots_are_scored_as_what_they_are() {
     assert!(refuses(&train(folder.path(), &more), 4).contains("epochs that the run completes"));
 }
 
-#[cfg(unix)]
-#[test]
-fn ctrl_c_saves_and_leaves() {
-    use std::process::{Command, Stdio};
-
-    let folder = tempfile::tempdir().unwrap();
+/// Training that goes on until it is stopped, into `run`, after its second step; `before` is put before the program.
+fn endless(folder: &Path, before: &[&str], more: &[&str]) -> Child {
+    let words = [before, &[env!("CARGO_BIN_EXE_empssl"), "train", "--device", "cpu", "--threads", "1"]].concat();
+    let mut command = Command::new(words[0]);
+    command.current_dir(folder).args(&words[1..]).args(["--workers", "1", "--log-every", "1", "--out", "run"]);
+    command.args(["--set", "training.length={steps=100000}", "--set", "training.batch_size=8"]).args(more);
     let recipe = crate::recipe("synthetic/smoke.toml");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_empssl"));
-    command.current_dir(folder.path()).args([
-        "train",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-        "--workers",
-        "1",
-        "--log-every",
-        "1",
-    ]);
-    command.args(["--set", "training.length={steps=100000}", "--set", "training.batch_size=8", "--out", "run"]);
     let mut child = command.arg("--recipe").arg(recipe).stderr(Stdio::piped()).spawn().unwrap();
-    let metrics = folder.path().join("run/metrics.jsonl");
+    let metrics = folder.join("run/metrics.jsonl");
     let begun = || fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() >= 2);
     while !begun() {
         assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
+    child
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap().success());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = endless(folder.path(), &[], &[]);
     // A second process is kept out, and told by whom.
     let resume = ["train", "--resume", "run", "--device", "cpu"];
     let recipe = crate::recipe("synthetic/smoke.toml");
@@ -144,8 +145,7 @@ fn ctrl_c_saves_and_leaves() {
         let sentence = refuses(&empssl(folder.path(), arguments), 6);
         assert!(sentence.contains(&format!("run is in use by process {} on ", child.id())), "{sentence}");
     }
-    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(kill.success());
+    signal(&child, "INT");
     let output = child.wait_with_output().unwrap();
     let sentence = refuses(&output, 130);
     assert!(sentence.contains("stopped by Ctrl-C at step") && sentence.contains("--resume run"), "{sentence}");
@@ -153,6 +153,65 @@ fn ctrl_c_saves_and_leaves() {
     assert_eq!(run["training"]["finished"], false);
     assert!(run["training"]["steps"].as_u64().unwrap() >= 2, "{}", stderr(&output));
     assert!(folder.path().join("run/checkpoint.safetensors").is_file());
+
+    // Its score is that of the steps it took, whatever was planned.
+    succeeds(empssl(folder.path(), &["eval", "run", "--device", "cpu", "--threads", "1"]));
+    let report = json(&folder.path().join("run/report.json"));
+    assert_eq!(report["model"]["steps"], run["training"]["steps"]);
+    assert!(report["seconds"]["train"].as_f64().unwrap() > 0.0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_signal_ends_a_run_in_the_middle_of_a_step() {
+    let folder = tempfile::tempdir().unwrap();
+    // A step of some seconds.
+    let slow = ["--set", "training.n_patches=4", "--set", "network.base_width=32", "--set", "training.batch_size=100"];
+    let recipe = crate::recipe("synthetic/smoke.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_empssl"));
+    command.current_dir(folder.path()).args(["train", "--device", "cpu", "--threads", "2", "--out", "run", "--recipe"]);
+    let mut child = command.arg(recipe).args(slow).stderr(Stdio::piped()).spawn().unwrap();
+    while !folder.path().join("run/metrics.jsonl").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    signal(&child, "INT");
+    std::thread::sleep(Duration::from_millis(50));
+    signal(&child, "INT");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(!folder.path().join("run/checkpoint.safetensors").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn other_signals_are_called_by_name_and_nohup_is_obeyed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = endless(folder.path(), &["nohup"], &[]);
+    signal(&child, "HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "the end of the terminal ended the run");
+    signal(&child, "TERM");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(stderr(&output).contains("stopped by SIGTERM at step"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_run_without_a_checkpoint_keeps_its_recipe_too() {
+    let folder = tempfile::tempdir().unwrap();
+    finished_run(folder.path());
+    let run = folder.path().join("run");
+    for name in ["checkpoint.safetensors", "checkpoint-previous.safetensors"] {
+        let _ = fs::remove_file(run.join(name));
+    }
+    let resume = ["train", "--resume", "run", "--device", "cpu", "--threads", "1"];
+    let sentence = refuses(&empssl(folder.path(), &[&resume[..], &["--set", "schedule.lr=0.01"]].concat()), 6);
+    assert!(sentence.contains("`schedule.lr` is 0.3 there and 0.01 here"), "{sentence}");
+    fs::remove_file(run.join("run.json")).unwrap();
+    let sentence = refuses(&empssl(folder.path(), &resume), 6);
+    assert!(sentence.contains("ended before it began") && sentence.contains("--force"), "{sentence}");
 }
 
 #[cfg(target_os = "linux")]

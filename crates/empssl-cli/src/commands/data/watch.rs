@@ -1,21 +1,21 @@
 //! A bar, or plain lines, for work that may take minutes, and Ctrl-C.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use empssl_data::progress::{Progress, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::CliError;
+use crate::signals::Stop;
 
 /// How often a plain line is printed when nobody watches a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// Shows how far the work has come, and stops it after Ctrl-C.
 pub(super) struct Watch {
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     /// What is shown now: stage and file.
     subject: Option<(Stage, String)>,
     bar: ProgressBar,
@@ -25,14 +25,7 @@ pub(super) struct Watch {
 impl Watch {
     /// The first Ctrl-C asks the work to leave everything in order and end; the second ends it at once.
     pub(super) fn new() -> Result<Self, CliError> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&stop);
-        let handler = move || {
-            if seen.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-        };
-        ctrlc::set_handler(handler).map_err(|e| CliError::Run(format!("cannot watch for Ctrl-C: {e}")))?;
+        let stop = Stop::watch("stopping; press Ctrl-C again to leave at once")?;
         Ok(Self { stop, subject: None, bar: ProgressBar::hidden(), last_line: Instant::now() })
     }
 
@@ -48,7 +41,7 @@ impl Watch {
             self.last_line = Instant::now();
             eprintln!("{} {}: {}", verb(progress.stage), progress.what, amount(progress));
         }
-        if self.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.stop.flag().load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     fn begin(&mut self, progress: &Progress<'_>) {
