@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use empssl_data::{Dataset, HeapMemory, KeptMemory, OnBadImage, OpenOptions, PatchConfig, PatchSampler, Split};
 use empssl_torch::ShimError;
@@ -176,12 +176,15 @@ impl Completion for Copy {
 /// Never ends by itself.
 const NEVER: u32 = u32::MAX;
 
-fn source(prefetch: usize) -> BatchSource {
+static IMAGES: LazyLock<Dataset> = LazyLock::new(|| {
     let options = OpenOptions { name: "synthetic".into(), root: None, partial: false, on_bad_image: OnBadImage::Fail };
-    let images: Dataset = empssl_data::open(&options, Split::Test).unwrap();
-    let dataset = images.subset(&(0..14).collect::<Vec<_>>()).unwrap();
+    let images = empssl_data::open(&options, Split::Test).unwrap();
+    images.subset(&(0..14).collect::<Vec<_>>()).unwrap()
+});
+
+fn source(prefetch: usize) -> BatchSource {
     let sampler = PatchSampler::new(&PatchConfig::cifar32()).unwrap();
-    BatchSource { dataset, sampler, n_workers: 2, prefetch }
+    BatchSource { dataset: IMAGES.clone(), sampler, n_workers: 2, prefetch }
 }
 
 /// Four epochs of three steps.
