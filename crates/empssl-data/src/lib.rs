@@ -78,5 +78,7 @@ pub use augment::resample::Interpolation;
 pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, decode_image, detect, open};
 pub use error::{DataError, DecodeError};
 pub use grid::PatchGrid;
-pub use loader::{BatchMemory, HeapMemory, LoaderConfig, Order, PatchBatch, PatchBuffer, PatchLoader, View};
+pub use loader::{
+    BatchMemory, HeapMemory, KeptMemory, LoaderConfig, Order, PatchBatch, PatchBuffer, PatchLoader, View,
+};
 pub use patch::{PatchConfig, PatchKey, PatchSampler};

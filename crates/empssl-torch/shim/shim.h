@@ -64,6 +64,28 @@ void empssl_lists_drop_gradients(const empssl_tensor *parameters, size_t n);
 char *empssl_addcdiv(empssl_tensor out, empssl_tensor term, empssl_tensor dividend, empssl_tensor divisor,
                      double factor);
 
+// Page-locked host memory of so many bytes, all 0, as a new tensor.
+char *empssl_pinned(size_t bytes, empssl_tensor *out);
+
+// A stream of a CUDA device.
+typedef struct {
+  int64_t device;
+  int64_t id;
+} empssl_stream;
+// A stream that nothing else of this program works on, out of libtorch's pool.
+char *empssl_stream_from_pool(int64_t index, empssl_stream *out);
+// Asks `stream` to copy bytes into a new tensor of its device, and to tell when it has; returns without waiting. The
+// bytes must stay as they are until `done` is complete; after an error nothing reads them any more.
+char *empssl_upload(const void *bytes, const int64_t *sizes, size_t n_sizes, empssl_stream stream, empssl_tensor *out,
+                    void **done);
+char *empssl_event_query(const void *event, int32_t *is_complete);
+// Waits on the host.
+char *empssl_event_wait(const void *event);
+// Lets the current stream of the tensor's device wait for the event, not the host, and tells the allocator that this
+// stream uses the tensor too.
+char *empssl_event_admit(const void *event, empssl_tensor tensor);
+void empssl_event_free(void *event);
+
 // Operators of this thread: while recording, the names of those called from outside of any other operator, in order,
 // one a line. Stopping hands the text over, made by malloc.
 char *empssl_operators_start(void);

@@ -98,6 +98,15 @@ pub fn open() -> Result<usize, CudaProblem> {
     OPENED.get_or_init(|| open_cuda(has_driver())).clone()
 }
 
+/// Opens CUDA on behalf of device `index`: libtorch looks for CUDA once in a process, so it must be open before the first
+/// question about a device.
+pub(crate) fn reach(index: usize) -> Result<(), ShimError> {
+    match open() {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(ShimError(format!("CUDA device {index} cannot be reached: {problem}"))),
+    }
+}
+
 /// Turns the choice into a device.
 ///
 /// `auto` takes the CPU only where the machine has no NVIDIA driver: a GPU that cannot be used is an error that names

@@ -7,6 +7,12 @@ use tch::Tensor;
 
 use crate::memory::DeviceMemory;
 
+mod streams;
+
+pub(crate) use streams::{
+    RawEvent, RawStream, event_admit, event_is_complete, event_wait, pinned, stream_from_pool, upload,
+};
+
 /// libtorch refused a request; the text is its own.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("libtorch: {0}")]

@@ -5,6 +5,7 @@
 //! [`precision`] holds the TF32 switches, [`determinism`] the reproducibility switches, [`memory`] the peak memory of
 //! a device, [`autograd`] begins a backward pass at a given gradient, [`lists`] holds the operators over whole lists of
 //! tensors and [`host`] their single pass through host memory, [`operators`] tells which operators a piece of code calls,
+//! [`stream`] copies beside the computing, from memory that [`pinned`] provides and [`upload`] guards until it was read,
 //! [`failure`] turns the panics of tch's plain operators (out of memory above all) into errors, and
 //! [`version`] tells which libtorch is running.
 //!
@@ -20,9 +21,15 @@ pub mod host;
 pub mod lists;
 pub mod memory;
 pub mod operators;
+pub mod pinned;
 pub mod precision;
+pub mod stream;
+pub mod upload;
 pub mod version;
 
 pub use device::{DeviceChoice, DeviceError};
 pub use failure::{TorchFailure, catch};
 pub use ffi::ShimError;
+pub use pinned::PinnedBytes;
+pub use stream::{Event, Stream};
+pub use upload::{Completion, Upload};

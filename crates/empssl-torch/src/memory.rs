@@ -28,7 +28,7 @@ pub struct DeviceMemory {
 pub fn device_memory(device: Device) -> Result<Option<DeviceMemory>, ShimError> {
     match device {
         Device::Cuda(index) => {
-            opened(index)?;
+            device::reach(index)?;
             ffi::device_memory(index as i64).map(Some)
         }
         _ => Ok(None),
@@ -42,7 +42,7 @@ pub fn device_memory(device: Device) -> Result<Option<DeviceMemory>, ShimError> 
 pub fn reset_peak(device: Device) -> Result<(), ShimError> {
     match device {
         Device::Cuda(index) => {
-            opened(index)?;
+            device::reach(index)?;
             ffi::reset_peak_device_memory(index as i64)
         }
         _ => Ok(()),
@@ -58,14 +58,6 @@ pub fn reset_peak(device: Device) -> Result<(), ShimError> {
 /// training loop should run, more than others. Memory then stays with the process until it ends.
 pub fn keep_freed_memory() -> bool {
     ffi::keep_freed_memory()
-}
-
-/// libtorch looks for CUDA once in a process, so CUDA is opened before the first question about a device.
-fn opened(index: usize) -> Result<(), ShimError> {
-    match device::open() {
-        Ok(_) => Ok(()),
-        Err(problem) => Err(ShimError(format!("CUDA device {index} cannot be reached: {problem}"))),
-    }
 }
 
 #[cfg(test)]

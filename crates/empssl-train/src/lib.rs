@@ -7,6 +7,7 @@
 //! - [`keep`]: [`CheckpointFiles`], which checkpoints of a run stay, and which one it goes on from;
 //! - [`memory`]: what a step needs, and what to say when there is too little;
 //! - [`config`] and [`source`]: the settings of a run, and where its patches come from;
+//! - [`feed`]: [`Feed`], the way of the patches from the loader to the device, a step ahead on CUDA;
 //! - [`trainer`]: [`Trainer`], the loop itself, to be read from top to bottom.
 //!
 //! **Invariant:** nothing here knows labels, accuracy or the format of recipes. Whoever wants to watch a run gives the
@@ -16,6 +17,7 @@ pub mod checkpoint;
 mod clock;
 pub mod config;
 pub mod error;
+pub mod feed;
 pub mod gradient;
 pub mod keep;
 pub mod lars;
@@ -28,6 +30,7 @@ pub mod trainer;
 pub use checkpoint::{Checkpoint, Position, Versions};
 pub use config::{CheckpointEvery, Length, TrainConfig};
 pub use error::TrainError;
+pub use feed::{Feed, Turn};
 pub use gradient::{MemoryMode, Norms, StepPlan};
 pub use keep::{CheckpointFiles, LastCheckpoint};
 pub use lars::{Lars, LarsConfig};

@@ -1,12 +1,16 @@
 //! Where a step's patches come from, and how they reach the network.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use empssl_data::{Dataset, LoaderConfig, Order, PatchBatch, PatchLoader, PatchSampler, View};
+use empssl_data::{
+    BatchMemory, Dataset, HeapMemory, KeptMemory, LoaderConfig, Order, PatchBatch, PatchLoader, PatchSampler, View,
+};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::TrainConfig;
 use crate::error::TrainError;
+use crate::feed::{Feed, PinnedMemory};
 
 /// Where patches come from.
 pub struct BatchSource {
@@ -21,27 +25,57 @@ pub struct BatchSource {
 }
 
 impl BatchSource {
-    /// The batch of each of these steps of a run, with the epoch it belongs to: the position in the data follows from
-    /// the number of the step, so a run may begin anywhere.
+    /// The patches of each of these steps of a run, for `device`.
+    ///
+    /// The workers fill the same `prefetch + 2` buffers, each of one batch, from the first step to the last; for CUDA
+    /// they are page-locked.
+    ///
+    /// # Errors
+    /// When the device cannot be reached.
+    pub fn feed(&self, config: &TrainConfig, steps: Range<u64>, device: Device) -> Result<Feed<'_>, TrainError> {
+        let memory = match device {
+            Device::Cuda(_) => KeptMemory::new(PinnedMemory),
+            _ => KeptMemory::new(HeapMemory),
+        };
+        Feed::new(self.batches(config.clone(), steps, Arc::new(memory)), device)
+    }
+
+    /// The batch of each of these steps of a run, with the epoch it belongs to, up to the first error: the position in
+    /// the data follows from the number of the step, so a run may begin anywhere.
     pub(crate) fn batches(
         &self,
-        config: &TrainConfig,
+        config: TrainConfig,
         steps: Range<u64>,
+        memory: Arc<dyn BatchMemory>,
     ) -> impl Iterator<Item = Result<(u64, PatchBatch), TrainError>> {
         let steps_per_epoch = config.steps_per_epoch(self.dataset.len());
         let mut loader = None;
-        steps.map(move |step| {
+        let mut batch_of = move |step| {
             let (epoch, position) = (step / steps_per_epoch, step % steps_per_epoch);
             if position == 0 || loader.is_none() {
-                loader = Some(self.epoch(config, epoch, position as usize)?);
+                // The last loader goes first, for it has the buffers of the next.
+                drop(loader.take());
+                loader = Some(self.epoch(&config, epoch, position as usize, Arc::clone(&memory))?);
             }
             let batch = loader.as_mut().and_then(Iterator::next);
             Ok((epoch, batch.expect("an epoch has a batch for each of its steps")?))
+        };
+        let mut has_failed = false;
+        steps.map_while(move |step| {
+            let batch = (!has_failed).then(|| batch_of(step))?;
+            has_failed = batch.is_err();
+            Some(batch)
         })
     }
 
     /// The batches of one epoch from `first_batch` on, without an incomplete last one.
-    fn epoch(&self, config: &TrainConfig, epoch: u64, first_batch: usize) -> Result<PatchLoader, TrainError> {
+    fn epoch(
+        &self,
+        config: &TrainConfig,
+        epoch: u64,
+        first_batch: usize,
+        memory: Arc<dyn BatchMemory>,
+    ) -> Result<PatchLoader, TrainError> {
         let loader = LoaderConfig {
             n_patches: config.n_patches,
             batch_size: config.batch_size,
@@ -56,15 +90,19 @@ impl BatchSource {
             n_workers: self.n_workers,
             prefetch: self.prefetch,
         };
-        Ok(PatchLoader::new(&self.dataset, &self.sampler, &loader)?)
+        Ok(PatchLoader::with_memory(&self.dataset, &self.sampler, &loader, memory)?)
     }
 }
 
 /// The patches of a batch on `device`, bytes `[n, b, 3, s, s]`, as the loader cut them.
 pub fn patches_on(batch: &PatchBatch, device: Device) -> Tensor {
+    Tensor::from_data_size(batch.bytes(), &sizes(batch), Kind::Uint8).to_device(device)
+}
+
+/// n, b, 3, s, s.
+pub(crate) fn sizes(batch: &PatchBatch) -> [i64; 5] {
     let (n, b, channels, height, width) = batch.patches().dim();
-    let sizes = [n, b, channels, height, width].map(|size| size as i64);
-    Tensor::from_data_size(batch.bytes(), &sizes, Kind::Uint8).to_device(device)
+    [n, b, channels, height, width].map(|size| size as i64)
 }
 
 /// The network's input: bytes `[n, b, 3, s, s]` to numbers `x / 127.5 - 1` of `kind`, `[n * b, 3, s, s]`

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use empssl_data::PatchBatch;
 use empssl_loss::{EmpSslLoss, LossTerms};
 use empssl_model::Network;
 use empssl_torch::catch;
@@ -12,13 +11,14 @@ use crate::checkpoint::{Checkpoint, Position, Versions};
 use crate::clock::Clock;
 use crate::config::TrainConfig;
 use crate::error::TrainError;
+use crate::feed::{Feed, Turn};
 use crate::gradient::{Norms, StepPlan};
 use crate::keep::{CheckpointFiles, Rhythm};
 use crate::lars::{Lars, LarsConfig};
 use crate::memory;
 use crate::observer::{Observer, StepRecord};
 use crate::schedule::CosineSchedule;
-use crate::source::{BatchSource, patches_on};
+use crate::source::BatchSource;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,10 +80,11 @@ impl Trainer {
         let mut clock = Clock::start(self.step, checkpoint.seconds_before);
         let mut rhythm = Rhythm::new(self.config.checkpoint_every);
         let mut last_loss = None;
-        for batch in source.batches(&self.config.clone(), self.step..last_step) {
-            let (epoch, batch) = batch?;
-            let lr = schedule.lr(self.step);
-            let terms = self.step(&batch, lr)?;
+        let mut feed = source.feed(&self.config, self.step..last_step, self.network.device())?;
+        while let Some(turn) = feed.next_turn() {
+            let turn = turn?;
+            let (epoch, lr) = (turn.epoch, schedule.lr(self.step));
+            let terms = self.step(&mut feed, turn, lr)?;
             self.step += 1;
             let stopping = stop.load(Ordering::Relaxed) && self.step < last_step;
             if stopping || self.is_record_due(last_step) {
@@ -111,23 +112,23 @@ impl Trainer {
         Ok(Outcome::Finished)
     }
 
-    /// One step: the gradient of the objective on a batch of patches, and the update.
-    fn step(&mut self, batch: &PatchBatch, lr: f64) -> Result<LossTerms, TrainError> {
+    /// One step: the gradient of the objective on the patches of a turn, and the update.
+    fn step(&mut self, feed: &mut Feed<'_>, turn: Turn, lr: f64) -> Result<LossTerms, TrainError> {
+        let side = turn.side;
         let plan = StepPlan { memory: self.config.memory, norms: Norms::Batch, tf32: self.config.tf32 };
         let terms = catch(|| -> Result<LossTerms, TrainError> {
-            let patches = patches_on(batch, self.network.device());
+            let patches = feed.patches(turn)?;
             self.lars.zero_grad();
             let terms = plan.backward(&self.network, &self.loss, &patches)?;
             self.lars.step(lr)?;
             Ok(terms)
         });
-        let terms = terms.map_err(TrainError::from).flatten().map_err(|error| self.explain(error, batch))?;
+        let terms = terms.map_err(TrainError::from).flatten().map_err(|error| self.explain(error, side))?;
         self.all_finite = self.all_finite.logical_and(&terms.total.isfinite());
         Ok(terms)
     }
 
-    fn explain(&self, error: TrainError, batch: &PatchBatch) -> TrainError {
-        let side = batch.patches().dim().4;
+    fn explain(&self, error: TrainError, side: usize) -> TrainError {
         memory::explain(error, &self.config, &self.network, side)
     }
 

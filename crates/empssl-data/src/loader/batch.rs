@@ -87,6 +87,13 @@ impl PatchBatch {
     }
 }
 
+/// As [`PatchBatch::bytes`]; they stay where they are when the batch is moved.
+impl AsRef<[u8]> for PatchBatch {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 impl fmt::Debug for PatchBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { labels, indices, shape, .. } = self;
@@ -116,7 +123,7 @@ mod tests {
         patches.swap_axes(0, 1);
         let batch = PatchBatch::new(patches.clone(), Some(vec![7, 8]), vec![1, 2]).unwrap();
         assert_eq!(batch.patches(), patches);
-        assert_eq!(batch.bytes(), patches.iter().copied().collect::<Vec<_>>());
+        assert_eq!(batch.as_ref(), patches.iter().copied().collect::<Vec<_>>());
         assert!(format!("{batch:?}").contains("n: 3, b: 2, s: 4"));
     }
 

@@ -15,8 +15,8 @@ impl<T: AsRef<[u8]> + AsMut<[u8]> + Send> PatchBuffer for T {}
 /// Where a loader gets its buffers from: the heap, or memory that a device can read by itself.
 ///
 /// A loader asks for a buffer only when its ring has none, so at most prefetch + 2 times where the caller lets go of
-/// each batch before it asks for the next. An implementation that wants its buffers back, to hand them to the next
-/// loader, takes them back when they are dropped.
+/// each batch before it asks for the next. Around an implementation, [`super::KeptMemory`] keeps the buffers for the next
+/// loader.
 pub trait BatchMemory: Send + Sync {
     /// A buffer of at least so many `bytes`, whatever their values.
     ///

@@ -2,6 +2,7 @@
 
 mod batch;
 mod config;
+mod kept;
 mod memory;
 mod order;
 mod source;
@@ -17,6 +18,7 @@ use std::thread::JoinHandle;
 
 pub use batch::PatchBatch;
 pub use config::{LoaderConfig, Order, View};
+pub use kept::KeptMemory;
 pub use memory::{BatchMemory, HeapMemory, PatchBuffer};
 
 use crate::dataset::Dataset;

@@ -1,0 +1,125 @@
+//! Patches that are sent ahead to a CUDA device, where there is one, and what a run reads from its device.
+
+use std::sync::atomic::AtomicBool;
+
+use empssl_data::{OnBadImage, OpenOptions, PatchConfig, PatchSampler, Split};
+use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
+use empssl_model::{Network, NetworkConfig, ResNetConfig, Stem};
+use empssl_torch::{device, operators};
+use empssl_train::{
+    BatchSource, CheckpointPlan, LarsConfig, Length, MemoryMode, Norms, Outcome, StepPlan, TrainConfig, Trainer,
+};
+use tch::{Device, Kind, Tensor};
+
+/// So many images.
+const IMAGES: usize = 14;
+
+fn source() -> BatchSource {
+    let options = OpenOptions { name: "synthetic".into(), root: None, partial: false, on_bad_image: OnBadImage::Fail };
+    let images = empssl_data::open(&options, Split::Test).unwrap();
+    let dataset = images.subset(&(0..IMAGES).collect::<Vec<_>>()).unwrap();
+    let sampler = PatchSampler::new(&PatchConfig::cifar32()).unwrap();
+    BatchSource { dataset, sampler, n_workers: 2, prefetch: 1 }
+}
+
+/// Three steps an epoch, eight epochs.
+fn config(log_every: u64) -> TrainConfig {
+    TrainConfig {
+        n_patches: 2,
+        batch_size: 4,
+        length: Length::Epochs(8),
+        lr: 0.1,
+        t_max: None,
+        memory: MemoryMode::Whole,
+        tf32: false,
+        seed: 7,
+        max_steps: None,
+        log_every,
+        checkpoint_every: None,
+        snapshot_epochs: Vec::new(),
+    }
+}
+
+fn trainer(config: TrainConfig, device: Device) -> Trainer {
+    let resnet = ResNetConfig { base_width: 4, ..ResNetConfig::resnet18(Stem::Cifar) };
+    let network = Network::new(&NetworkConfig { resnet, hidden: 16, projection: 8 }, Kind::Float, device).unwrap();
+    let loss = EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap();
+    Trainer::new(network, loss, &LarsConfig::paper(), config, IMAGES).unwrap()
+}
+
+/// How often each of two kinds of operators was called: those that read a number, and those that may bring a tensor to
+/// the host. tch reads with one of them, whichever way it is asked to.
+fn count(names: &[String]) -> [usize; 2] {
+    let count = |of: &[&str]| names.iter().filter(|name| of.contains(&name.trim_start_matches("aten::"))).count();
+    [count(&["item", "_local_scalar_dense", "is_nonzero", "nonzero", "equal"]), count(&["to", "_to_copy"])]
+}
+
+/// The reads of a run of so many steps.
+fn reads_of_a_run(log_every: u64, steps: u64) -> [usize; 2] {
+    let mut trainer = trainer(TrainConfig { max_steps: Some(steps), ..config(log_every) }, Device::Cpu);
+    let run = || trainer.run(&source(), &CheckpointPlan::default(), &AtomicBool::new(false), &mut ());
+    let (outcome, names) = operators::recorded(run).unwrap();
+    assert_eq!(outcome.unwrap(), Outcome::Finished);
+    count(&names)
+}
+
+/// The reads of a step without the loop around it: conversions between types.
+fn reads_of_a_step() -> [usize; 2] {
+    let trainer = trainer(config(1), Device::Cpu);
+    let (source, loss) = (source(), EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap());
+    let mut feed = source.feed(&config(1), 0..1, Device::Cpu).unwrap();
+    let turn = feed.next_turn().unwrap().unwrap();
+    let plan = StepPlan { memory: MemoryMode::Whole, norms: Norms::Batch, tf32: false };
+    let step = || plan.backward(trainer.network(), &loss, &feed.patches(turn).unwrap());
+    let (terms, names) = operators::recorded(step).unwrap();
+    assert!(terms.is_ok());
+    count(&names)
+}
+
+#[test]
+fn a_run_reads_from_its_device_only_when_it_gives_a_record() {
+    // Two records each, and then one a step.
+    let (four, three, four_records) = (reads_of_a_run(100, 4), reads_of_a_run(100, 3), reads_of_a_run(1, 4));
+    let step = reads_of_a_step();
+    assert_eq!(step[0], 0, "a step reads a number");
+    assert_eq!(four[0], three[0], "numbers are read in steps without a record");
+    assert_eq!(four[1] - three[1], step[1], "tensors are read in steps without a record");
+    let (two, all) = (four[1] - 4 * step[1], four_records[1] - 4 * step[1]);
+    assert!(two > 0 && all == 2 * two, "two records read {two} tensors, four of them {all}");
+}
+
+#[test]
+fn patches_that_are_sent_ahead_to_cuda_are_those_of_the_loader() {
+    if let Err(problem) = device::open() {
+        eprintln!("skipped: patches sent ahead: {problem}");
+        return;
+    }
+    let (source, config, device) = (source(), config(100), Device::Cuda(0));
+    let matrix = Tensor::ones([2048, 2048], (Kind::Float, device));
+    let mut ahead = source.feed(&config, 1..24, device).unwrap();
+    let mut arrived = Vec::new();
+    while let Some(turn) = ahead.next_turn() {
+        let patches = ahead.patches(turn.unwrap()).unwrap();
+        // Keeps the device busy, so that the host and the copies run ahead of it.
+        let busy = matrix.mm(&matrix).sum(Kind::Float) * 0.0;
+        arrived.push(patches.to_kind(Kind::Float) + busy);
+    }
+    let mut straight = source.feed(&config, 1..24, Device::Cpu).unwrap();
+    for (step, arrived) in arrived.iter().enumerate() {
+        let turn = straight.next_turn().unwrap().unwrap();
+        let truth = straight.patches(turn).unwrap().to_kind(Kind::Float);
+        assert_eq!(arrived.to_device(Device::Cpu), truth, "step {step}");
+    }
+    assert!(straight.next_turn().is_none());
+}
+
+#[test]
+fn a_run_on_cuda_takes_all_its_steps() {
+    if let Err(problem) = device::open() {
+        eprintln!("skipped: a run on CUDA: {problem}");
+        return;
+    }
+    let mut trainer = trainer(config(5), Device::Cuda(0));
+    let outcome = trainer.run(&source(), &CheckpointPlan::default(), &AtomicBool::new(false), &mut ()).unwrap();
+    assert_eq!((outcome, trainer.steps_done()), (Outcome::Finished, 24));
+}
