@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Fetch, check, pack and look at a data set.
     Data(DataArgs),
+    /// Measure where the time of training goes.
+    Bench(BenchArgs),
     /// Report libtorch, CUDA, precision, memory and threads; fails when a GPU is there and cannot be used.
     Doctor(DoctorArgs),
     /// Print completions for a shell, to be sourced from its start-up file.
@@ -142,6 +144,52 @@ pub(crate) struct TrainArgs {
     /// leave the result alone.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "dataset", "seed", "out", "force", "partial", "on_bad_image"])]
     pub(crate) resume: Option<PathBuf>,
+}
+
+/// `empssl bench`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Take steps of a recipe and say how long each part takes, beside the rate at which this machine multiplies matrices.
+    ///
+    /// Nothing is saved. On CUDA the device is waited for wherever a part ends, which keeps the parts from overlapping; as
+    /// many steps again are then timed as a whole, without that.
+    Step(BenchStepArgs),
+}
+
+/// `empssl bench step`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BenchStepArgs {
+    /// The recipe, a TOML file of configs/.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: PathBuf,
+    /// The data set, when it is not the recipe's; synthetic needs no files.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dataset: Option<String>,
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
+    #[command(flatten)]
+    pub(crate) compute: DeviceArgs,
+    /// Change a key of the recipe, as in `--set training.n_patches=4`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Threads that cut patches [default: one per core, at most 16].
+    #[arg(long, value_name = "W", value_parser = at_least_one())]
+    pub(crate) workers: Option<usize>,
+    /// Steps that are measured.
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) steps: u64,
+    /// Steps before them that are not.
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    pub(crate) warmup: u64,
+    /// Write everything that was measured to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 /// `empssl eval`

@@ -1,4 +1,5 @@
-//! How large a network is before it is built: parameters, and what a patch keeps in memory while it trains.
+//! How large a network is before it is built: parameters, what a patch keeps in memory while it trains, and what it
+//! costs to compute.
 
 use crate::config::{Block, NetworkConfig, ResNetConfig, Stem};
 
@@ -10,7 +11,7 @@ struct ConvSize {
     side: i64,
 }
 
-/// How many numbers one patch makes of a stage of a network, as [`crate::Network::stages`] cuts it.
+/// How many numbers one patch makes in a stage of a network, and how many it multiplies, as [`crate::Network::stages`] cuts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StageElements {
     /// What the stage takes.
@@ -20,6 +21,8 @@ pub struct StageElements {
     pub layers: i64,
     /// The largest output of a layer.
     pub widest: i64,
+    /// Multiplications, each with an addition, of its convolutions and linear layers in a forward pass.
+    pub products: i64,
 }
 
 impl NetworkConfig {
@@ -44,11 +47,13 @@ impl NetworkConfig {
             input: stage.input,
             layers: stage.convs.iter().map(ConvSize::elements).sum(),
             widest: stage.convs.iter().map(ConvSize::elements).max().unwrap_or_default(),
+            products: stage.convs.iter().map(ConvSize::products).sum(),
         };
         let mut all: Vec<_> = stages.iter().map(elements).collect();
         let input = stages.last().and_then(|stage| stage.convs.last()).map_or(0, ConvSize::elements);
-        let layers = self.resnet.width() + 2 * self.hidden + self.projection;
-        all.push(StageElements { input, layers, widest: self.hidden.max(self.projection) });
+        let (w, h, d) = (self.resnet.width(), self.hidden, self.projection);
+        let products = w * h + h * h + h * d;
+        all.push(StageElements { input, layers: w + 2 * h + d, widest: h.max(d), products });
         all
     }
 }
@@ -63,6 +68,11 @@ struct StageSize {
 impl ConvSize {
     fn elements(&self) -> i64 {
         self.to * self.side * self.side
+    }
+
+    /// Each number put out sums over the kernel and the channels.
+    fn products(&self) -> i64 {
+        self.elements() * self.from * self.kernel * self.kernel
     }
 }
 

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
 
 use crate::error::TrainError;
+use crate::phase::Phase;
 use crate::source::network_input;
 
 /// What a step keeps in memory.
@@ -106,8 +107,26 @@ impl StepPlan {
     /// # Panics
     /// When libtorch fails in a forward pass; [`empssl_torch::catch`] makes an error of it.
     pub fn backward(&self, network: &Network, loss: &EmpSslLoss, patches: &Tensor) -> Result<LossTerms, TrainError> {
+        self.backward_in_phases(network, loss, patches, &mut |_| ())
+    }
+
+    /// [`Self::backward`], which tells `enter` of every phase that begins: [`Phase::Forward`], [`Phase::Loss`],
+    /// [`Phase::Again`] where something is run once more, and [`Phase::Backward`].
+    ///
+    /// # Errors
+    /// As [`Self::backward`].
+    ///
+    /// # Panics
+    /// As [`Self::backward`].
+    pub fn backward_in_phases(
+        &self,
+        network: &Network,
+        loss: &EmpSslLoss,
+        patches: &Tensor,
+        enter: &mut dyn FnMut(Phase),
+    ) -> Result<LossTerms, TrainError> {
         let _tf32 = self.scope(true)?;
-        let step = Step { plan: *self, network, loss, patches };
+        let mut step = Step { plan: *self, network, loss, patches, enter };
         match self.memory {
             MemoryMode::Whole => step.whole(),
             MemoryMode::ByStage => step.by_stage(),
@@ -143,17 +162,21 @@ struct Step<'a> {
     loss: &'a EmpSslLoss,
     /// `[n, b, 3, s, s]`, bytes.
     patches: &'a Tensor,
+    enter: &'a mut dyn FnMut(Phase),
 }
 
 impl Step<'_> {
-    fn whole(&self) -> Result<LossTerms, TrainError> {
+    fn whole(&mut self) -> Result<LossTerms, TrainError> {
+        (self.enter)(Phase::Forward);
         let z = self.network.forward(&self.input(0, self.n()), self.plan.first()).projections;
         let (terms, gradient) = self.objective(&z)?;
+        (self.enter)(Phase::Backward);
         backward(&z, &gradient)?;
         Ok(terms)
     }
 
-    fn by_stage(&self) -> Result<LossTerms, TrainError> {
+    fn by_stage(&mut self) -> Result<LossTerms, TrainError> {
+        (self.enter)(Phase::Forward);
         let [below @ .., last] = self.network.stages();
         let mut x = self.input(0, self.n());
         let mut kept = Vec::new();
@@ -166,25 +189,32 @@ impl Step<'_> {
         let (terms, mut gradient) = {
             let z = last.forward(&x, self.plan.first());
             let (terms, gradient) = self.objective(&z)?;
+            (self.enter)(Phase::Backward);
             backward(&z, &gradient)?;
             (terms, x.grad())
         };
         drop(x);
         while let Some((stage, x)) = kept.pop() {
             let x = x.set_requires_grad(!kept.is_empty()); // patches need no gradient
-            backward(&stage.forward(&x, self.plan.again()), &gradient)?;
+            (self.enter)(Phase::Again);
+            let y = stage.forward(&x, self.plan.again());
+            (self.enter)(Phase::Backward);
+            backward(&y, &gradient)?;
             gradient = x.grad();
         }
         Ok(terms)
     }
 
-    fn by_patches(&self, part: i64) -> Result<LossTerms, TrainError> {
+    fn by_patches(&mut self, part: i64) -> Result<LossTerms, TrainError> {
         let (n, b) = (self.n(), self.b());
+        (self.enter)(Phase::Forward);
         let z = self.projections(part);
         let (terms, gradient) = self.objective(&z)?;
         drop(z);
         for from in (0..n).step_by(part as usize) {
+            (self.enter)(Phase::Again);
             let z = self.network.forward(&self.input(from, part), self.plan.again()).projections;
+            (self.enter)(Phase::Backward);
             backward(&z, &gradient.narrow(0, from * b, part * b))?;
         }
         Ok(terms)
@@ -206,7 +236,8 @@ impl Step<'_> {
     }
 
     /// The terms of the objective for all projections `[n * b, d]`, and its gradient with respect to them.
-    fn objective(&self, z: &Tensor) -> Result<(LossTerms, Tensor), TrainError> {
+    fn objective(&mut self, z: &Tensor) -> Result<(LossTerms, Tensor), TrainError> {
+        (self.enter)(Phase::Loss);
         let _exact = self.plan.scope(false)?;
         let (terms, gradient) = self.loss.value_and_gradient(&z.view([self.n(), self.b(), -1]))?;
         Ok((terms, gradient.flatten(0, 1)))

@@ -6,6 +6,7 @@
 //! - [`gradient`]: the gradient of a step, in one piece, stage by stage or part by part;
 //! - [`keep`]: [`CheckpointFiles`], which checkpoints of a run stay, and which one it goes on from;
 //! - [`memory`]: what a step needs, and what to say when there is too little;
+//! - [`phase`] and [`measure`]: what a step is made of, how long each part takes and what the arithmetic would take;
 //! - [`config`] and [`source`]: the settings of a run, and where its patches come from;
 //! - [`feed`]: [`Feed`], the way of the patches from the loader to the device, a step ahead on CUDA;
 //! - [`trainer`]: [`Trainer`], the loop itself, to be read from top to bottom.
@@ -21,8 +22,10 @@ pub mod feed;
 pub mod gradient;
 pub mod keep;
 pub mod lars;
+pub mod measure;
 pub mod memory;
 pub mod observer;
+pub mod phase;
 pub mod schedule;
 pub mod source;
 pub mod trainer;
@@ -35,6 +38,7 @@ pub use gradient::{MemoryMode, Norms, StepPlan};
 pub use keep::{CheckpointFiles, LastCheckpoint};
 pub use lars::{Lars, LarsConfig};
 pub use observer::{Observer, StepRecord};
+pub use phase::Phase;
 pub use schedule::CosineSchedule;
 pub use source::{BatchSource, network_input, patches_on};
 pub use trainer::{CheckpointPlan, Outcome, Trainer};

@@ -1,6 +1,7 @@
 //! Who watches a run: progress bars, logs, monitors.
 
 use crate::error::TrainError;
+use crate::phase::Phase;
 
 /// What is known about one logged step.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -28,6 +29,9 @@ pub trait Observer {
     /// A step was issued, and its record given if it has one. The device may still be computing, so nothing may be read
     /// from it here.
     fn on_step(&mut self, _step: u64, _n_steps: u64) {}
+
+    /// A phase begins, and with it the one before it ends. The device may still be computing what was issued in it.
+    fn on_phase(&mut self, _phase: Phase) {}
 
     /// The metrics of a step were read.
     ///

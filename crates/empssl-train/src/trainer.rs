@@ -17,6 +17,7 @@ use crate::keep::{CheckpointFiles, Rhythm};
 use crate::lars::{Lars, LarsConfig};
 use crate::memory;
 use crate::observer::{Observer, StepRecord};
+use crate::phase::Phase;
 use crate::schedule::CosineSchedule;
 use crate::source::BatchSource;
 
@@ -81,10 +82,13 @@ impl Trainer {
         let mut rhythm = Rhythm::new(self.config.checkpoint_every);
         let mut last_loss = None;
         let mut feed = source.feed(&self.config, self.step..last_step, self.network.device())?;
-        while let Some(turn) = feed.next_turn() {
+        loop {
+            observer.on_phase(Phase::DataWait);
+            let Some(turn) = feed.next_turn() else { break };
             let turn = turn?;
             let (epoch, lr) = (turn.epoch, schedule.lr(self.step));
-            let terms = self.step(&mut feed, turn, lr)?;
+            let terms = self.step(&mut feed, turn, lr, observer)?;
+            observer.on_phase(Phase::Between);
             self.step += 1;
             let stopping = stop.load(Ordering::Relaxed) && self.step < last_step;
             if stopping || self.is_record_due(last_step) {
@@ -113,14 +117,25 @@ impl Trainer {
     }
 
     /// One step: the gradient of the objective on the patches of a turn, and the update.
-    fn step(&mut self, feed: &mut Feed<'_>, turn: Turn, lr: f64) -> Result<LossTerms, TrainError> {
+    fn step(
+        &mut self,
+        feed: &mut Feed<'_>,
+        turn: Turn,
+        lr: f64,
+        observer: &mut dyn Observer,
+    ) -> Result<LossTerms, TrainError> {
         let side = turn.side;
         let plan = StepPlan { memory: self.config.memory, norms: Norms::Batch, tf32: self.config.tf32 };
         let terms = catch(|| -> Result<LossTerms, TrainError> {
+            observer.on_phase(Phase::Copy);
             let patches = feed.patches(turn)?;
+            observer.on_phase(Phase::Other);
             self.lars.zero_grad();
-            let terms = plan.backward(&self.network, &self.loss, &patches)?;
+            let mut enter = |phase| observer.on_phase(phase);
+            let terms = plan.backward_in_phases(&self.network, &self.loss, &patches, &mut enter)?;
+            observer.on_phase(Phase::Optimizer);
             self.lars.step(lr)?;
+            observer.on_phase(Phase::Other);
             Ok(terms)
         });
         let terms = terms.map_err(TrainError::from).flatten().map_err(|error| self.explain(error, side))?;
@@ -373,6 +388,25 @@ mod tests {
         assert!(records.0.iter().all(|record| record.seconds > 1000.0), "seconds go on from earlier processes");
         assert!(records.0.iter().all(|record| record.lr == schedule.lr(record.step - 1)));
         assert!(records.0.iter().all(|r| (200.0 * r.invariance - r.coding_rate - r.loss).abs() < 1e-3 && r.loss < 0.0));
+    }
+
+    /// Keeps the phases.
+    #[derive(Default)]
+    struct Phases(Vec<Phase>);
+
+    impl Observer for Phases {
+        fn on_phase(&mut self, phase: Phase) {
+            self.0.push(phase);
+        }
+    }
+
+    #[test]
+    fn a_watched_run_tells_every_phase_of_every_step() {
+        use Phase::{Backward, Between, Copy, DataWait, Forward, Loss, Optimizer, Other};
+        let mut phases = Phases::default();
+        run(&mut trainer(TrainConfig { max_steps: Some(2), ..config() }), None, &mut phases).unwrap();
+        let step = [DataWait, Copy, Other, Forward, Loss, Backward, Optimizer, Other, Between];
+        assert_eq!(phases.0, [step.as_slice(), &step, &[DataWait]].concat());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One file per subcommand, and what they share: opening images, choosing the device.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod data;
 pub(crate) mod doctor;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use empssl_data::{Dataset, Split};
 use empssl_model::Network;
 use empssl_train::memory::demand_room;
-use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, Trainer, Versions};
+use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, TrainConfig, Trainer, Versions};
 use tch::{Device, Kind};
 
 use crate::args::TrainArgs;
@@ -60,7 +60,7 @@ impl Job {
         // With these two files a run that is killed can go on; what takes longer comes after them.
         write_json(&folder.identity(), &identity)?;
         data::draw(&dataset, &run.sampler, args.seed, &folder.patches())?;
-        let source = batch_source(&run, dataset, args);
+        let source = batch_source(&run, dataset, args.workers);
         Ok(Self { folder, _lock: lock, run, identity, source, trainer, device })
     }
 
@@ -91,7 +91,7 @@ impl Job {
         identity.machine = commands::machine(device);
         identity.model = model_summary(&run, &trainer);
         identity.command = format!("{}; {}", identity.command, commands::command_line());
-        let source = batch_source(&run, dataset, args);
+        let source = batch_source(&run, dataset, args.workers);
         Ok(Self { folder, _lock: lock, run, identity, source, trainer, device })
     }
 
@@ -194,9 +194,18 @@ impl Job {
 fn new_trainer(run: &Run, args: &TrainArgs, seed: u64, dataset: &Dataset, device: Device) -> Result<Trainer, CliError> {
     let logging =
         Logging { max_steps: args.max_steps, log_every: args.log_every, checkpoint_every: Some(args.checkpoint_every) };
-    let config = run.train_config(seed, &logging);
+    build_trainer(run, run.train_config(seed, &logging), dataset, device)
+}
+
+/// A trainer with the recipe's untrained network, when a step fits into the memory.
+pub(crate) fn build_trainer(
+    run: &Run,
+    config: TrainConfig,
+    dataset: &Dataset,
+    device: Device,
+) -> Result<Trainer, CliError> {
     demand_room(&run.step_memory(device)?, &config, device)?;
-    let mut network = initial_network(run, seed, device)?;
+    let mut network = initial_network(run, config.seed, device)?;
     network.set_arithmetic(run.config.training.arithmetic())?;
     Ok(Trainer::new(network, run.loss.clone(), &run.config.optimizer, config, dataset.len())?)
 }
@@ -207,8 +216,9 @@ pub(crate) fn initial_network(run: &Run, seed: u64, device: Device) -> Result<Ne
     Ok(Network::new(&run.network, Kind::Float, device)?)
 }
 
-fn batch_source(run: &Run, dataset: Dataset, args: &TrainArgs) -> BatchSource {
-    let n_workers = commands::n_workers(args.workers);
+/// Where the run's patches come from, cut by so many threads.
+pub(crate) fn batch_source(run: &Run, dataset: Dataset, workers: Option<usize>) -> BatchSource {
+    let n_workers = commands::n_workers(workers);
     BatchSource { dataset, sampler: run.sampler.clone(), n_workers, prefetch: PREFETCH }
 }
 

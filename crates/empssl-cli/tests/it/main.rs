@@ -1,6 +1,7 @@
 //! The program as users see it, from outside.
 //!
 //! - `chain`: train, resume, evaluate, export on generated images, in seconds;
+//! - `bench`: where the time of a step goes;
 //! - `data`: fetching, checking, packing and showing data sets;
 //! - `resume`: what stops a run, what it goes on from, and what it refuses; `kill`: runs killed at any moment;
 //! - `resident`: what a long run takes of the memory;
@@ -8,6 +9,7 @@
 //! - `refusals`: every bad input, with its sentence and exit code;
 //! - `shared`: the same program on genuine images, where they are at hand.
 
+mod bench;
 mod chain;
 mod data;
 mod help;

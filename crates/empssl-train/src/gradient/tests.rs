@@ -119,6 +119,24 @@ fn by_patches_normalises_every_part_by_itself_and_one_part_is_the_whole() {
     assert!(distance(&parts.gradients, &whole.gradients) > 1e-3, "two parts are another training");
 }
 
+#[test]
+fn every_road_tells_its_phases_in_order_and_computes_the_same_bits() {
+    use Phase::{Again, Backward, Forward, Loss};
+    let once = [Forward, Loss, Backward];
+    let again = |times: usize| once.into_iter().chain([Again, Backward].repeat(times)).collect::<Vec<_>>();
+    for (memory, expected) in [
+        (MemoryMode::Whole, once.to_vec()),
+        (MemoryMode::ByStage, again(5)),
+        (MemoryMode::ByPatches(2), [vec![Forward, Loss], [Again, Backward].repeat(2)].concat()),
+    ] {
+        let (network, plan) = (network(Kind::Float), plan(memory, Norms::Batch));
+        let mut phases = Vec::new();
+        let terms = plan.backward_in_phases(&network, &loss(), &patches(), &mut |phase| phases.push(phase)).unwrap();
+        assert_eq!(phases, expected, "{memory:?}");
+        assert_eq!(terms.total.double_value(&[]), pass(&self::network(Kind::Float), plan).total);
+    }
+}
+
 /// The gradient by patches is the derivative of what it computed, not of the whole.
 #[test]
 fn by_patches_agrees_with_finite_differences() {
