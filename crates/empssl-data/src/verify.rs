@@ -165,11 +165,10 @@ fn check_split(
     observer: &mut Observer<'_>,
 ) -> Result<(), DataError> {
     let what = format!("{} {split}", options.name);
-    let pack = match check_pack(options, split, report, observer)? {
-        // A root that is a pack has no other files.
-        Packs::AllThereIs => return Ok(()),
-        Packs::Beside(pack) => pack,
-    };
+    let Packs { pack, nothing_else } = check_pack(options, split, report, observer)?;
+    if nothing_else {
+        return Ok(());
+    }
     match open_files(&OpenOptions { partial: true, ..options.clone() }, split, observer) {
         Ok(set) => {
             check_images(&set, &what, options.partial, report);
@@ -239,12 +238,12 @@ fn check_classes(set: &Dataset, what: &str, expected: usize, whole: bool, partia
 }
 
 /// What packs there are of a split.
-enum Packs {
-    /// The root is a pack: there is nothing else.
-    #[cfg(feature = "pack")]
-    AllThereIs,
-    /// One may lie beside the set's own files.
-    Beside(Option<PathBuf>),
+#[derive(Default)]
+struct Packs {
+    /// The file, where there is one.
+    pack: Option<PathBuf>,
+    /// Whether the root is a pack: then there are no other files.
+    nothing_else: bool,
 }
 
 /// The pack of a split, if there is one.
@@ -256,10 +255,10 @@ fn check_pack(
     observer: &mut Observer<'_>,
 ) -> Result<Packs, DataError> {
     let is_alone = options.root.as_deref().is_some_and(|root| root.is_file());
-    let Some(path) = crate::pack::find(options, split) else { return Ok(Packs::Beside(None)) };
+    let Some(path) = crate::pack::find(options, split) else { return Ok(Packs::default()) };
     if !crate::pack::splits(options).contains(&split) {
         report.add(format!("{} {split}", options.name), Verdict::Note("there is no such pack beside it".to_owned()));
-        return Ok(Packs::AllThereIs);
+        return Ok(Packs { pack: None, nothing_else: true });
     }
     let opened = OpenOptions { partial: true, ..options.clone() };
     let verified = crate::pack::checked(&path, &opened, split).and_then(|_| crate::pack::verify(&path, observer));
@@ -269,7 +268,7 @@ fn check_pack(
         Err(error) => Verdict::Bad(error.to_string()),
     };
     report.add(path.display(), verdict);
-    Ok(if is_alone { Packs::AllThereIs } else { Packs::Beside(Some(path)) })
+    Ok(Packs { pack: Some(path), nothing_else: is_alone })
 }
 
 #[cfg(feature = "pack")]
@@ -293,7 +292,7 @@ fn check_stale(
 
 #[cfg(not(feature = "pack"))]
 fn check_pack(_: &OpenOptions, _: Split, _: &mut Report, _: &mut Observer<'_>) -> Result<Packs, DataError> {
-    Ok(Packs::Beside(None))
+    Ok(Packs::default())
 }
 
 #[cfg(not(feature = "pack"))]
@@ -422,7 +421,9 @@ mod tests {
         let dir = root.path().join("cifar-100-python");
         fs::create_dir(&dir).unwrap();
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/cifar-100-python");
-        ["train", "test", "meta"].iter().for_each(|file| drop(fs::copy(data.join(file), dir.join(file)).unwrap()));
+        for file in ["train", "test", "meta"] {
+            fs::copy(data.join(file), dir.join(file)).unwrap();
+        }
         fs::write(root.path().join("cifar-100-python.tar.gz"), "abc").unwrap();
         let strict = report("cifar100", root.path(), false);
         let sum = "expected eb9058c3a382ffc7106e4002c42a8d85: fetch it again";

@@ -173,6 +173,7 @@ pub(crate) struct About {
     /// The form of the files and where they are, in words.
     pub(crate) form: String,
     /// The form of what a pack was made of.
+    #[cfg(feature = "pack")]
     pub(crate) made_of: Option<String>,
     pub(crate) expected: Option<usize>,
     pub(crate) synthetic: bool,

@@ -34,7 +34,7 @@ pub(crate) enum Store {
     },
     /// A memory-mapped file.
     #[cfg(feature = "pack")]
-    Pack(crate::pack::Pack),
+    Pack(Box<crate::pack::Pack>),
 }
 
 /// Where the bytes of image files are.

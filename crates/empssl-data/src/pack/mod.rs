@@ -238,7 +238,7 @@ impl Pack {
                 .collect(),
         };
         let (labels, fingerprint) = (self.header.labels(&self.map), self.fingerprint());
-        Dataset::new(about, Store::Pack(self), labels).with_fingerprint(fingerprint)
+        Dataset::new(about, Store::Pack(Box::new(self)), labels).with_fingerprint(fingerprint)
     }
 }
 
@@ -328,11 +328,13 @@ pub fn open_source(options: &OpenOptions, split: Split, observer: &mut Observer<
         return crate::dataset::open(options, split);
     }
     match (open_files(options, split, observer), found) {
-        (Err(DataError::MissingFolder { path, .. }), Some(pack)) => Err(DataError::MissingFolder {
-            what: format!("the own files of {}", options.name),
-            path,
-            hint: format!("there is only a pack; give {} itself to make another of it", pack.display()),
-        }),
+        (Err(DataError::MissingFolder { path, .. } | DataError::NoImages { path }), Some(pack)) => {
+            Err(DataError::MissingFolder {
+                what: format!("the own files of {}", options.name),
+                path,
+                hint: format!("there is only a pack; give {} itself to make another of it", pack.display()),
+            })
+        }
         (opened, _) => opened,
     }
 }
