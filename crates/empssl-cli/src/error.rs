@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use empssl_data::DataError;
+use empssl_data::pack::PackError;
 use empssl_eval::EvalError;
 use empssl_loss::LossError;
 use empssl_model::ModelError;
@@ -19,7 +20,7 @@ Exit codes:
   4    the recipe is wrong
   5    the device cannot be used
   6    a file or folder could not be read or written
-  130  stopped by Ctrl-C; what was learnt is saved";
+  130  stopped by Ctrl-C; a run keeps what was learnt";
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +90,7 @@ impl CliError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Recipe(_) | Self::Loss(_) | Self::Data(DataError::BadSetting { .. }) => 4,
+            Self::Data(DataError::Pack(PackError::Setting { .. })) => 4,
             Self::Data(DataError::Stopped { .. }) => 130,
             Self::Data(error) if is_about_a_written_file(error) => 6,
             Self::Train(TrainError::Setting { .. }) | Self::Model(ModelError::Config { .. }) => 4,
@@ -111,7 +113,6 @@ fn is_about_a_file(error: &ModelError) -> bool {
 /// Fetching and packing write; what the disk refuses there is not bad data.
 fn is_about_a_written_file(error: &DataError) -> bool {
     use empssl_data::fetch::FetchError;
-    use empssl_data::pack::PackError;
 
     let fetching = |error: &FetchError| {
         matches!(error, FetchError::Write { .. } | FetchError::DiskFull { .. } | FetchError::Busy { .. })

@@ -48,12 +48,14 @@
 // Everything is checked on x86-64; elsewhere the kernels are left out, and with them what only they use.
 #![cfg_attr(not(target_arch = "x86_64"), expect(dead_code, unused_variables, reason = "only the kernels use it"))]
 
-#[cfg(feature = "fetch")]
+#[cfg(feature = "archives")]
 mod archive_paths;
 pub mod augment;
 #[cfg(feature = "fetch")]
 mod checksum;
 pub mod dataset;
+#[cfg(any(feature = "fetch", feature = "pack"))]
+mod disk;
 pub mod error;
 #[cfg(feature = "fetch")]
 pub mod fetch;
@@ -66,7 +68,6 @@ mod maths;
 pub mod pack;
 pub mod patch;
 pub mod picture;
-#[cfg(any(feature = "fetch", feature = "pack"))]
 pub mod progress;
 pub mod rng;
 mod simd;

@@ -15,8 +15,10 @@ pub enum Stage {
     Unpack,
     /// Images are written to a pack.
     Pack,
-    /// Images or blocks are read to see whether they are whole.
+    /// Blocks of a pack are read to see whether they are whole.
     Check,
+    /// Images are decoded.
+    Decode,
 }
 
 /// How far a piece of work has come.
@@ -26,13 +28,13 @@ pub struct Progress<'a> {
     pub stage: Stage,
     /// To which file or split.
     pub what: &'a str,
-    /// Bytes or, for [`Stage::Pack`], images that are done.
+    /// Bytes or, for [`Stage::Pack`] and [`Stage::Decode`], images that are done.
     pub done: u64,
     /// How many there are, where that is known.
     pub total: Option<u64>,
 }
 
-/// Who watches. It is called at least once per megabyte or few dozen images, and answers whether to go on; after
+/// Who watches. It is called at least once per megabyte or few hundred images, and answers whether to go on; after
 /// [`ControlFlow::Break`] the work ends with [`DataError::Stopped`] and leaves nothing half done under a final name.
 pub type Observer<'a> = dyn FnMut(&Progress<'_>) -> ControlFlow<()> + 'a;
 

@@ -6,11 +6,16 @@ use std::path::{Path, PathBuf};
 use crate::checksum::md5_of;
 use crate::dataset::{DEFAULT_ROOT, Dataset, NAMES, OnBadImage, OpenOptions, Split, grouped, open_files};
 use crate::error::DataError;
-use crate::fetch::{Member, Source, Unpack, sources};
+use crate::fetch::{Member, Source, Unpack, other_forms, sources};
 use crate::progress::Observer;
 
 /// Sets whose official splits have as many images of each class.
 const BALANCED: [&str; 5] = ["cifar10", "cifar100", "tiny-imagenet", "fashion-mnist", "stl10"];
+
+const CIFAR10_CLASSES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+/// The fine classes.
+const CIFAR100_CLASSES: &str = include_str!("../../../data/cifar100-classes.txt");
 
 /// What was found out about one file, class or split.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +75,7 @@ pub fn verify(options: &OpenOptions, observer: &mut Observer<'_>) -> Result<Repo
     let mut report = Report::default();
     let options = OpenOptions { on_bad_image: OnBadImage::Skip, ..options.clone() };
     // Sets that are not published have no files to compare.
-    for source in sources(&options.name).unwrap_or_default() {
+    for source in sources(&options.name).unwrap_or_default().into_iter().chain(other_forms(&options.name)) {
         check_source(&source, root, options.partial, &mut report, observer)?;
     }
     for split in Split::ALL {
@@ -138,9 +143,17 @@ fn member_verdict(
             let (found, expected) = (grouped(found), grouped(expected));
             Ok(Verdict::Bad(format!("{found} bytes, expected {expected}: unpack the archive again")))
         }
-        (_, Some(md5)) => sum_verdict(&file, md5, observer),
-        (Some(_), None) => Ok(Verdict::Good(format!("{} bytes, as published", grouped(found)))),
-        (None, None) => Ok(Verdict::Good(format!("{} bytes", grouped(found)))),
+        (_, Some(md5)) => Ok(match sum_verdict(&file, md5, observer)? {
+            // Without a published size there is no other way to tell a part of the file.
+            Verdict::Bad(_) if member.bytes.is_none() && partial => {
+                Verdict::Note(format!("{} bytes, not those of the whole file", grouped(found)))
+            }
+            verdict => verdict,
+        }),
+        (Some(_), None) => {
+            Ok(Verdict::Good(format!("{} bytes: size as published, content not compared", grouped(found))))
+        }
+        (None, None) => Ok(Verdict::Good(format!("{} bytes: content not compared", grouped(found)))),
     }
 }
 
@@ -151,17 +164,17 @@ fn check_split(
     report: &mut Report,
     observer: &mut Observer<'_>,
 ) -> Result<(), DataError> {
-    let pack = check_pack(options, split, report, observer)?;
-    // A root that is a pack has no other files.
-    if pack.is_some() && options.root.as_deref().is_some_and(|root| !root.is_dir()) {
+    let what = format!("{} {split}", options.name);
+    let Packs { pack, nothing_else } = check_pack(options, split, report, observer)?;
+    if nothing_else {
         return Ok(());
     }
-    let what = format!("{} {split}", options.name);
-    match open_files(&OpenOptions { partial: true, ..options.clone() }, split) {
+    match open_files(&OpenOptions { partial: true, ..options.clone() }, split, observer) {
         Ok(set) => {
             check_images(&set, &what, options.partial, report);
-            check_stale(pack.as_deref(), &set, report);
+            check_stale(pack.as_deref(), &set, report, observer)?;
         }
+        Err(error @ DataError::Stopped { .. }) => return Err(error),
         // The pack is all there is.
         Err(DataError::MissingFolder { .. } | DataError::MissingFile { .. } | DataError::NoImages { .. })
             if pack.is_some() => {}
@@ -189,8 +202,23 @@ fn check_images(set: &Dataset, what: &str, partial: bool, report: &mut Report) {
     };
     let whole = matches!(verdict, Verdict::Good(_));
     report.add(what, verdict);
+    check_names(set, what, report);
     if let (Some(expected), true) = (set.expected_len(), BALANCED.contains(&set.name())) {
         check_classes(set, what, expected, whole, partial, report);
+    }
+}
+
+/// Names the first class that is not called as the publisher calls it.
+fn check_names(set: &Dataset, what: &str, report: &mut Report) {
+    let official: Vec<&str> = match set.name() {
+        "cifar10" => CIFAR10_CLASSES.to_vec(),
+        "cifar100" => CIFAR100_CLASSES.lines().collect(),
+        _ => return,
+    };
+    let pairs = set.class_names().iter().zip(official);
+    if let Some((label, (found, expected))) = (0..).zip(pairs).find(|(_, (found, expected))| found != expected) {
+        let reason = format!("class {label} is called `{found}`, expected `{expected}`");
+        report.add(format!("{what} class names"), Verdict::Bad(reason));
     }
 }
 
@@ -209,6 +237,15 @@ fn check_classes(set: &Dataset, what: &str, expected: usize, whole: bool, partia
     }
 }
 
+/// What packs there are of a split.
+#[derive(Default)]
+struct Packs {
+    /// The file, where there is one.
+    pack: Option<PathBuf>,
+    /// Whether the root is a pack: then there are no other files.
+    nothing_else: bool,
+}
+
 /// The pack of a split, if there is one.
 #[cfg(feature = "pack")]
 fn check_pack(
@@ -216,35 +253,52 @@ fn check_pack(
     split: Split,
     report: &mut Report,
     observer: &mut Observer<'_>,
-) -> Result<Option<PathBuf>, DataError> {
-    let Some(path) = crate::pack::find(options, split) else { return Ok(None) };
+) -> Result<Packs, DataError> {
+    let is_alone = options.root.as_deref().is_some_and(|root| root.is_file());
+    let Some(path) = crate::pack::find(options, split) else { return Ok(Packs::default()) };
+    if !crate::pack::splits(options).contains(&split) {
+        report.add(format!("{} {split}", options.name), Verdict::Note("there is no such pack beside it".to_owned()));
+        return Ok(Packs { pack: None, nothing_else: true });
+    }
     let opened = OpenOptions { partial: true, ..options.clone() };
-    let verified = crate::pack::open(&path, &opened, split).and_then(|_| crate::pack::verify(&path, observer));
+    let verified = crate::pack::checked(&path, &opened, split).and_then(|_| crate::pack::verify(&path, observer));
     let verdict = match verified {
         Ok(packed) => Verdict::Good(format!("{} images, as they were packed", grouped(packed.n_images))),
         Err(error @ DataError::Stopped { .. }) => return Err(error),
         Err(error) => Verdict::Bad(error.to_string()),
     };
     report.add(path.display(), verdict);
-    Ok(Some(path))
+    Ok(Packs { pack: Some(path), nothing_else: is_alone })
 }
 
 #[cfg(feature = "pack")]
-fn check_stale(pack: Option<&Path>, source: &Dataset, report: &mut Report) {
-    let Some(pack) = pack else { return };
-    if let Err(error @ DataError::Pack(crate::pack::PackError::Stale { .. })) = crate::pack::check_source(pack, source)
-    {
-        report.add(pack.display(), Verdict::Bad(error.to_string()));
+fn check_stale(
+    pack: Option<&Path>,
+    source: &Dataset,
+    report: &mut Report,
+    observer: &mut Observer<'_>,
+) -> Result<(), DataError> {
+    let Some(pack) = pack else { return Ok(()) };
+    match crate::pack::check_source(pack, source, observer) {
+        Err(error @ DataError::Stopped { .. }) => return Err(error),
+        Err(error @ DataError::Pack(crate::pack::PackError::Stale { .. })) => {
+            report.add(pack.display(), Verdict::Bad(error.to_string()));
+        }
+        // What else is wrong with the pack or the images was reported before.
+        _ => {}
     }
+    Ok(())
 }
 
 #[cfg(not(feature = "pack"))]
-fn check_pack(_: &OpenOptions, _: Split, _: &mut Report, _: &mut Observer<'_>) -> Result<Option<PathBuf>, DataError> {
-    Ok(None)
+fn check_pack(_: &OpenOptions, _: Split, _: &mut Report, _: &mut Observer<'_>) -> Result<Packs, DataError> {
+    Ok(Packs::default())
 }
 
 #[cfg(not(feature = "pack"))]
-fn check_stale(_: Option<&Path>, _: &Dataset, _: &mut Report) {}
+fn check_stale(_: Option<&Path>, _: &Dataset, _: &mut Report, _: &mut Observer<'_>) -> Result<(), DataError> {
+    Ok(())
+}
 
 #[cfg(test)]
 mod tests {
@@ -279,8 +333,7 @@ mod tests {
         fs::create_dir_all(&dir).unwrap();
         let files = sources("cifar10").unwrap().remove(0).unpack.unwrap().files;
         files.iter().for_each(|file| fs::write(dir.join(&file.path), [1; 3073]).unwrap());
-        let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"].join("\n");
-        fs::write(dir.join("batches.meta.txt"), names).unwrap();
+        fs::write(dir.join("batches.meta.txt"), CIFAR10_CLASSES.join("\n")).unwrap();
     }
 
     #[test]
@@ -300,7 +353,7 @@ mod tests {
         assert!(verdict(&strict, "data_batch_4.bin").starts_with("Bad(\"missing"));
         assert!(verdict(&strict, "cifar10 train").contains("data_batch_4.bin"));
         assert!(verdict(&strict, "cifar10 test").starts_with("Bad(\"1 images, expected 10,000"));
-        assert!(verdict(&strict, "class `b`").starts_with("Bad(\"1 images, expected 1,000"));
+        assert!(verdict(&strict, "class `automobile`").starts_with("Bad(\"1 images, expected 1,000"));
     }
 
     #[test]
@@ -350,6 +403,71 @@ mod tests {
     }
 
     #[test]
+    fn classes_are_called_as_published() {
+        let root = tempfile::tempdir().unwrap();
+        cifar10(root.path());
+        let names = CIFAR10_CLASSES.join("\n").replace("frog", "toad");
+        fs::write(root.path().join("cifar-10-batches-bin/batches.meta.txt"), names).unwrap();
+        let report = report("cifar10", root.path(), true);
+        let expected = "Bad(\"class 6 is called `toad`, expected `frog`\")";
+        assert_eq!(verdict(&report, "cifar10 train class names"), expected);
+        assert_eq!(report.faults().count(), 2, "in both splits");
+        assert_eq!((CIFAR100_CLASSES.lines().count(), CIFAR100_CLASSES.lines().nth(99)), (100, Some("worm")));
+    }
+
+    #[test]
+    fn the_forms_for_python_are_compared_with_their_sums() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("cifar-100-python");
+        fs::create_dir(&dir).unwrap();
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/cifar-100-python");
+        for file in ["train", "test", "meta"] {
+            fs::copy(data.join(file), dir.join(file)).unwrap();
+        }
+        fs::write(root.path().join("cifar-100-python.tar.gz"), "abc").unwrap();
+        let strict = report("cifar100", root.path(), false);
+        let sum = "expected eb9058c3a382ffc7106e4002c42a8d85: fetch it again";
+        assert!(verdict(&strict, "cifar-100-python.tar.gz").contains(sum));
+        assert!(verdict(&strict, "cifar-100-python/train").contains("expected 16019d7e3df5f24257cddd939b257f8d"));
+        let partial = report("cifar100", root.path(), true);
+        assert!(verdict(&partial, "cifar-100-python/test").ends_with("bytes, not those of the whole file\")"));
+        assert!(verdict(&partial, "cifar-100-python.tar.gz").starts_with("Bad("), "an archive is whole or damaged");
+    }
+
+    #[test]
+    fn what_was_not_compared_is_not_called_as_published() {
+        let root = tempfile::tempdir().unwrap();
+        cifar10(root.path());
+        let file = fs::OpenOptions::new().write(true).open(root.path().join("cifar-10-batches-bin/test_batch.bin"));
+        file.unwrap().set_len(30_730_000).unwrap();
+        let report = report("cifar10", root.path(), true);
+        let expected = "Good(\"30,730,000 bytes: size as published, content not compared\")";
+        assert_eq!(verdict(&report, "test_batch.bin"), expected);
+        assert_eq!(verdict(&report, "batches.meta.txt"), "Good(\"59 bytes: content not compared\")");
+    }
+
+    #[test]
+    fn whoever_watches_can_stop_at_any_word() {
+        let root = tempfile::tempdir().unwrap();
+        image::RgbImage::new(70, 80).save(root.path().join("a.png")).unwrap();
+        let (mut words, options) = (0, options("folder", root.path()));
+        verify(&options, &mut |_| {
+            words += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert!(words >= 4, "{words}");
+        for stop_at in 0..words {
+            let mut word = 0;
+            let stopped = verify(&options, &mut |_| {
+                word += 1;
+                if word > stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            assert!(matches!(stopped, Err(DataError::Stopped { .. })), "{stop_at}: {stopped:?}");
+        }
+    }
+
+    #[test]
     fn every_bad_image_of_a_tree_is_named() {
         let root = tempfile::tempdir().unwrap();
         for class in ["ant", "bee"] {
@@ -380,6 +498,8 @@ mod tests {
         assert_eq!(report("cifar10", root.path(), true).faults().count(), 0);
         let alone = verify(&OpenOptions { root: Some(pack.clone()), ..partial.clone() }, &mut go_on).unwrap();
         assert!(verdict(&alone, "cifar10-train.pack").starts_with("Good(\"5 images, as they were packed"));
+        assert_eq!(verdict(&alone, "cifar10 test"), "Note(\"there is no such pack beside it\")");
+        assert_eq!(alone.checks.len(), 2);
 
         fs::write(root.path().join("cifar-10-batches-bin/data_batch_2.bin"), [2; 3073]).unwrap();
         let stale = report("cifar10", root.path(), true);
@@ -391,7 +511,7 @@ mod tests {
         let damaged = report("cifar10", root.path(), true);
         assert!(verdict(&damaged, "cifar10-train.pack").contains("damaged pack"));
         let stopped = verify(&partial, &mut |_| ControlFlow::Break(()));
-        assert!(stopped.is_ok(), "a damaged pack is found before anyone is asked to go on");
+        assert!(matches!(stopped, Err(DataError::Stopped { .. })), "{stopped:?}");
     }
 
     #[test]

@@ -44,7 +44,8 @@ fn the_shares_of_a_step_add_up_and_nothing_but_the_json_is_left() {
     let busy = |name: &str| &phases[names.iter().position(|other| *other == name).unwrap()]["of_product_rate"];
     assert!(busy("forward").as_f64().unwrap() > 0.0 && busy("again").is_null() && busy("copy").is_null());
     let (per_second, median) = (&measured["patches_per_s"], measured["step_seconds"]["median"].as_f64().unwrap());
-    assert_eq!(per_second.as_f64().unwrap(), 16.0 / median);
+    // Reading a number from JSON may move its last bit.
+    assert!((per_second.as_f64().unwrap() * median / 16.0 - 1.0).abs() < 1e-12);
     assert!(measured["overlapped_step_seconds"].is_null(), "nothing overlaps on a CPU");
     assert!(measured["product_rate"]["operations_per_s"].as_f64().unwrap() > 1e8);
 

@@ -118,15 +118,17 @@ fn a_complete_set_is_not_fetched_again() {
     let output_of = || output(fetch(folder.path(), "tiny-imagenet", &nobody()));
     let sentence = refuses(&output_of(), 3);
     assert!(sentence.contains("not complete: there is no wnids.txt"), "{sentence}");
-    ["wnids.txt", "words.txt", "val/val_annotations.txt"]
-        .iter()
-        .for_each(|file| fs::write(set.join(file), "").unwrap());
+    let write = |(file, bytes)| fs::File::create(set.join(file)).unwrap().set_len(bytes).unwrap();
+    let files = [("wnids.txt", 2_000), ("words.txt", 2_655_750), ("val/val_annotations.txt", 347_377)];
+    files.into_iter().for_each(write);
     let text = stdout(&succeeds(output_of()));
-    assert_eq!(text, "sets/tiny-imagenet-200: already complete\n");
+    assert_eq!(text, "sets/tiny-imagenet-200: found, its content not checked\n");
+    write(("words.txt", 0));
+    assert!(refuses(&output_of(), 3).contains("words.txt has 0 bytes, expected 2655750"));
 }
 
 /// A tree of two classes with three images each, `side` pixels high.
-fn tree(folder: &Path, side: u32) {
+pub(crate) fn tree(folder: &Path, side: u32) {
     for (split, class) in [("train", "cat"), ("train", "dog"), ("test", "cat"), ("test", "dog")] {
         let class = folder.join("tree").join(split).join(class);
         fs::create_dir_all(&class).unwrap();

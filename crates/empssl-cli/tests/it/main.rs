@@ -2,7 +2,7 @@
 //!
 //! - `chain`: train, resume, evaluate, export on generated images, in seconds;
 //! - `bench`: where the time of a step goes;
-//! - `data`: fetching, checking, packing and showing data sets;
+//! - `data`: fetching, checking, packing and showing data sets; `packs`: packs that change, break and are interrupted;
 //! - `resume`: what stops a run, what it goes on from, and what it refuses; `kill`: runs killed at any moment;
 //! - `resident`: what a long run takes of the memory;
 //! - `help`: the texts of `--help`, as snapshots;
@@ -14,6 +14,7 @@ mod chain;
 mod data;
 mod help;
 mod kill;
+mod packs;
 mod refusals;
 mod resident;
 mod resume;

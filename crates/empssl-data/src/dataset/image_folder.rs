@@ -1,5 +1,6 @@
 //! Trees of JPEG and PNG files: a folder per class, or no classes at all.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -7,6 +8,7 @@ use rayon::prelude::*;
 use super::store::{Decoded, ImageFile, Source, Store};
 use super::{About, BadImage, Dataset, OnBadImage, OpenOptions, Split};
 use crate::error::DataError;
+use crate::progress::{Observer, Progress, Stage, tell};
 
 /// Images of at most this side are kept decoded ...
 const SMALL_SIDE: u32 = 64;
@@ -20,8 +22,8 @@ const MAX_DEPTH: usize = 16;
 /// The root holds the splits, `train` and `test` or `val`; without them the whole root is the train split. A split
 /// holds a folder per class, with images at any depth and labels in the sorted order of the folders' names, or else
 /// images without labels.
-pub(crate) fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
-    Tree::list(options.root(), split)?.open(options, split, None)
+pub(crate) fn open(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
+    Tree::list(options.root(), split)?.open_watched(options, split, None, observer)
 }
 
 /// Whether there is a folder for a split.
@@ -115,19 +117,31 @@ impl Tree {
         self.files.len()
     }
 
-    /// Makes the data set: small images are decoded now, others checked only where bad ones are to be skipped.
+    /// [`Tree::open_watched`], with nobody watching.
     pub(crate) fn open(
         self,
         options: &OpenOptions,
         split: Split,
         expected: Option<usize>,
     ) -> Result<Dataset, DataError> {
+        self.open_watched(options, split, expected, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// Makes the data set: small images are decoded now, others checked only where bad ones are to be skipped.
+    pub(crate) fn open_watched(
+        self,
+        options: &OpenOptions,
+        split: Split,
+        expected: Option<usize>,
+        observer: &mut Observer<'_>,
+    ) -> Result<Dataset, DataError> {
+        let what = format!("{} {split}", options.name);
         let form = self.form();
         let Self { source, dir, class_names, mut files, mut labels } = self;
         let mut decoded = small_set_bytes(&source, &files).map(Decoded::with_capacity);
         let mut skipped = Vec::new();
         if decoded.is_some() || options.on_bad_image == OnBadImage::Skip {
-            let checked = decode_all(&source, &files, &mut decoded, options.on_bad_image)?;
+            let checked = decode_all(&source, &files, &mut decoded, options.on_bad_image, (&what, observer))?;
             retain(&mut files, &checked.good);
             retain(&mut labels, &checked.good);
             skipped = checked.bad;
@@ -288,11 +302,15 @@ fn decode_all(
     files: &[ImageFile],
     kept: &mut Option<Decoded>,
     on_bad: OnBadImage,
+    (what, observer): (&str, &mut Observer<'_>),
 ) -> Result<Checked, DataError> {
-    const STRETCH: usize = 4096;
+    // A second or two of large images.
+    const STRETCH: usize = 512;
     let mut checked = Checked { good: Vec::with_capacity(files.len()), bad: Vec::new() };
     let keep = kept.is_some();
     for stretch in files.chunks(STRETCH) {
+        let (done, total) = (checked.good.len() as u64, Some(files.len() as u64));
+        tell(observer, Progress { stage: Stage::Decode, what, done, total })?;
         let decode_one = |file: &ImageFile| source.decode(&file.path, None).map(|image| keep.then_some(image));
         let images: Vec<_> = stretch.par_iter().map(decode_one).collect();
         for image in images {

@@ -8,6 +8,7 @@ use super::image_folder::{Tree, collect, is_image};
 use super::store::{ImageFile, Source};
 use super::{Dataset, OpenOptions, Split, check_count, truth};
 use crate::error::DataError;
+use crate::progress::Observer;
 
 /// The classes: wnid, ILSVRC2012 id and name, sorted by wnid.
 const CLASSES: &str = include_str!("../../../../data/imagenet100.csv");
@@ -39,7 +40,7 @@ fn classes() -> Vec<Class> {
 }
 
 /// Opens ImageNet-100; the test split is the validation split of ILSVRC2012.
-pub(crate) fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
+pub(crate) fn open(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
     let classes = classes();
     let base = find_base(options.root())?;
     let dir = base.join(folder(split));
@@ -54,7 +55,7 @@ pub(crate) fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataE
     let expected = official_count(split);
     check_count(options, split, &dir, labelled.len(), expected)?;
     let names = classes.iter().map(|class| class.name.to_owned()).collect();
-    Tree::labelled(Source::Disk, dir, names, labelled).open(options, split, Some(expected))
+    Tree::labelled(Source::Disk, dir, names, labelled).open_watched(options, split, Some(expected), observer)
 }
 
 /// Whether the folders of the hundred classes, the full archive's tree or flat validation images lie at this folder.

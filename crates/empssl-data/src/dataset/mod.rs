@@ -4,6 +4,7 @@
 //! row in the table of [`detect`] and an entry in the repository's `data` folder.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -11,6 +12,7 @@ use ndarray::{CowArray, Ix3};
 
 use crate::error::DataError;
 use crate::patch::PatchConfig;
+use crate::progress::{Observer, Progress, Stage, tell};
 
 #[cfg(feature = "archives")]
 mod archive;
@@ -26,6 +28,8 @@ mod idx;
 mod image_folder;
 mod imagenet100;
 mod jpeg;
+#[cfg(feature = "pack")]
+pub(crate) mod listing;
 mod pickle;
 mod stl10;
 pub(crate) mod store;
@@ -123,11 +127,30 @@ pub fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
     if let Some(path) = crate::pack::find(options, split) {
         return crate::pack::open(&path, options, split);
     }
-    open_files(options, split)
+    open_files(options, split, &mut |_| ControlFlow::Continue(()))
 }
 
-/// [`open`] from the set's own files, whatever packs there are.
-pub(crate) fn open_files(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
+/// [`open`] from the set's own files, whatever packs there are. Where images are decoded, `observer` is told at least
+/// once per some thousand of them, and may stop the work.
+///
+/// # Errors
+/// As [`open`], and when `observer` stops the work.
+pub fn open_files(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
+    let what = format!("{} {split}", options.name);
+    let none = Progress { stage: Stage::Decode, what: &what, done: 0, total: None };
+    tell(observer, none)?;
+    let opened = open_own(options, split, observer);
+    // Whoever stopped the work meanwhile wants no more of it, least of all complaints.
+    tell(observer, none)?;
+    let opened = opened?;
+    if !opened.is_synthetic() {
+        // A set is rooted once, here.
+        let _ = opened.whole.root.set(options.root().to_owned());
+    }
+    Ok(opened)
+}
+
+fn open_own(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
     match options.name.as_str() {
         "synthetic" => Ok(synthetic::open(split)),
         "cifar10" => cifar::open_cifar10(options, split),
@@ -135,9 +158,9 @@ pub(crate) fn open_files(options: &OpenOptions, split: Split) -> Result<Dataset,
         "mnist" => idx::open_mnist(options, split),
         "fashion-mnist" => idx::open_fashion_mnist(options, split),
         "stl10" => stl10::open(options, split),
-        "tiny-imagenet" => tiny_imagenet::open(options, split),
-        "imagenet100" => imagenet100::open(options, split),
-        "folder" => image_folder::open(options, split),
+        "tiny-imagenet" => tiny_imagenet::open(options, split, observer),
+        "imagenet100" => imagenet100::open(options, split, observer),
+        "folder" => image_folder::open(options, split, observer),
         name => Err(DataError::UnknownDataset { name: name.to_owned(), known: NAMES.join(", ") }),
     }
 }
@@ -149,6 +172,9 @@ pub(crate) struct About {
     pub(crate) split: String,
     /// The form of the files and where they are, in words.
     pub(crate) form: String,
+    /// The form of what a pack was made of.
+    #[cfg(feature = "pack")]
+    pub(crate) made_of: Option<String>,
     pub(crate) expected: Option<usize>,
     pub(crate) synthetic: bool,
     pub(crate) class_names: Vec<String>,
@@ -176,12 +202,14 @@ struct Whole {
     labels: Option<Arc<[u32]>>,
     /// The hash of the split, computed when first asked for.
     fingerprint: OnceLock<u64>,
+    /// Where the set's own files are, if it came from such.
+    root: OnceLock<PathBuf>,
 }
 
 impl Dataset {
     pub(crate) fn new(about: About, store: Store, labels: Option<Vec<u32>>) -> Self {
         let labels: Option<Arc<[u32]>> = labels.map(Arc::from);
-        let whole = Whole { about, store, labels: labels.clone(), fingerprint: OnceLock::new() };
+        let whole = Whole { about, store, labels: labels.clone(), fingerprint: OnceLock::new(), root: OnceLock::new() };
         Self { whole: Arc::new(whole), labels, rows: None, short_side: None }
     }
 
@@ -197,6 +225,27 @@ impl Dataset {
         // A set whose fingerprint was asked for already has computed it itself.
         let _ = self.whole.fingerprint.set(fingerprint);
         self
+    }
+
+    /// The root that the set was opened at, if it has files of its own.
+    #[cfg(feature = "pack")]
+    pub(crate) fn root(&self) -> Option<&Path> {
+        self.whole.root.get().map(PathBuf::as_path)
+    }
+
+    /// The image files of the split, or the archive they lie in; none for records.
+    #[cfg(feature = "pack")]
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        self.whole.store.files()
+    }
+
+    /// The pack that the set came from.
+    #[cfg(feature = "pack")]
+    pub(crate) fn pack(&self) -> Option<&crate::pack::Pack> {
+        match &self.whole.store {
+            Store::Pack(pack) => Some(pack),
+            _ => None,
+        }
     }
 
     /// The bytes of the image's own file, where it has one and its pixels are those of the set.
@@ -299,10 +348,11 @@ impl Dataset {
     /// shorter side still has `short_side` pixels: faster, with other bytes.
     ///
     /// A quarter of the area of an image, cut for patches of side s, has all the pixels it needs from `short_side` = 2 s
-    /// on. Images held in memory and files of other formats stay as they are.
+    /// on. Images held in memory and files of other formats stay as they are; a set that decodes nothing on demand stays
+    /// the same set, with the same fingerprint.
     #[must_use]
     pub fn reduced(&self, short_side: usize) -> Self {
-        Self { short_side: Some(short_side), ..self.clone() }
+        Self { short_side: self.whole.store.decodes().then_some(short_side), ..self.clone() }
     }
 
     /// The images of the given indices, in that order; an index may be repeated.
@@ -445,12 +495,17 @@ mod tests {
             base.subset(&[0, 1, 2, 3]).unwrap(),
             base.subset(&[1, 0]).unwrap(),
             base.subset(&[0, 1]).unwrap(),
-            base.reduced(3),
         ];
         let mut all: Vec<u64> = others.iter().map(Dataset::fingerprint).chain([base.fingerprint()]).collect();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 8);
+        assert_eq!(all.len(), 7);
+        let same = base.reduced(3);
+        assert_eq!(
+            (same.fingerprint(), same.description()),
+            (base.fingerprint(), base.description()),
+            "nothing decodes"
+        );
         assert_eq!(base.fingerprint(), tiny([1, 2, 3, 4], Some(vec![0, 1, 0, 1])).fingerprint());
         let twice = base.subset(&[1, 0]).unwrap().subset(&[1, 0]).unwrap();
         assert_eq!(twice.fingerprint(), base.subset(&[0, 1]).unwrap().fingerprint());

@@ -34,7 +34,7 @@ pub(crate) enum Store {
     },
     /// A memory-mapped file.
     #[cfg(feature = "pack")]
-    Pack(crate::pack::Pack),
+    Pack(Box<crate::pack::Pack>),
 }
 
 /// Where the bytes of image files are.
@@ -135,7 +135,7 @@ impl Store {
             }
             Self::Files { files, source, .. } => source.decode(&files[row].path, short_side).map(CowArray::from),
             #[cfg(feature = "pack")]
-            Self::Pack(pack) => pack.image(row),
+            Self::Pack(pack) => pack.image(row, short_side),
         }
     }
 
@@ -144,7 +144,29 @@ impl Store {
     pub(crate) fn encoded(&self, row: usize) -> Result<Option<Vec<u8>>, DataError> {
         match self {
             Self::Files { files, source, .. } => source.read(&files[row].path).map(Some),
-            _ => Ok(None),
+            Self::Pack(pack) => pack.encoded(row),
+            Self::Records { .. } => Ok(None),
+        }
+    }
+
+    /// The image files, or the archive they lie in; none for records and packs.
+    #[cfg(feature = "pack")]
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        match self {
+            #[cfg(feature = "archives")]
+            Self::Files { source: Source::Zip(archive), .. } => vec![archive.path().to_owned()],
+            Self::Files { files, .. } => files.iter().map(|file| file.path.clone()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether images are decoded when they are asked for.
+    pub(crate) fn decodes(&self) -> bool {
+        match self {
+            Self::Records { .. } => false,
+            Self::Files { decoded, .. } => decoded.is_none(),
+            #[cfg(feature = "pack")]
+            Self::Pack(pack) => pack.decodes(),
         }
     }
 

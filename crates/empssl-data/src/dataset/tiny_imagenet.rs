@@ -10,6 +10,7 @@ use super::image_folder::{Tree, collect};
 use super::store::{ImageFile, Source};
 use super::{Dataset, OpenOptions, Split, check_count, truth};
 use crate::error::DataError;
+use crate::progress::Observer;
 
 /// The folder that the official archive holds.
 const FOLDER: &str = "tiny-imagenet-200";
@@ -28,7 +29,7 @@ fn official_count(split: Split) -> usize {
 
 /// Opens Tiny ImageNet-200; the test split is the official validation split, as the official test images have no
 /// labels.
-pub(crate) fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
+pub(crate) fn open(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
     let files = Files::find(options.root())?;
     let classes = files.classes()?;
     let labelled = match split {
@@ -38,10 +39,11 @@ pub(crate) fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataE
     let expected = official_count(split);
     let dir = files.base.join(folder(split));
     check_count(options, split, &dir, labelled.len(), expected)?;
-    Tree::labelled(files.source.clone(), dir, files.class_names(&classes)?, labelled).open(
+    Tree::labelled(files.source.clone(), dir, files.class_names(&classes)?, labelled).open_watched(
         options,
         split,
         Some(expected),
+        observer,
     )
 }
 

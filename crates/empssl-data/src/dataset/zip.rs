@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use zip::{CompressionMethod, ZipArchive};
 
+use crate::archive_paths::relative;
 use crate::error::DataError;
 
 /// No image file is larger.
@@ -39,6 +40,12 @@ impl Archive {
         Ok((Self { path: path.to_owned(), zip }, entries))
     }
 
+    /// The archive itself.
+    #[cfg(feature = "pack")]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The bytes of the file at `path`, which begins with the archive's own.
     pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>, DataError> {
         let parts = path.strip_prefix(&self.path).unwrap_or(path).iter().map(|part| part.to_string_lossy());
@@ -62,19 +69,24 @@ pub(crate) fn walk<R: Read + Seek>(reader: R) -> Result<(ZipArchive<R>, Vec<Entr
     for index in 0..zip.len() {
         let file = zip.by_index_data(index).map_err(|error| error.to_string())?;
         let name = std::str::from_utf8(file.name_raw()).map_err(|_| format!("the name of file {index} is no text"))?;
-        let plain = file.enclosed_name().is_some() && !name.starts_with('/') && !name.contains(['\\', '\0']);
-        let tame = !name.split('/').any(|part| matches!(part, "." | ".."));
-        let reason = match file.compression() {
-            _ if !(plain && tame) => "leads out of the archive",
+        let refused = |reason| Err(format!("`{}`: {reason}", name.escape_debug()));
+        match relative(name.as_bytes()) {
+            Err(reason) => return refused(reason),
+            // Files are found again by their paths, which have one way to be written.
+            Ok(path) => {
+                let parts = name.trim_end_matches('/').split('/').map(str::as_bytes);
+                if !path.iter().map(|part| part.as_encoded_bytes()).eq(parts) {
+                    return refused("its name takes detours");
+                }
+            }
+        }
+        match file.compression() {
             _ if file.is_dir() => continue,
-            _ if file.is_symlink() => "is a link",
-            _ if file.encrypted() => "is encrypted",
-            _ if file.size() > MAX_FILE_BYTES => "is larger than 256 MiB",
-            CompressionMethod::Stored | CompressionMethod::Deflated => "",
-            _ => "is neither stored nor deflated",
-        };
-        if !reason.is_empty() {
-            return Err(format!("`{}` {reason}", name.escape_debug()));
+            _ if file.is_symlink() => return refused("it is a link"),
+            _ if file.encrypted() => return refused("it is encrypted"),
+            _ if file.size() > MAX_FILE_BYTES => return refused("it is larger than 256 MiB"),
+            CompressionMethod::Stored | CompressionMethod::Deflated => {}
+            _ => return refused("it is neither stored nor deflated"),
         }
         entries.push(Entry { name: name.to_owned(), bytes: file.size() });
     }
@@ -254,16 +266,20 @@ pub(super) mod tests {
 
     #[test]
     fn what_has_no_place_in_a_set_of_images_is_refused() {
-        assert_eq!(refusal(renamed("../one")), "`../one` leads out of the archive");
-        assert_eq!(refusal(renamed("/a/one")), "`/a/one` leads out of the archive");
-        assert_eq!(refusal(renamed("a\\/one")), "`a\\\\/one` leads out of the archive");
-        assert_eq!(refusal(renamed("a/../b")), "`a/../b` leads out of the archive");
+        assert_eq!(refusal(renamed("../one")), "`../one`: its name climbs out of the folder");
+        assert_eq!(refusal(renamed("/a/one")), "`/a/one`: its name is an absolute path");
+        assert_eq!(
+            refusal(renamed("a\\/one")),
+            "`a\\\\/one`: its name holds a backslash, a colon or a control character"
+        );
+        assert_eq!(refusal(renamed("a/../b")), "`a/../b`: its name climbs out of the folder");
+        assert_eq!(refusal(renamed("a/./bc")), "`a/./bc`: its name takes detours");
         assert_eq!(refusal(renamed("bb/two")), "two files have the same name");
-        assert_eq!(refusal(patched(8, &[1, 0])), "`aa/one` is encrypted");
-        assert_eq!(refusal(patched(10, &[12, 0])), "`aa/one` is neither stored nor deflated");
-        assert_eq!(refusal(patched(24, &[1, 0, 0, 16])), "`aa/one` is larger than 256 MiB");
+        assert_eq!(refusal(patched(8, &[1, 0])), "`aa/one`: it is encrypted");
+        assert_eq!(refusal(patched(10, &[12, 0])), "`aa/one`: it is neither stored nor deflated");
+        assert_eq!(refusal(patched(24, &[1, 0, 0, 16])), "`aa/one`: it is larger than 256 MiB");
         let link = (0o120_777_u32 << 16).to_le_bytes();
-        assert_eq!(refusal(patched(38, &link)), "`aa/one` is a link");
+        assert_eq!(refusal(patched(38, &link)), "`aa/one`: it is a link");
         assert!(walk(Cursor::new(b"no archive".to_vec())).is_err());
     }
 

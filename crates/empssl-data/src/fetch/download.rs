@@ -36,7 +36,7 @@ pub(crate) fn download(source: &Source, file: &Path, observer: &mut Observer<'_>
         download.discard()?;
         return Err(FetchError::Checksum { url: source.url.clone(), found, expected: source.md5.clone() }.into());
     }
-    std::fs::rename(&download.part, file).map_err(|error| FetchError::write(file, error))?;
+    crate::disk::rename(&download.part, file).map_err(|error| FetchError::write(file, error))?;
     download.discard()?;
     Ok(transferred)
 }

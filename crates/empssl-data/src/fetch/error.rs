@@ -126,9 +126,6 @@ impl FetchError {
     /// A failed write of `file`; a full disk has a sentence of its own.
     pub(crate) fn write(file: &std::path::Path, source: std::io::Error) -> Self {
         let file = file.to_owned();
-        match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull { file },
-            _ => Self::Write { file, source },
-        }
+        if crate::disk::is_full(&source) { Self::DiskFull { file } } else { Self::Write { file, source } }
     }
 }

@@ -25,7 +25,7 @@ mod fuzz_targets;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 pub use error::FetchError;
@@ -33,6 +33,7 @@ pub use error::FetchError;
 pub(crate) use fuzz_targets::all as fuzz_targets;
 pub use source::{Form, Member, Source, Unpack, sources};
 
+pub(crate) use source::other_forms;
 pub(crate) use unpack::lack;
 
 use crate::error::DataError;
@@ -109,18 +110,16 @@ struct Lock {
 impl Lock {
     fn take(folder: &Path) -> Result<Self, FetchError> {
         let path = folder.join(".fetch.lock");
-        let file = File::create(&path).map_err(|error| FetchError::write(&path, error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { path, _file: file }),
-            Err(TryLockError::WouldBlock) => Err(FetchError::Busy { folder: folder.to_owned() }),
-            Err(TryLockError::Error(error)) => Err(FetchError::write(&path, error)),
+        match crate::disk::lock(&path).map_err(|error| FetchError::write(&path, error))? {
+            Some(file) => Ok(Self { path, _file: file }),
+            None => Err(FetchError::Busy { folder: folder.to_owned() }),
         }
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Only an empty file stays behind where this fails.
+        // The lock is still held, so nobody else's file is removed. Only an empty file stays behind where this fails.
         let _ = fs::remove_file(&self.path);
     }
 }

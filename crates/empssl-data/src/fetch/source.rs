@@ -112,8 +112,46 @@ fn cifar100() -> Source {
     )
 }
 
+/// What is published of a set besides what is fetched: the forms for Python, which other programs keep.
+pub(crate) fn other_forms(name: &str) -> Vec<Source> {
+    let (archive, bytes, md5, folder, files): (_, _, _, _, &[(&str, &str)]) = match name {
+        "cifar10" => (
+            "cifar-10-python.tar.gz",
+            Some(170_498_071),
+            "c58f30108f718f92721af3b95e74349a",
+            "cifar-10-batches-py",
+            &[
+                ("data_batch_1", "c99cafc152244af753f735de768cd75f"),
+                ("data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
+                ("data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
+                ("data_batch_4", "634d18415352ddfa80567beed471001a"),
+                ("data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
+                ("test_batch", "40351d587109b95175f43aff81a1287e"),
+                ("batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
+            ],
+        ),
+        "cifar100" => (
+            "cifar-100-python.tar.gz",
+            None,
+            "eb9058c3a382ffc7106e4002c42a8d85",
+            "cifar-100-python",
+            &[
+                ("train", "16019d7e3df5f24257cddd939b257f8d"),
+                ("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),
+                ("meta", "7973b15100ade9c7d40fb424638fde48"),
+            ],
+        ),
+        _ => return Vec::new(),
+    };
+    let files = files.iter().map(|(path, md5)| member(path, None, Some(md5))).collect();
+    let unpack = Unpack { form: Form::TarGz, folder: folder.to_owned(), files };
+    let url = format!("https://www.cs.toronto.edu/~kriz/{archive}");
+    vec![source(&url, archive, bytes, md5, Some(unpack))]
+}
+
 fn tiny_imagenet() -> Source {
-    let files = ["wnids.txt", "words.txt", "val/val_annotations.txt"].map(|path| member(path, None, None)).into();
+    let files = [("wnids.txt", 2_000), ("words.txt", 2_655_750), ("val/val_annotations.txt", 347_377)];
+    let files = files.map(|(path, bytes)| member(path, Some(bytes), None)).into();
     source(
         "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         "tiny-imagenet-200.zip",
@@ -189,7 +227,7 @@ mod tests {
         let is_sum =
             |sum: &str| sum.len() == 32 && sum.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         let mut sums = Vec::new();
-        for source in PUBLISHED.iter().flat_map(|name| sources(name).unwrap()) {
+        for source in PUBLISHED.iter().flat_map(|name| [sources(name).unwrap(), other_forms(name)].concat()) {
             assert!(source.url.starts_with("http") && source.url.ends_with(source.file.rsplit('/').next().unwrap()));
             assert!(crate::archive_paths::relative(source.file.as_bytes()).is_ok(), "{}", source.file);
             assert!(is_sum(&source.md5), "{}", source.url);

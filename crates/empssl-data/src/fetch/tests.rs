@@ -386,6 +386,24 @@ fn archives_are_unpacked_and_found_complete_the_second_time() {
     }
 }
 
+#[test]
+fn every_unpacked_file_is_waited_for_before_the_folder_gets_its_name() {
+    let into = tempfile::tempdir().unwrap();
+    let archive = into.path().join("set.archive");
+    let entries = [("set/d/first", FILE, &b"12345"[..]), ("set/x.bin", FILE, b"hello")];
+    std::fs::write(&archive, tar_gz(&entries)).unwrap();
+    // Whoever watches takes the first file away when the last is written: waiting for it fails.
+    let first = into.path().join(".set.unpacking/set/d/first");
+    let mut thief = |progress: &Progress<'_>| {
+        if progress.done == 10 {
+            let _ = std::fs::remove_file(&first);
+        }
+        ControlFlow::Continue(())
+    };
+    let error = unpack(&archive, &unpacks_to(Form::TarGz), into.path(), Limits::PUBLISHED, &mut thief).unwrap_err();
+    assert!(error.to_string().contains("d/first") && !into.path().join("set").exists(), "{error}");
+}
+
 /// What unpacking says about an archive that must be refused; nothing may be left of it.
 #[track_caller]
 fn refused(form: Form, archive: &[u8], limits: Limits) -> String {

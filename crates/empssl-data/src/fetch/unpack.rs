@@ -7,10 +7,12 @@ use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
+use rayon::prelude::*;
 use zip::ZipArchive;
 
 use crate::archive_paths::relative_in;
 use crate::checksum::BUFFER;
+use crate::disk;
 use crate::error::DataError;
 use crate::progress::{Observer, Progress, Stage, tell};
 
@@ -192,23 +194,41 @@ struct Disk<'a, 'b> {
     root: PathBuf,
     archive: &'a str,
     file: Option<(PathBuf, File)>,
+    /// Everything that was made, files and folders.
+    made: Vec<PathBuf>,
     done: u64,
     observer: &'a mut Observer<'b>,
 }
 
 impl Disk<'_, '_> {
-    fn close(&mut self) -> Result<(), DataError> {
-        match self.file.take() {
-            Some((path, file)) => file.sync_data().map_err(|error| FetchError::write(&path, error).into()),
-            None => Ok(()),
+    /// Waits until every file is on the disk, and the names in every folder. Many at once: each wait alone is long, and
+    /// the system joins them.
+    fn sync(&mut self) -> Result<(), DataError> {
+        const STRETCH: usize = 4096;
+        self.file = None;
+        self.made.sort();
+        self.made.dedup();
+        for stretch in self.made.chunks(STRETCH) {
+            stretch.par_iter().try_for_each(|path| sync(path).map_err(|error| FetchError::write(path, error)))?;
+            tell(self.observer, Progress { stage: Stage::Unpack, what: self.archive, done: self.done, total: None })?;
         }
+        Ok(())
     }
+}
+
+fn sync(path: &Path) -> io::Result<()> {
+    if path.is_dir() { disk::sync_folder(path) } else { OpenOptions::new().write(true).open(path)?.sync_data() }
 }
 
 impl Sink for Disk<'_, '_> {
     fn folder(&mut self, path: &Path) -> Result<(), DataError> {
         let path = self.root.join(path);
-        Ok(fs::create_dir_all(&path).map_err(|error| FetchError::write(&path, error))?)
+        if !path.is_dir() {
+            fs::create_dir_all(&path).map_err(|error| FetchError::write(&path, error))?;
+            let new = path.ancestors().take_while(|folder| *folder != self.root).map(Path::to_owned);
+            self.made.extend(new);
+        }
+        Ok(())
     }
 
     fn open(&mut self, path: &Path) -> Result<(), DataError> {
@@ -218,6 +238,7 @@ impl Sink for Disk<'_, '_> {
         let path = self.root.join(path);
         // A name that comes twice is refused here: an entry never replaces another.
         let file = OpenOptions::new().write(true).create_new(true).open(&path);
+        self.made.push(path.clone());
         self.file = Some((path.clone(), file.map_err(|error| FetchError::write(&path, error))?));
         Ok(())
     }
@@ -267,24 +288,24 @@ pub(crate) fn unpack(
     let packed = file.metadata().map_err(read)?.len();
     let scratch = Scratch::new(into.join(format!(".{}.unpacking", unpack.folder)))?;
     let name = archive.file_name().unwrap_or_default().to_string_lossy();
-    let mut disk = Disk { root: scratch.0.clone(), archive: &name, file: None, done: 0, observer };
+    let mut made = Disk { root: scratch.0.clone(), archive: &name, file: None, made: Vec::new(), done: 0, observer };
     let from = BufReader::with_capacity(BUFFER, file);
     let walked = match unpack.form {
-        Form::TarGz => walk_tar(from, packed, &unpack.folder, limits, &mut disk),
-        Form::Zip => walk_zip(from, packed, &unpack.folder, limits, &mut disk),
+        Form::TarGz => walk_tar(from, packed, &unpack.folder, limits, &mut made),
+        Form::Zip => walk_zip(from, packed, &unpack.folder, limits, &mut made),
     };
     let refused = |entry, reason| FetchError::Unsafe { archive: archive.to_owned(), entry, reason };
     walked.map_err(|fault| match fault {
         Fault::Sink(error) => error,
         Fault::Entry { name, reason } => refused(name, reason).into(),
     })?;
-    disk.close()?;
+    made.sync()?;
     let unpacked = scratch.0.join(&unpack.folder);
     if let Some(lack) = lack(&unpacked, &unpack.files) {
         return Err(refused(unpack.folder.clone(), lack).into());
     }
     let target = into.join(&unpack.folder);
-    Ok(fs::rename(&unpacked, &target).map_err(|error| FetchError::write(&target, error))?)
+    Ok(disk::rename(&unpacked, &target).map_err(|error| FetchError::write(&target, error))?)
 }
 
 /// The first file that `folder` lacks, or that has another size, in words.

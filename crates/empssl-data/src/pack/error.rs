@@ -57,17 +57,12 @@ pub enum PackError {
         asked: String,
     },
     /// The images that the pack was made of have changed since.
-    #[error(
-        "stale pack {}: its source has changed since (fingerprint {now:016x} now, {then:016x} then); build it again",
-        path.display()
-    )]
+    #[error("stale pack {}: its source has changed since ({what}); build it again", path.display())]
     Stale {
         /// The file.
         path: PathBuf,
-        /// The source's fingerprint when the pack was made.
-        then: u64,
-        /// The source's fingerprint now.
-        now: u64,
+        /// What of the source has changed.
+        what: String,
     },
     /// The images were shrunk too much for the recipe.
     #[error(
@@ -115,9 +110,6 @@ impl PackError {
     /// A failed write of `path`; a full disk has a sentence of its own.
     pub(crate) fn write(path: &Path, source: std::io::Error) -> Self {
         let path = path.to_owned();
-        match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
-            _ => Self::Write { path, source },
-        }
+        if crate::disk::is_full(&source) { Self::DiskFull { path } } else { Self::Write { path, source } }
     }
 }

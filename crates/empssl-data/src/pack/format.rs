@@ -1,4 +1,4 @@
-//! The bytes of a pack, version 1; all numbers are little-endian.
+//! The bytes of a pack, version 2; all numbers are little-endian.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -14,18 +14,19 @@
 //!
 //! The index holds texts (a length, then UTF-8), flags of one byte and numbers of eight in the order of [`Header`]'s
 //! fields; then a label of four bytes per image, a place of sixteen (offset, height, width) per image unless all have
-//! one size, and a hash per block of data.
+//! one size, a hash of its source's pixels per image, and a hash per block of data.
 
 use std::ops::Range;
 
 use super::Encoding;
+use super::stamp::{Mark, Stamp};
 use crate::dataset::Split;
 use crate::dataset::fingerprint::Hasher;
 
 /// The first bytes of every pack: text tools and transfers that change line ends or drop high bits break them.
 const MAGIC: [u8; 8] = *b"\x89EMPSSL\n";
 /// The version that is written and read.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 const BYTE_ORDER: u32 = 0x0a0b_0c0d;
 /// Where the data begins: at a page, so that images of whole pages are whole pages of the map.
 pub(crate) const DATA_START: usize = 4096;
@@ -56,10 +57,14 @@ pub(crate) struct Header {
     pub(crate) class_names: Vec<String>,
     /// Path and reason of files that the source left out.
     pub(crate) skipped: Vec<(String, String)>,
+    /// What the source's files looked like.
+    pub(crate) stamp: Stamp,
     pub(crate) n_images: usize,
     /// Where the labels are in the file.
     pub(crate) labels: Option<Range<usize>>,
     pub(crate) frames: Frames,
+    /// Where the hashes of the source's pixels are in the file.
+    pub(crate) pixels: Range<usize>,
     pub(crate) data: Range<usize>,
     /// Where the hashes of the blocks are in the file.
     pub(crate) hashes: Range<usize>,
@@ -150,12 +155,14 @@ fn parse_index(file: &[u8], data: Range<usize>, index: Range<usize>) -> Result<H
     let (encoding, asked_side, short_side) = (rest.encoding()?, rest.option()?, rest.option()?);
     let class_names = rest.list(Reader::text)?;
     let skipped = rest.list(|rest| Ok((rest.text()?, rest.text()?)))?;
+    let stamp = rest.stamp()?;
     let n_images = rest.count()?;
     let labels = if rest.flag()? { Some(rest.range(n_images, 4)?) } else { None };
     let frames = match rest.option()? {
         Some(height) => Frames::Equal { height: to_usize(height)?, width: rest.count()? },
         None => Frames::Table(rest.range(n_images, FRAME)?),
     };
+    let pixels = rest.range(n_images, 8)?;
     let hashes = rest.range(data.len().div_ceil(BLOCK), 8)?;
     if rest.at != file.len() {
         return Err(damaged("its index is longer than its parts"));
@@ -173,9 +180,11 @@ fn parse_index(file: &[u8], data: Range<usize>, index: Range<usize>) -> Result<H
         short_side,
         class_names,
         skipped,
+        stamp,
         n_images,
         labels,
         frames,
+        pixels,
         data,
         hashes,
     };
@@ -188,7 +197,13 @@ impl Header {
         if self.n_images == 0 {
             return Err(damaged("it holds no image"));
         }
+        if self.n_images > self.data.len() {
+            return Err(damaged("it names more images than it has bytes of data"));
+        }
         if let Frames::Equal { height, width } = self.frames {
+            if height == 0 || width == 0 {
+                return Err(damaged("its images have no pixels"));
+            }
             let bytes = [width, 3, self.n_images].iter().try_fold(height, |product, &n| product.checked_mul(n));
             if bytes != Some(self.data.len()) || self.encoding != Encoding::Raw {
                 return Err(damaged("its images do not fill its data"));
@@ -206,18 +221,23 @@ impl Header {
         Some(bytes.as_chunks().0.iter().map(|&label| u32::from_le_bytes(label)).collect())
     }
 
-    /// The hashes of the blocks of data.
-    pub(crate) fn hashes<'a>(&self, file: &'a [u8]) -> impl Iterator<Item = u64> + 'a {
-        file[self.hashes.clone()].as_chunks().0.iter().map(|&hash| u64::from_le_bytes(hash))
+    /// The hash of block `block` of the data, which must exist.
+    pub(crate) fn block_hash(&self, file: &[u8], block: usize) -> u64 {
+        number_at(&file[self.hashes.clone()], block)
     }
 
-    /// The size of image `row`, and its bytes; `None` where the table says nonsense.
-    pub(crate) fn image<'a>(&self, file: &'a [u8], row: usize) -> Option<(usize, usize, &'a [u8])> {
-        let data = &file[self.data.clone()];
+    /// The hash of the pixels that the source had for image `row`, which must exist.
+    pub(crate) fn source_hash(&self, file: &[u8], row: usize) -> u64 {
+        number_at(&file[self.pixels.clone()], row)
+    }
+
+    /// The size of image `row`, and where its bytes are in the data; `None` where the table says nonsense.
+    pub(crate) fn image(&self, file: &[u8], row: usize) -> Option<(usize, usize, Range<usize>)> {
+        let within = |range: Range<usize>| (range.start <= range.end && range.end <= self.data.len()).then_some(range);
         match &self.frames {
             Frames::Equal { height, width } => {
                 let bytes = height * width * 3;
-                Some((*height, *width, data.get(row * bytes..(row + 1) * bytes)?))
+                Some((*height, *width, within(row * bytes..(row + 1) * bytes)?))
             }
             Frames::Table(table) => {
                 let table = &file[table.clone()];
@@ -225,16 +245,21 @@ impl Header {
                 let start = usize::try_from(frame.offset).ok()?;
                 let end = match Frame::read(table, row + 1) {
                     Some(next) => usize::try_from(next.offset).ok()?,
-                    None => data.len(),
+                    None => self.data.len(),
                 };
                 let (height, width) = (frame.height as usize, frame.width as usize);
-                let bytes = data.get(start..end)?;
+                let bytes = within(start..end)?;
                 let raw_bytes = height.checked_mul(width)?.checked_mul(3)?;
                 let good = height > 0 && width > 0 && (self.encoding != Encoding::Raw || bytes.len() == raw_bytes);
                 good.then_some((height, width, bytes))
             }
         }
     }
+}
+
+/// Number `place` of a list of numbers of eight bytes.
+fn number_at(list: &[u8], place: usize) -> u64 {
+    u64::from_le_bytes(list.as_chunks().0[place])
 }
 
 impl Frame {
@@ -250,6 +275,7 @@ pub(crate) struct Index<'a> {
     pub(crate) header: &'a Header,
     pub(crate) labels: Option<&'a [u32]>,
     pub(crate) frames: &'a [Frame],
+    pub(crate) pixels: &'a [u64],
     pub(crate) hashes: &'a [u64],
 }
 
@@ -275,11 +301,12 @@ impl Index<'_> {
         self.header.class_names.iter().for_each(|name| out.text(name));
         out.u64(self.header.skipped.len() as u64);
         self.header.skipped.iter().flat_map(|(path, reason)| [path, reason]).for_each(|text| out.text(text));
+        out.stamp(&self.header.stamp);
         out.u64(self.frames.len() as u64);
         out.flag(self.labels.is_some());
         self.labels.iter().flat_map(|labels| labels.iter()).for_each(|label| out.0.extend(label.to_le_bytes()));
         self.write_frames(&mut out);
-        self.hashes.iter().for_each(|&hash| out.u64(hash));
+        self.pixels.iter().chain(self.hashes).for_each(|&hash| out.u64(hash));
         out.0
     }
 
@@ -331,6 +358,16 @@ impl Writer {
     fn text(&mut self, text: &str) {
         self.u64(text.len() as u64);
         self.0.extend(text.as_bytes());
+    }
+
+    fn stamp(&mut self, Stamp { totals, marks }: &Stamp) {
+        totals.iter().for_each(|&total| self.u64(total));
+        self.u64(marks.len() as u64);
+        for Mark { path, modified, content } in marks {
+            self.text(path);
+            self.u64(*modified);
+            self.u64(*content);
+        }
     }
 }
 
@@ -384,6 +421,12 @@ impl<'a> Reader<'a> {
 
     fn split(&mut self) -> Result<Split, Flaw> {
         Ok(if self.flag()? { Split::Test } else { Split::Train })
+    }
+
+    fn stamp(&mut self) -> Result<Stamp, Flaw> {
+        let totals = [self.u64()?, self.u64()?, self.u64()?];
+        let mark = |rest: &mut Self| Ok(Mark { path: rest.text()?, modified: rest.u64()?, content: rest.u64()? });
+        Ok(Stamp { totals, marks: self.list(mark)? })
     }
 
     fn encoding(&mut self) -> Result<Encoding, Flaw> {

@@ -1,6 +1,6 @@
 //! The parser of packs, with good packs, for the fuzzing harness.
 
-use super::format::{DATA_START, head, parse};
+use super::format::{BLOCK, DATA_START, head, parse};
 use super::tests::{small, with_table};
 use crate::fuzz::Target;
 
@@ -16,8 +16,16 @@ fn read(file: &[u8]) -> bool {
     let Ok(header) = parse(file) else { return false };
     let labels = header.labels(file).map_or(0, |labels| labels.len());
     assert!(labels == 0 || labels == header.n_images);
-    let _ = header.hashes(file).count();
-    (0..header.n_images.min(64)).all(|row| header.image(file, row).is_some())
+    assert!(header.n_images <= header.data.len(), "{} images", header.n_images);
+    let blocks = header.data.len().div_ceil(BLOCK);
+    let _ = (0..blocks).fold(0, |sum, block| sum ^ header.block_hash(file, block));
+    let good = |row| {
+        let Some((height, width, place)) = header.image(file, row) else { return false };
+        assert!(height > 0 && width > 0 && place.end <= header.data.len(), "image {row}");
+        header.source_hash(file, row);
+        true
+    };
+    (0..header.n_images.min(64)).all(good)
 }
 
 /// Gives head and index the sizes and hashes that make them worth reading.

@@ -12,7 +12,8 @@ pub(crate) fn map(path: &Path) -> Result<Mmap, DataError> {
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
     #[expect(unsafe_code, reason = "a mapped file is memory that other programs can change")]
     // SAFETY: the map is read-only and handed out as plain bytes, of which every value is valid. Packs are written
-    // under another name and renamed, never changed in place, so the bytes stay as they are while the map lives, unless
+    // under another name, by the one process that holds its lock, and renamed; what has been renamed is never written
+    // again. So the bytes stay as they are while the map lives, unless
     // someone overwrites or truncates the file on purpose: then pixels change or the system ends the process, as it
     // would for a program whose own file is overwritten.
     let map = unsafe { Mmap::map(&file) };

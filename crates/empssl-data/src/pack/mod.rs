@@ -4,14 +4,24 @@
 //! source; such a pack has the source's fingerprint and gives the same batches to the last bit. Others (shrunk, or
 //! encoded anew) have a fingerprint of their own, made of the source's and of what was done to it.
 //!
-//! The header is checked whenever a pack is opened; the data, whose hashes are in it, when [`verify`] is asked to.
-//! Whether the source has changed since is also asked for, by [`check_source`]: looking at all of it would make opening
-//! slow. The bytes of the file are described in the module `format`.
+//! What is checked when:
+//!
+//! - Opening checks the header and the index, and looks whether what the pack was made of lies beside it and has changed:
+//!   record files and archives by time and size, trees of images by the times of their folders. Where a time is another,
+//!   the bytes of the file, or the names and sizes in the folder, decide. Image files that were written over in place are
+//!   not among it: looking at every image would make opening slow.
+//! - The first touch of a block of data, a megabyte, compares it with its hash: no pixel of a damaged block is used.
+//! - [`verify`] does that for all blocks, and [`check_source`] compares the pixels of every image of the source with those
+//!   that were packed.
+//!
+//! The bytes of the file are described in the module `format`.
 
 mod error;
 pub(crate) mod format;
 mod map;
 mod shrink;
+mod stamp;
+mod verify;
 mod write;
 
 #[cfg(test)]
@@ -19,14 +29,16 @@ mod fuzz_targets;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use memmap2::Mmap;
 use ndarray::{CowArray, Ix3};
-use rayon::prelude::*;
 
 pub use error::PackError;
 pub use shrink::short_side;
+pub use verify::{check_source, verify};
 pub use write::{Packed, write};
 
 #[cfg(test)]
@@ -34,10 +46,12 @@ pub(crate) use fuzz_targets::all as fuzz_targets;
 
 use crate::dataset::fingerprint::Hasher;
 use crate::dataset::store::{Store, view};
-use crate::dataset::{About, BadImage, DEFAULT_ROOT, Dataset, NAMES, OpenOptions, Split, check_count, decode_image};
+use crate::dataset::{
+    About, BadImage, DEFAULT_ROOT, Dataset, NAMES, OpenOptions, Split, check_count, decode_image, open_files,
+};
 use crate::error::DataError;
 use crate::patch::PatchConfig;
-use crate::progress::{Observer, Progress, Stage, tell};
+use crate::progress::Observer;
 use format::{BLOCK, Flaw, Header};
 
 /// How the pixels are stored.
@@ -77,6 +91,8 @@ pub(crate) struct Pack {
     path: PathBuf,
     map: Mmap,
     header: Header,
+    /// Which blocks have been compared with their hashes.
+    trusted: Vec<AtomicBool>,
 }
 
 impl std::fmt::Debug for Pack {
@@ -94,7 +110,8 @@ impl Pack {
         }
         let map = map::map(path)?;
         let header = format::parse(&map).map_err(|flaw| named(flaw, path, map.len()))?;
-        Ok(Self { path: path.to_owned(), map, header })
+        let trusted = (0..header.data.len().div_ceil(BLOCK)).map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { path: path.to_owned(), map, header, trusted })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -128,19 +145,67 @@ impl Pack {
         hasher.finish()
     }
 
-    /// The pixels of image `row`, which must exist: a view of the file for raw packs.
-    pub(crate) fn image(&self, row: usize) -> Result<CowArray<'_, u8, Ix3>, DataError> {
-        let Some((height, width, bytes)) = self.header.image(&self.map, row) else {
-            return Err(self.damaged(format!("image {row} is not where its index says")));
-        };
-        match self.header.encoding {
-            Encoding::Raw => Ok(view(bytes, 0, height, width)),
-            Encoding::Jpeg { .. } => match decode_image(bytes, None) {
-                Ok(image) if image.dim() == (height, width, 3) => Ok(image.into()),
-                Ok(_) => Err(self.damaged(format!("image {row} has another size than its index says"))),
-                Err(error) => Err(self.damaged(format!("image {row} does not decode ({error})"))),
-            },
+    /// Whether images are decoded when they are asked for.
+    pub(crate) fn decodes(&self) -> bool {
+        self.header.encoding != Encoding::Raw
+    }
+
+    /// The pixels of image `row`, which must exist: a view of the file for raw packs. Of JPEG packs, with `short_side`,
+    /// at a reduced size, see [`decode_image`].
+    pub(crate) fn image(&self, row: usize, short_side: Option<usize>) -> Result<CowArray<'_, u8, Ix3>, DataError> {
+        let (height, width, bytes) = self.frame(row)?;
+        if !self.decodes() {
+            return Ok(view(bytes, 0, height, width));
         }
+        match decode_image(bytes, short_side) {
+            Ok(image) if short_side.is_some() || image.dim() == (height, width, 3) => Ok(image.into()),
+            Ok(_) => Err(self.damaged(format!("image {row} has another size than its index says"))),
+            Err(error) => Err(self.damaged(format!("image {row} does not decode ({error})"))),
+        }
+    }
+
+    /// The JPEG file of image `row`, which must exist, if it is stored as one.
+    pub(crate) fn encoded(&self, row: usize) -> Result<Option<Vec<u8>>, DataError> {
+        if self.decodes() { Ok(Some(self.frame(row)?.2.to_vec())) } else { Ok(None) }
+    }
+
+    /// The size of image `row` and its bytes, which are what was written.
+    fn frame(&self, row: usize) -> Result<(usize, usize, &[u8]), DataError> {
+        let Some((height, width, place)) = self.header.image(&self.map, row) else { return Err(self.astray(row)) };
+        self.trust(&place)?;
+        Ok((height, width, &self.data()[place]))
+    }
+
+    fn data(&self) -> &[u8] {
+        &self.map[self.header.data.clone()]
+    }
+
+    /// Compares the blocks that hold a part of the data with their hashes, the first time that they are touched.
+    fn trust(&self, part: &Range<usize>) -> Result<(), DataError> {
+        for block in part.start / BLOCK..part.end.div_ceil(BLOCK) {
+            // Two threads may both find the block new; then both look at it. The bytes never change, so nothing else
+            // depends on the flag.
+            if !self.trusted[block].load(Ordering::Relaxed) {
+                self.check_block(block)?;
+                self.trusted[block].store(true, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares a block, which must exist, with its hash.
+    fn check_block(&self, block: usize) -> Result<(), DataError> {
+        let data = self.data();
+        let bytes = &data[block * BLOCK..data.len().min((block + 1) * BLOCK)];
+        if format::hash(bytes) == self.header.block_hash(&self.map, block) {
+            return Ok(());
+        }
+        let start = format::DATA_START + block * BLOCK;
+        Err(self.damaged(format!("bytes {start} to {} are not what was written", start + bytes.len())))
+    }
+
+    fn astray(&self, row: usize) -> DataError {
+        self.damaged(format!("image {row} is not where its index says"))
     }
 
     fn damaged(&self, what: String) -> DataError {
@@ -163,6 +228,7 @@ impl Pack {
             name: name.clone(),
             split: split.to_string(),
             form: format!("{encoding} {}{shrunk}, made of {form}", self.path.display()),
+            made_of: Some(form.clone()),
             expected: expected.map(|expected| expected as usize),
             synthetic: *synthetic,
             class_names: class_names.clone(),
@@ -172,7 +238,7 @@ impl Pack {
                 .collect(),
         };
         let (labels, fingerprint) = (self.header.labels(&self.map), self.fingerprint());
-        Dataset::new(about, Store::Pack(self), labels).with_fingerprint(fingerprint)
+        Dataset::new(about, Store::Pack(Box::new(self)), labels).with_fingerprint(fingerprint)
     }
 }
 
@@ -230,6 +296,16 @@ pub(crate) fn open(path: &Path, options: &OpenOptions, split: Split) -> Result<D
         let hint = format!("make it with `data pack`, or give a folder that holds the {split} split");
         return Err(DataError::MissingFile { path: path.to_owned(), hint });
     }
+    let pack = checked(path, options, split)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match pack.header.stamp.changed_in(folder) {
+        Some(what) => Err(PackError::Stale { path: path.to_owned(), what }.into()),
+        None => Ok(pack.into_dataset()),
+    }
+}
+
+/// The pack at `path`, of the set, the split and the number of images that the options ask for.
+pub(crate) fn checked(path: &Path, options: &OpenOptions, split: Split) -> Result<Pack, DataError> {
     let pack = Pack::open(path)?;
     if pack.header.name != options.name || pack.header.split != split {
         let asked = format!("{} {split}", options.name);
@@ -238,42 +314,44 @@ pub(crate) fn open(path: &Path, options: &OpenOptions, split: Split) -> Result<D
     if let Some(expected) = pack.header.expected {
         check_count(options, split, path, pack.len(), expected as usize)?;
     }
-    Ok(pack.into_dataset())
+    Ok(pack)
 }
 
-/// Compares every block of a pack's data with its hash, on all cores, and looks up the place of every image.
+/// The images to make a pack of: the set's own files, or the pack that the root is, but never a pack that merely lies in
+/// the root, which may be the very one that is to be made anew.
 ///
 /// # Errors
-/// When the file is not a pack that can be opened, or a block has changed; the message names the bytes.
-pub fn verify(path: &Path, observer: &mut Observer<'_>) -> Result<Packed, DataError> {
-    /// Blocks between two words to the observer.
-    const STRETCH: usize = 64;
-    let pack = Pack::open(path)?;
-    let (data, what) = (&pack.map[pack.header.data.clone()], pack.holds());
-    let hashes: Vec<u64> = pack.header.hashes(&pack.map).collect();
-    let mut first = 0;
-    for (blocks, hashes) in data.chunks(STRETCH * BLOCK).zip(hashes.chunks(STRETCH)) {
-        let found: Vec<u64> = blocks.par_chunks(BLOCK).map(format::hash).collect();
-        if let Some(bad) = (0..found.len()).find(|&block| found[block] != hashes[block]) {
-            let start = format::DATA_START + (first + bad) * BLOCK;
-            return Err(pack.damaged(format!("bytes {start} to {} are not what was written", start + BLOCK)));
-        }
-        first += found.len();
-        let done = (first * BLOCK).min(data.len()) as u64;
-        tell(observer, Progress { stage: Stage::Check, what: &what, done, total: Some(data.len() as u64) })?;
+/// As [`open`](crate::open), and when `observer` stops the work.
+pub fn open_source(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
+    let found = find(options, split);
+    if options.root.as_deref().is_some_and(is_pack_path) {
+        return crate::dataset::open(options, split);
     }
-    (0..pack.len()).into_par_iter().try_for_each(|row| match pack.header.image(&pack.map, row) {
-        Some(_) => Ok(()),
-        None => Err(pack.damaged(format!("image {row} is not where its index says"))),
-    })?;
-    Ok(Packed::of(&pack, true))
+    match (open_files(options, split, observer), found) {
+        (Err(DataError::MissingFolder { path, .. } | DataError::NoImages { path }), Some(pack)) => {
+            Err(DataError::MissingFolder {
+                what: format!("the own files of {}", options.name),
+                path,
+                hint: format!("there is only a pack; give {} itself to make another of it", pack.display()),
+            })
+        }
+        (opened, _) => opened,
+    }
 }
 
-/// Compares the fingerprint in a pack with that of `source`, the set as it is now.
-///
-/// # Errors
-/// When the file is not a pack that can be opened, or its source has changed since.
-pub fn check_source(path: &Path, source: &Dataset) -> Result<(), DataError> {
-    let (then, now) = (Pack::open(path)?.header.source, source.fingerprint());
-    if then == now { Ok(()) } else { Err(PackError::Stale { path: path.to_owned(), then, now }.into()) }
+/// The splits that the root leads to: both or, where the root is a `.pack` file, those whose file is there.
+pub fn splits(options: &OpenOptions) -> Vec<Split> {
+    let is_there = |split: &Split| match options.root.as_deref().filter(|root| is_pack_path(root) && root.is_file()) {
+        Some(root) => Pack::open(root).is_ok_and(|pack| pack.header.split == *split) || has_sibling(root, *split),
+        None => true,
+    };
+    let found: Vec<Split> = Split::ALL.into_iter().filter(is_there).collect();
+    // A file that is no pack has no split; opening it says why.
+    if found.is_empty() { Split::ALL.to_vec() } else { found }
+}
+
+/// Whether the pack of `split` lies beside that of the other split, which `root` is.
+fn has_sibling(root: &Path, split: Split) -> bool {
+    let other = sibling(root, split);
+    other != root && other.is_file()
 }

@@ -11,6 +11,7 @@ use super::*;
 use crate::dataset::OnBadImage;
 use crate::loader::{LoaderConfig, Order, PatchLoader, View};
 use crate::patch::PatchSampler;
+use crate::progress::Progress;
 
 const RAW: PackOptions = PackOptions::RAW;
 
@@ -190,11 +191,11 @@ fn a_pack_of_the_same_source_is_left_and_another_replaced() {
     assert!(repeat(&set, &RAW).was_there);
     assert!(!repeat(&set, &PackOptions { short_side: Some(64), ..RAW }).was_there, "another recipe");
     let other = set.subset(&[1, 0]).unwrap();
-    check_source(&path, &set).unwrap();
-    let message = check_source(&path, &other).unwrap_err().to_string();
+    check_source(&path, &set, &mut go_on).unwrap();
+    let message = check_source(&path, &other, &mut go_on).unwrap_err().to_string();
     assert!(message.starts_with("stale pack") && message.contains("synthetic-test.pack"), "{message}");
     assert_eq!(repeat(&other, &RAW).n_images, 2);
-    check_source(&path, &other).unwrap();
+    check_source(&path, &other, &mut go_on).unwrap();
     // A pack of a pack is the same pack.
     let opened = source("synthetic", Some(&path), Split::Test);
     assert!(repeat(&opened, &RAW).was_there);
@@ -302,7 +303,7 @@ fn every_kind_of_bad_pack_is_named() {
         ("not a pack", &(|bytes: &mut Vec<u8>| bytes[3] ^= 1) as &dyn Fn(&mut Vec<u8>)),
         ("not a pack", &|bytes| bytes.clear()),
         ("not a pack", &|bytes| bytes.truncate(7)),
-        ("has version 2, this program reads 1", &|bytes| bytes[8] = 2),
+        ("has version 1, this program reads 2", &|bytes| bytes[8] = 1),
         ("big-endian", &|bytes| bytes[12..16].reverse()),
         ("its head is not what was written", &|bytes| bytes[13] = 0),
         ("its head is not what was written", &|bytes| bytes[16] ^= 1),
@@ -410,4 +411,260 @@ proptest! {
         prop_assert!(parse(&bytes).is_err());
         prop_assert!(parse(&[b"\x89EMPSSL\n", &bytes[..]].concat()).is_err());
     }
+}
+
+/// The refusal of a pack in `root` whose source there is no longer what it was.
+#[track_caller]
+fn stale(name: &str, root: &Path) -> String {
+    let partial = OpenOptions { partial: true, ..options(name, Some(root)) };
+    let error = crate::dataset::open(&partial, Split::Train).unwrap_err();
+    assert!(matches!(error, DataError::Pack(PackError::Stale { .. })), "{error}");
+    error.to_string()
+}
+
+/// The source of a pack in `root`, packed beside it.
+fn packed_beside(name: &str, root: &Path) -> PathBuf {
+    let partial = OpenOptions { partial: true, ..options(name, Some(root)) };
+    let set = open_source(&partial, Split::Train, &mut go_on).unwrap();
+    pack(&set, Split::Train, root, &RAW).path
+}
+
+#[test]
+fn a_tree_that_changed_beside_its_pack_is_refused_and_packing_again_heals() {
+    let root = tempfile::tempdir().unwrap();
+    tree(root.path());
+    let at = |name: &str| root.path().join("train").join(name);
+    let path = packed_beside("folder", root.path());
+    assert_eq!(source("folder", Some(root.path()), Split::Train).len(), 4);
+    fs::copy(at("ant/a.jpg"), at("bee/new.jpg")).unwrap();
+    let message = stale("folder", root.path());
+    assert!(message.contains("train/bee is not as it was") && message.contains("folder-train.pack"), "{message}");
+    assert_eq!(stale("folder", &path), message, "the file itself is refused as well");
+    packed_beside("folder", root.path());
+    assert_eq!(source("folder", Some(root.path()), Split::Train).len(), 5);
+    fs::create_dir(at("cow")).unwrap();
+    fs::rename(at("bee/new.jpg"), at("cow/new.jpg")).unwrap();
+    stale("folder", root.path());
+    packed_beside("folder", root.path());
+    fs::remove_dir_all(at("cow")).unwrap();
+    stale("folder", root.path());
+    // The times alone do not matter: whoever looks at a folder may leave files of his own there.
+    packed_beside("folder", root.path());
+    fs::write(at("ant/.DS_Store"), "").unwrap();
+    fs::write(at("ant/notes.txt"), "").unwrap();
+    assert_eq!(source("folder", Some(root.path()), Split::Train).len(), 4);
+    // Without its source, or elsewhere, there is nothing to compare.
+    fs::remove_dir_all(root.path().join("train")).unwrap();
+    assert_eq!(source("folder", Some(root.path()), Split::Train).len(), 4);
+}
+
+#[test]
+fn images_without_class_folders_are_marked_by_their_root() {
+    let (root, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let image = |name: &str| RgbImage::new(70, 80).save(root.path().join(name)).unwrap();
+    image("a.png");
+    let path = packed_beside("folder", root.path());
+    assert_eq!(source("folder", Some(root.path()), Split::Train).len(), 1);
+    fs::copy(path, other.path().join("folder-train.pack")).unwrap();
+    assert_eq!(source("folder", Some(other.path()), Split::Train).len(), 1);
+    image("b.png");
+    stale("folder", root.path());
+}
+
+#[test]
+fn record_files_that_changed_beside_their_pack_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let file = |n: usize| root.path().join(format!("cifar-10-batches-bin/data_batch_{n}.bin"));
+    fs::create_dir(root.path().join("cifar-10-batches-bin")).unwrap();
+    (1..6).for_each(|n| fs::write(file(n), [1; 3073]).unwrap());
+    fs::write(root.path().join("cifar-10-batches-bin/batches.meta.txt"), "a b c d e f g h i j".replace(' ', "\n"))
+        .unwrap();
+    packed_beside("cifar10", root.path());
+    assert_eq!(source("cifar10", Some(root.path()), Split::Train).len(), 5);
+    // A copy of the same bytes with another time is the same.
+    fs::write(file(2), [1; 3073]).unwrap();
+    assert_eq!(source("cifar10", Some(root.path()), Split::Train).len(), 5);
+    fs::write(file(2), [2; 3073]).unwrap();
+    assert!(stale("cifar10", root.path()).contains("data_batch_2.bin is not as it was"));
+    packed_beside("cifar10", root.path());
+    fs::write(root.path().join("unrelated.bin.txt"), "").unwrap();
+    assert_eq!(source("cifar10", Some(root.path()), Split::Train).len(), 5);
+    fs::remove_file(file(3)).unwrap();
+    stale("cifar10", root.path());
+}
+
+#[test]
+fn an_image_written_over_in_place_is_found_by_its_pixels() {
+    let root = tempfile::tempdir().unwrap();
+    tree(root.path());
+    for how in [RAW, PackOptions { short_side: Some(66), encoding: Encoding::Jpeg { quality: 90 } }] {
+        let set = open_source(&options("folder", Some(root.path())), Split::Train, &mut go_on).unwrap();
+        let path = pack(&set, Split::Train, root.path(), &how).path;
+        check_source(&path, &set, &mut go_on).unwrap();
+        // One bit of a picture: the path and the size stay.
+        let image = root.path().join("train/ant/b.jpg");
+        let (mut bytes, good) = (fs::read(&image).unwrap(), fs::read(&image).unwrap());
+        let last = bytes.len() - 12;
+        bytes[last] ^= 4;
+        fs::write(&image, &bytes).unwrap();
+        let set = open_source(&options("folder", Some(root.path())), Split::Train, &mut go_on).unwrap();
+        let message = check_source(&path, &set, &mut go_on).unwrap_err().to_string();
+        assert!(message.contains("stale pack") && message.contains("image 1 has other pixels"), "{message}");
+        assert!(!pack(&set, Split::Train, root.path(), &how).was_there, "the time of the file tells");
+        fs::write(&image, &good).unwrap();
+    }
+}
+
+#[test]
+fn the_source_is_never_the_pack_that_lies_in_its_root() {
+    let root = tempfile::tempdir().unwrap();
+    tree(root.path());
+    fs::remove_file(root.path().join("train/bee/c.png")).unwrap();
+    let folder = options("folder", Some(root.path()));
+    let again = |how: &PackOptions| {
+        let set = open_source(&folder, Split::Train, &mut go_on).unwrap();
+        (pack(&set, Split::Train, root.path(), how), set)
+    };
+    let lossy = PackOptions { encoding: Encoding::Jpeg { quality: 10 }, short_side: Some(66) };
+    let (first, set) = again(&lossy);
+    assert!(!first.exact && again(&lossy).0.was_there, "a pack that shrinks can be repeated");
+    assert!(again(&RAW).0.exact);
+    let opened = source("folder", Some(root.path()), Split::Train);
+    assert_eq!((opened.image(0).unwrap(), opened.fingerprint()), (set.image(0).unwrap(), set.fingerprint()));
+    assert_eq!(opened.description().matches("made of").count(), 1, "{}", opened.description());
+    // Only a root that is a pack is one, and what it was made of stays the same.
+    let path = root.path().join("folder-train.pack");
+    let named = open_source(&options("folder", Some(&path)), Split::Train, &mut go_on).unwrap();
+    assert!(named.pack().is_some());
+    let other = tempfile::tempdir().unwrap();
+    pack(&named, Split::Train, other.path(), &PackOptions { encoding: Encoding::Jpeg { quality: 90 }, ..RAW });
+    let opened = source("folder", Some(other.path()), Split::Train).description();
+    assert!(opened.matches("made of").count() == 1 && opened.contains("made of JPEG tree from"), "{opened}");
+    let lone = options("cifar10", Some(other.path()));
+    fs::rename(other.path().join("folder-train.pack"), other.path().join("cifar10-train.pack")).unwrap();
+    let message = open_source(&lone, Split::Train, &mut go_on).unwrap_err().to_string();
+    assert!(message.contains("there is only a pack; give ") && message.contains("cifar10-train.pack"), "{message}");
+}
+
+#[test]
+fn a_jpeg_pack_of_a_jpeg_pack_takes_its_files_over() {
+    let (root, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    tree(root.path());
+    let set = source("folder", Some(root.path()), Split::Train);
+    let jpeg = PackOptions { encoding: Encoding::Jpeg { quality: 90 }, short_side: None };
+    let first = pack(&set, Split::Train, root.path(), &jpeg);
+    let opened = source("folder", Some(&first.path), Split::Train);
+    let second = pack(&opened, Split::Train, other.path(), &jpeg);
+    assert!(!first.exact && second.exact, "the PNG file was encoded the first time only");
+    let again = source("folder", Some(&second.path), Split::Train);
+    assert!((0..4).all(|row| again.image(row).unwrap() == opened.image(row).unwrap()));
+}
+
+/// A bit of the data flipped, at an offset within it.
+fn flip(path: &Path, offset: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[DATA_START + offset] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn an_image_in_a_damaged_block_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = source("synthetic", None, Split::Test);
+    let path = pack(&set, Split::Test, dir.path(), &RAW).path;
+    flip(&path, 2 * BLOCK + 5);
+    let opened = source("synthetic", Some(&path), Split::Test);
+    let is_touched = |row: usize| row * 3072 < 3 * BLOCK && (row + 1) * 3072 > 2 * BLOCK;
+    for row in 0..2000 {
+        let image = opened.image(row);
+        assert_eq!(image.is_err(), is_touched(row), "{row}");
+        if let Err(error) = image {
+            let start = DATA_START + 2 * BLOCK;
+            let expected = format!("bytes {start} to {} are not what was written", start + BLOCK);
+            assert!(
+                error.to_string().contains(&expected) && error.to_string().contains("synthetic-test.pack"),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_damaged_pack_is_not_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let (set, path) = small(dir.path(), 20);
+    let good = fs::read(&path).unwrap();
+    assert!(pack(&set, Split::Test, dir.path(), &RAW).was_there);
+    flip(&path, 777);
+    assert!(!pack(&set, Split::Test, dir.path(), &RAW).was_there);
+    assert!(fs::read(&path).unwrap() == good);
+    let mut stop = |_: &Progress<'_>| ControlFlow::Break(());
+    let stopped = write(&set, Split::Test, &path, &RAW, &mut stop).unwrap_err();
+    assert!(matches!(stopped, DataError::Stopped { .. }) && fs::read(&path).unwrap() == good);
+}
+
+#[test]
+fn images_without_pixels_and_more_images_than_bytes_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = fs::read(small(dir.path(), 20).1).unwrap();
+    let header = parse(&good).unwrap();
+    // The size of all images comes before the hashes of the pixels; the number of images before the labels.
+    let size = header.pixels.start - header.data.end - 16;
+    let count = header.labels.clone().unwrap().start - header.data.end - 9;
+    let with = |changes: &[(usize, u64)]| {
+        let bytes = reindexed(&good, |index| {
+            changes.iter().for_each(|&(at, value)| index[at..at + 8].copy_from_slice(&value.to_le_bytes()));
+        });
+        parse(&bytes).unwrap_err()
+    };
+    for (changes, part) in [
+        (&[(size, 0)][..], "no pixels"),
+        (&[(size + 8, 0)], "no pixels"),
+        (&[(count, 1 << 61), (size, 0)], "ends early"),
+    ] {
+        let flaw = with(changes);
+        assert!(matches!(&flaw, Flaw::Damaged(what) if what.contains(part)), "{flaw:?}");
+    }
+    // No data, and so no hashes of it.
+    let index = &good[header.data.end..header.hashes.start];
+    let mut bytes = head(0, index);
+    bytes.resize(DATA_START, 0);
+    bytes.extend(index);
+    let flaw = parse(&bytes).unwrap_err();
+    assert!(matches!(&flaw, Flaw::Damaged(what) if what.contains("more images than it has bytes")), "{flaw:?}");
+}
+
+#[test]
+fn a_lone_pack_leads_to_its_split_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, test) = small(dir.path(), 3);
+    let at = |root: &Path| splits(&options("synthetic", Some(root)));
+    assert_eq!(at(&test), [Split::Test]);
+    let lone = dir.path().join("mine.pack");
+    fs::copy(&test, &lone).unwrap();
+    assert_eq!(at(&lone), [Split::Test]);
+    assert_eq!(at(dir.path()), Split::ALL, "a folder may hold either");
+    assert_eq!(at(&dir.path().join("none.pack")), Split::ALL, "opening says what is wrong");
+    fs::copy(&test, dir.path().join("synthetic-train.pack")).unwrap();
+    assert_eq!(at(&test), Split::ALL);
+}
+
+#[test]
+fn images_of_jpeg_packs_come_at_a_reduced_size_and_raw_ones_as_they_are() {
+    let (root, raw) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let dir = root.path().join("train/x");
+    fs::create_dir_all(&dir).unwrap();
+    RgbImage::from_fn(400, 320, |x, y| Rgb([x as u8, y as u8, 7])).save(dir.join("a.jpg")).unwrap();
+    let set = source("folder", Some(root.path()), Split::Train);
+    pack(&set, Split::Train, raw.path(), &RAW);
+    pack(&set, Split::Train, root.path(), &PackOptions { encoding: Encoding::Jpeg { quality: 90 }, ..RAW });
+    let opened = source("folder", Some(root.path()), Split::Train);
+    let (small, expected) = (opened.reduced(80), set.reduced(80));
+    assert_eq!(small.image(0).unwrap(), expected.image(0).unwrap());
+    assert_eq!(small.image(0).unwrap().dim(), (80, 100, 3));
+    assert_eq!(small.fingerprint(), expected.fingerprint());
+    let whole = source("folder", Some(raw.path()), Split::Train);
+    let reduced = whole.reduced(80);
+    assert_eq!(reduced.image(0).unwrap().dim(), (320, 400, 3));
+    assert_eq!((reduced.fingerprint(), reduced.description()), (whole.fingerprint(), whole.description()));
 }

@@ -1,6 +1,6 @@
 //! An opened set to a pack, in memory for a few images per thread, and never half under the final name.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,12 @@ use rayon::prelude::*;
 
 use super::format::{BLOCK, DATA_START, Frame, Frames, Header, Index, hash, head};
 use super::shrink::shrink;
+use super::stamp::Stamp;
+use super::verify::check_data;
 use super::{Encoding, Pack, PackError, PackOptions};
+use crate::dataset::fingerprint::Hasher;
 use crate::dataset::{Dataset, Split};
+use crate::disk;
 use crate::error::DataError;
 use crate::progress::{Observer, Progress, Stage, tell};
 
@@ -49,9 +53,9 @@ impl Packed {
 }
 
 /// Writes `dataset`, which is the `split` of its set, to the pack `path`. A pack that is there already, of the same
-/// source and made in the same way, is left as it is.
+/// source and made in the same way, is left as it is if every byte of it is what was written.
 ///
-/// Memory holds the images that are worked on, four per thread, and about 20 bytes for each image
+/// Memory holds the images that are worked on, four per thread, and about 30 bytes for each image
 /// of the set; the file has another name until it is complete.
 ///
 /// # Errors
@@ -64,13 +68,16 @@ pub fn write(
     observer: &mut Observer<'_>,
 ) -> Result<Packed, DataError> {
     check(dataset, options)?;
-    if let Some(packed) = up_to_date(dataset, split, path, options) {
+    // Before any image is read: what changes while it is packed is noticed later.
+    let stamp = Stamp::of(dataset)?;
+    if let Some(packed) = up_to_date(dataset, split, path, options, &stamp, observer)? {
         return Ok(packed);
     }
     let mut file = Unfinished::create(path)?;
     let written = Data::write(dataset, options, &mut file, observer)?;
-    let header = header_of(dataset, split, options, &written);
-    let index = Index { header: &header, labels: dataset.labels(), frames: &written.frames, hashes: &written.hashes };
+    let header = Header { stamp, ..header_of(dataset, split, options, &written) };
+    let Data { frames, pixels, hashes, .. } = &written;
+    let index = Index { header: &header, labels: dataset.labels(), frames, pixels, hashes };
     file.finish(written.bytes, &index.to_bytes())?;
     Ok(Packed::of(&Pack::open(path)?, false))
 }
@@ -91,12 +98,27 @@ fn check(dataset: &Dataset, options: &PackOptions) -> Result<(), PackError> {
 }
 
 /// The pack that is there, if it is what would be written.
-fn up_to_date(dataset: &Dataset, split: Split, path: &Path, options: &PackOptions) -> Option<Packed> {
-    let pack = Pack::open(path).ok()?;
+fn up_to_date(
+    dataset: &Dataset,
+    split: Split,
+    path: &Path,
+    options: &PackOptions,
+    stamp: &Stamp,
+    observer: &mut Observer<'_>,
+) -> Result<Option<Packed>, DataError> {
+    // What cannot be opened is replaced, whatever is wrong with it.
+    let Ok(pack) = Pack::open(path) else { return Ok(None) };
     let Header { name, split: its_split, encoding, source, asked_side, .. } = &pack.header;
     let same_set = name == dataset.name() && *its_split == split && *source == dataset.fingerprint();
     let same_way = *encoding == options.encoding && *asked_side == options.short_side.map(|side| side as u64);
-    (same_set && same_way).then(|| Packed::of(&pack, true))
+    if !(same_set && same_way && pack.header.stamp.totals == stamp.totals) {
+        return Ok(None);
+    }
+    match check_data(&pack, observer) {
+        Ok(()) => Ok(Some(Packed::of(&pack, true))),
+        Err(DataError::Pack(PackError::Damaged { .. })) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn header_of(dataset: &Dataset, split: Split, options: &PackOptions, written: &Data) -> Header {
@@ -106,7 +128,8 @@ fn header_of(dataset: &Dataset, split: Split, options: &PackOptions, written: &D
     Header {
         name: about.name.clone(),
         split,
-        form: about.form.clone(),
+        // What a pack was made of stays what it was when it is packed anew.
+        form: about.made_of.as_ref().unwrap_or(&about.form).clone(),
         expected: about.expected.map(|expected| expected as u64),
         synthetic: about.synthetic,
         source: dataset.fingerprint(),
@@ -116,10 +139,12 @@ fn header_of(dataset: &Dataset, split: Split, options: &PackOptions, written: &D
         short_side: asked_side.filter(|_| written.shrunk),
         class_names: about.class_names.clone(),
         skipped: skipped.collect(),
+        stamp: Stamp::default(),
         // The places follow from the index when it is read.
         n_images: dataset.len(),
         labels: None,
         frames: Frames::Table(0..0),
+        pixels: 0..0,
         data: 0..0,
         hashes: 0..0,
     }
@@ -132,6 +157,8 @@ struct Prepared {
     width: usize,
     exact: bool,
     shrunk: bool,
+    /// The hash of the source's pixels.
+    source: u64,
 }
 
 impl Prepared {
@@ -147,8 +174,21 @@ impl Prepared {
                 _ => (encode(pixels, quality)?, false),
             },
         };
-        Ok(Self { bytes, height, width, exact, shrunk: small.is_some() })
+        let source = pixel_hash(image.view());
+        Ok(Self { bytes, height, width, exact, shrunk: small.is_some(), source })
     }
+}
+
+/// The hash of an image's size and pixels.
+pub(super) fn pixel_hash(image: ArrayView3<'_, u8>) -> u64 {
+    let (height, width, _) = image.dim();
+    let mut hasher = Hasher::default();
+    [height, width].into_iter().for_each(|side| hasher.number(side as u64));
+    match image.as_slice() {
+        Some(pixels) => hasher.bytes(pixels),
+        None => hasher.bytes(&image.iter().copied().collect::<Vec<_>>()),
+    }
+    hasher.finish()
 }
 
 fn encode(pixels: ArrayView3<'_, u8>, quality: u8) -> Result<Vec<u8>, DataError> {
@@ -166,6 +206,8 @@ fn encode(pixels: ArrayView3<'_, u8>, quality: u8) -> Result<Vec<u8>, DataError>
 #[derive(Default)]
 struct Data {
     frames: Vec<Frame>,
+    /// A hash of the source's pixels per image.
+    pixels: Vec<u64>,
     hashes: Vec<u64>,
     bytes: u64,
     /// The block that is being filled.
@@ -199,6 +241,7 @@ impl Data {
 
     fn append(&mut self, image: &Prepared, file: &mut Unfinished) -> Result<(), DataError> {
         self.frames.push(Frame { offset: self.bytes, height: image.height as u32, width: image.width as u32 });
+        self.pixels.push(image.source);
         self.bytes += image.bytes.len() as u64;
         self.exact &= image.exact;
         self.shrunk |= image.shrunk;
@@ -237,12 +280,9 @@ impl Unfinished {
     fn create(target: &Path) -> Result<Self, DataError> {
         let path = target.with_extension("pack.unfinished");
         let error = |error| PackError::write(&path, error);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(error)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(PackError::Busy { path: target.to_owned() }.into()),
-            Err(TryLockError::Error(source)) => return Err(error(source).into()),
-        }
+        let Some(file) = disk::lock(&path).map_err(error)? else {
+            return Err(PackError::Busy { path: target.to_owned() }.into());
+        };
         let mut unfinished = Self { file, path: path.clone(), target: target.to_owned(), finished: false };
         // What an interrupted run left is overwritten; the head comes last.
         unfinished.file.set_len(0).map_err(error)?;
@@ -261,7 +301,7 @@ impl Unfinished {
         let on_disk = self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.write_all(&head));
         let on_disk = on_disk.and_then(|()| self.file.sync_all());
         on_disk
-            .and_then(|()| std::fs::rename(&self.path, &self.target))
+            .and_then(|()| disk::rename(&self.path, &self.target))
             .map_err(|error| PackError::write(&self.path, error))?;
         self.finished = true;
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use empssl_data::pack::{Encoding, PackOptions, Packed, file_name, short_side, write};
+use empssl_data::pack::{Encoding, PackOptions, Packed, file_name, open_source, short_side, splits, write};
 use empssl_data::{DataError, Dataset, PatchConfig, PatchSampler, Split};
 
 use super::watch::Watch;
@@ -26,15 +26,15 @@ impl Way {
 }
 
 pub(super) fn run(source: &ImageSource, split: SplitChoice, way: &Way, out: &Path) -> Result<(), CliError> {
-    let splits: &[Split] = match split {
-        SplitChoice::Train => &[Split::Train],
-        SplitChoice::Test => &[Split::Test],
-        SplitChoice::Both => &[Split::Train, Split::Test],
+    let splits = match split {
+        SplitChoice::Train => vec![Split::Train],
+        SplitChoice::Test => vec![Split::Test],
+        SplitChoice::Both => splits(&source.options()),
     };
-    std::fs::create_dir_all(out).map_err(|e| CliError::file("cannot make the folder", out, e))?;
+    make_folder(out)?;
     let mut watch = Watch::new()?;
-    for &split in splits {
-        match open(source, split, splits.len() == 1)? {
+    for &split in &splits {
+        match open(source, split, splits.len() == 1, &mut watch)? {
             Some(set) => {
                 let path = out.join(file_name(set.name(), split));
                 let packed = write(&set, split, &path, &way.0, &mut |progress| watch.see(progress))?;
@@ -46,9 +46,18 @@ pub(super) fn run(source: &ImageSource, split: SplitChoice, way: &Way, out: &Pat
     Ok(())
 }
 
+fn make_folder(out: &Path) -> Result<(), CliError> {
+    let what = "cannot make the folder";
+    match out.ancestors().find(|path| path.is_file()) {
+        Some(file) => Err(CliError::file(what, out, format_args!("the file {} is in the way", file.display()))),
+        None => std::fs::create_dir_all(out).map_err(|e| CliError::file(what, out, e)),
+    }
+}
+
 /// The split; `None` where a folder of images has none and it was not asked for alone.
-fn open(source: &ImageSource, split: Split, alone: bool) -> Result<Option<Dataset>, CliError> {
-    match source.open(split) {
+fn open(source: &ImageSource, split: Split, alone: bool, watch: &mut Watch) -> Result<Option<Dataset>, CliError> {
+    let opened = open_source(&source.options(), split, &mut |progress| watch.see(progress));
+    match opened.map_err(|error| source.or_another(error)) {
         Err(CliError::Data(DataError::MissingFolder { .. }))
             if split == Split::Test && source.name == "folder" && !alone =>
         {

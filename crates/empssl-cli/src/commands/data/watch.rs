@@ -16,8 +16,8 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Shows how far the work has come, and stops it after Ctrl-C.
 pub(super) struct Watch {
     stop: Stop,
-    /// What is shown now: stage and file.
-    subject: Option<(Stage, String)>,
+    /// What is shown now: stage and file, and how much there is.
+    subject: Option<(Stage, String, Option<u64>)>,
     bar: ProgressBar,
     last_line: Instant,
 }
@@ -31,7 +31,7 @@ impl Watch {
 
     /// The observer that the data crate calls.
     pub(super) fn see(&mut self, progress: &Progress<'_>) -> ControlFlow<()> {
-        let subject = (progress.stage, progress.what.to_owned());
+        let subject = (progress.stage, progress.what.to_owned(), progress.total);
         if self.subject.as_ref() != Some(&subject) {
             self.begin(progress);
             self.subject = Some(subject);
@@ -51,7 +51,8 @@ impl Watch {
             None => ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()),
         };
         let counted = match (progress.stage, progress.total) {
-            (Stage::Pack, _) => "{bar:30} {pos}/{len} images  {eta} left",
+            (stage, Some(_)) if counts_images(stage) => "{bar:30} {pos}/{len} images  {eta} left",
+            (stage, None) if counts_images(stage) => "{spinner}",
             (_, Some(_)) => "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
             (_, None) => "{spinner} {bytes}  {bytes_per_sec}",
         };
@@ -74,13 +75,19 @@ fn verb(stage: Stage) -> &'static str {
         Stage::Unpack => "unpacking",
         Stage::Pack => "packing",
         Stage::Check => "checking",
+        Stage::Decode => "decoding",
     }
+}
+
+/// Others count bytes.
+fn counts_images(stage: Stage) -> bool {
+    matches!(stage, Stage::Pack | Stage::Decode)
 }
 
 /// `3 of 170 MB`, `400 of 50000 images`.
 fn amount(progress: &Progress<'_>) -> String {
-    let unit = |n: u64| if progress.stage == Stage::Pack { n } else { n / 1_000_000 };
-    let name = if progress.stage == Stage::Pack { "images" } else { "MB" };
+    let (unit, name) = if counts_images(progress.stage) { (1, "images") } else { (1_000_000, "MB") };
+    let unit = |n: u64| n / unit;
     match progress.total {
         Some(total) => format!("{} of {} {name}", unit(progress.done), unit(total)),
         None => format!("{} {name}", unit(progress.done)),
@@ -97,5 +104,6 @@ mod tests {
         assert_eq!(at(Stage::Download, Some(170_052_171)), "3 of 170 MB");
         assert_eq!(at(Stage::Unpack, None), "3 MB");
         assert_eq!(at(Stage::Pack, Some(4_000_000)), "3500000 of 4000000 images");
+        assert_eq!(at(Stage::Decode, None), "3500000 images");
     }
 }
