@@ -48,7 +48,7 @@ impl<'a> Feed<'a> {
     pub(crate) fn new(batches: impl Iterator<Item = Made> + 'a, device: Device) -> Result<Self, TrainError> {
         let batches: Batches<'a> = Box::new(batches);
         Ok(Self(match device {
-            Device::Cuda(_) => Road::Ahead(Ahead::new(batches, CopyStream(Stream::new(device)?))),
+            Device::Cuda(_) => Road::Ahead(Box::new(Ahead::new(batches, CopyStream(Stream::new(device)?)))),
             _ => Road::Straight(batches, device),
         }))
     }
@@ -82,7 +82,7 @@ enum Road<'a, C: Carrier> {
     /// Each is copied when its step begins.
     Straight(Batches<'a>, Device),
     /// Each is copied during the step before its own.
-    Ahead(Ahead<Batches<'a>, C>),
+    Ahead(Box<Ahead<Batches<'a>, C>>),
 }
 
 impl<C: Carrier> Road<'_, C> {

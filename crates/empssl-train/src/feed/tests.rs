@@ -201,7 +201,7 @@ fn batches(source: &BatchSource, memory: impl BatchMemory + 'static) -> impl Ite
 
 /// A feed of a device whose copies are late.
 fn late<'a>(batches: impl Iterator<Item = Made> + 'a, world: &World, patience: u32) -> Road<'a, Late> {
-    Road::Ahead(Ahead::new(Box::new(batches), Late(world.clone(), patience)))
+    Road::Ahead(Box::new(Ahead::new(Box::new(batches), Late(world.clone(), patience))))
 }
 
 /// What the loader makes.
