@@ -303,7 +303,9 @@ impl Run {
     pub(crate) fn train_config(&self, seed: u64, logging: &Logging) -> TrainConfig {
         let training = &self.config.training;
         let t_max = match (self.config.schedule.horizon, training.length) {
-            (Horizon::Official, Length::Epochs(epochs)) => Some((50_000 / training.batch_size.max(1) as u64) * epochs),
+            (Horizon::Official, Length::Epochs(epochs)) => {
+                Some((50_000 / training.batch_size.max(1) as u64).saturating_mul(epochs))
+            }
             (Horizon::Run, _) | (_, Length::Steps(_)) => None,
         };
         TrainConfig {

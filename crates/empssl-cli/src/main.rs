@@ -30,8 +30,6 @@ use crate::error::CliError;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    // A step frees and asks for gigabytes; fresh pages from the system would cost more than what is computed in them.
-    empssl_torch::memory::keep_freed_memory();
     // Whatever libtorch throws outside a step, memory that ran out above all, is an error like any other.
     let outcome = catch(|| dispatch(args)).map_err(CliError::from).flatten();
     match outcome {

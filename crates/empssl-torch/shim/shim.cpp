@@ -127,8 +127,10 @@ char *empssl_reset_peak_device_memory(int64_t index) {
 
 int32_t empssl_keep_freed_memory(void) {
 #ifdef __GLIBC__
-  // A negative trim threshold never gives the top of the heap back; no block is too large for the heap.
-  return mallopt(M_MMAP_THRESHOLD, INT_MAX) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1 ? 1 : 0;
+  // No block gets a map of its own, whatever its size, and a negative threshold never gives the heap's top back.
+  const int one_heap = mallopt(M_MMAP_MAX, 0);
+  const int kept = mallopt(M_TRIM_THRESHOLD, -1);
+  return one_heap == 1 && kept == 1 ? 1 : 0;
 #else
   return 0;
 #endif

@@ -28,7 +28,7 @@ pub enum TorchFailure {
 
 impl TorchFailure {
     /// The failure that a message of libtorch tells of.
-    pub(crate) fn of(message: &str) -> Self {
+    pub fn of(message: &str) -> Self {
         classify(message)
     }
 }

@@ -50,7 +50,7 @@ pub fn reset_peak(device: Device) -> Result<(), ShimError> {
 }
 
 /// Lets this process keep the blocks it frees, however large, for its next requests; `false` where the C library is not
-/// glibc and nothing was changed.
+/// glibc or refused one of the two settings.
 ///
 /// glibc hands blocks of more than 32 MiB back to the system as soon as they are freed and gets zeroed pages for the
 /// next one. A step of training frees and requests gigabytes in such blocks, and the page faults cost several times

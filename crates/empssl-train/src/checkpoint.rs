@@ -36,7 +36,7 @@ pub struct Checkpoint {
     pub recipe: String,
     /// Weights and buffers by their official names.
     pub network: Vec<(String, Tensor)>,
-    /// The optimizer's momentum by parameter name; empty before the first step.
+    /// The optimizer's momentum by parameter name; zeros before the first step.
     pub momentum: Vec<(String, Tensor)>,
 }
 

@@ -24,7 +24,8 @@ pub struct TrainConfig {
     /// What a step keeps in memory.
     pub memory: MemoryMode,
     /// Lets float32 products of the network run on tensor cores with the 10-bit mantissa of TF32, where there are such;
-    /// the objective and the optimizer stay in float32, and a CPU computes as without.
+    /// the objective and the optimizer stay in float32, and a CPU computes as without. Where this is false the process's
+    /// switches stay as they are; libtorch leaves cuDNN's on, so call `empssl_torch::precision::set_tf32(false)` first.
     pub tf32: bool,
     /// The run's seed; it decides order and patches here, and the caller draws the initial weights with it.
     pub seed: u64,
@@ -86,7 +87,7 @@ impl Length {
     /// Steps in all, for a data set with so many steps an epoch.
     pub(crate) fn steps(self, steps_per_epoch: u64) -> u64 {
         match self {
-            Self::Epochs(epochs) => epochs * steps_per_epoch,
+            Self::Epochs(epochs) => epochs.saturating_mul(steps_per_epoch),
             Self::Steps(steps) => steps,
         }
     }

@@ -93,7 +93,7 @@ pub struct StepPlan {
     pub memory: MemoryMode,
     /// What is normalised by.
     pub norms: Norms,
-    /// Whether the network, and it alone, may use TF32.
+    /// Whether the network, and it alone, may use TF32; where this is false the process's switches stay as they are.
     pub tf32: bool,
 }
 

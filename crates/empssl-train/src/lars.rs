@@ -258,7 +258,7 @@ impl LarsConfig {
 }
 
 fn refused(ShimError(text): ShimError) -> TrainError {
-    TrainError::Torch(TorchFailure::Other(text))
+    TrainError::Torch(TorchFailure::of(&text))
 }
 
 fn problems_with_parameters(parameters: &[(String, Tensor)]) -> Vec<String> {

@@ -5,6 +5,9 @@
 //! a backward pass works on besides; the inputs of the stages or the projections of all parts, where a mode keeps them;
 //! and for every parameter its value, gradient and momentum.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use empssl_model::{Network, NetworkConfig, StageElements};
 use empssl_torch::failure::Bytes;
 use empssl_torch::memory::device_memory;
@@ -90,18 +93,22 @@ impl StepMemory {
         let fits = |memory, n, b| self.total(memory, n, b) <= room.min(limit);
         let mut ways = Vec::new();
         if let Some(mode) = self.smaller_mode(config, room.min(limit)) {
-            let effect = match mode {
-                MemoryMode::ByPatches(part) => format!("BatchNorm then sees {part} patches of each image at once"),
-                MemoryMode::Whole | MemoryMode::ByStage => "the gradient stays the same".to_owned(),
+            let effect = match (mode, config.memory) {
+                (MemoryMode::ByPatches(part), _) => format!("BatchNorm then sees {part} patches of each image at once"),
+                (_, MemoryMode::ByPatches(_)) => "BatchNorm then sees all patches at once".to_owned(),
+                (MemoryMode::Whole | MemoryMode::ByStage, _) => "the gradient stays the same".to_owned(),
             };
             ways.push(format!("memory = {mode} would fit ({effect})"));
         }
         // Parts must divide the patches, so fewer patches are tried in one piece.
-        let memory = if let MemoryMode::ByPatches(_) = config.memory { MemoryMode::Whole } else { config.memory };
+        let (memory, with) = match config.memory {
+            MemoryMode::ByPatches(_) => (MemoryMode::Whole, " with memory = \"whole\""),
+            other => (other, ""),
+        };
         if let Some(n) = largest(config.n_patches, |n| fits(memory, n, config.batch_size)) {
-            ways.push(format!("n_patches = {n} would fit"));
+            ways.push(format!("n_patches = {n}{with} would fit"));
         } else if let Some(b) = largest(config.batch_size, |b| fits(memory, config.n_patches, b)).filter(|&b| b >= 2) {
-            ways.push(format!("batch_size = {b} would fit"));
+            ways.push(format!("batch_size = {b}{with} would fit"));
         }
         let room = Bytes(room);
         match ways.is_empty() {
@@ -174,15 +181,29 @@ pub fn room(device: Device) -> Result<Option<u64>, ShimError> {
     match device_memory(device)? {
         // What libtorch caches and does not use is as good as free.
         Some(memory) => Ok(Some(memory.free + memory.reserved.saturating_sub(memory.allocated))),
-        None => Ok(available_host_bytes()),
+        None => Ok(available_host_bytes(Path::new("/"))),
     }
 }
 
-fn available_host_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+/// What the machine has and the limits of the process's control groups leave, whichever is less.
+fn available_host_bytes(root: &Path) -> Option<u64> {
+    let text = fs::read_to_string(root.join("proc/meminfo")).ok()?;
     let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib << 10)
+    Some(control_group_bytes(root).map_or(kib << 10, |limit| limit.min(kib << 10)))
+}
+
+/// What the memory limits of the process's control group (version 2) and of those around it leave, as in containers
+/// and batch jobs; `None` without a limit.
+fn control_group_bytes(root: &Path) -> Option<u64> {
+    let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let number = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+    let left = |group: &Path| {
+        let folder = root.join("sys/fs/cgroup").join(group);
+        Some(number(folder.join("memory.max"))?.saturating_sub(number(folder.join("memory.current"))?))
+    };
+    Path::new(own).ancestors().filter_map(left).min()
 }
 
 #[cfg(test)]
@@ -193,6 +214,31 @@ mod tests {
     use crate::config::tests::config;
 
     const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn the_limit_of_a_container_or_a_batch_job_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let room = || available_host_bytes(root.path());
+        assert_eq!(room(), None);
+        write("proc/meminfo", "MemTotal:  16777216 kB\nMemAvailable:   8388608 kB\n");
+        assert_eq!(room(), Some(8 * GIB));
+        write("proc/self/cgroup", "12:memory:/old\n0::/slurm/job_7/step\n");
+        assert_eq!(room(), Some(8 * GIB));
+        write("sys/fs/cgroup/slurm/job_7/step/memory.max", "max\n");
+        write("sys/fs/cgroup/slurm/job_7/step/memory.current", "1073741824\n");
+        write("sys/fs/cgroup/slurm/job_7/memory.max", "4294967296\n");
+        write("sys/fs/cgroup/slurm/job_7/memory.current", "1073741824\n");
+        assert_eq!(room(), Some(3 * GIB));
+        write("proc/self/cgroup", "0::/\n");
+        write("sys/fs/cgroup/memory.max", "2147483648");
+        write("sys/fs/cgroup/memory.current", "3221225472");
+        assert_eq!(room(), Some(0));
+    }
 
     fn paper() -> StepMemory {
         let network = NetworkConfig { resnet: ResNetConfig::resnet18(Stem::Cifar), hidden: 4096, projection: 1024 };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use empssl_data::{Dataset, Split};
 use empssl_model::Network;
-use empssl_train::memory::demand_room;
+use empssl_train::memory::{demand_room, room};
 use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, TrainConfig, Trainer, Versions};
 use tch::{Device, Kind};
 
@@ -204,10 +204,23 @@ pub(crate) fn build_trainer(
     dataset: &Dataset,
     device: Device,
 ) -> Result<Trainer, CliError> {
-    demand_room(&run.step_memory(device)?, &config, device)?;
+    let need = run.step_memory(device)?;
+    demand_room(&need, &config, device)?;
+    keep_freed_memory(need.total(config.memory, config.n_patches, config.batch_size), device)?;
     let mut network = initial_network(run, config.seed, device)?;
     network.set_arithmetic(run.config.training.arithmetic())?;
     Ok(Trainer::new(network, run.loss.clone(), &run.config.optimizer, config, dataset.len())?)
+}
+
+/// Lets this process use the memory that a step frees again in the next one, since fresh pages cost a CPU more than
+/// what is computed in them; only where there is half as much again as a step needs, as a heap that keeps everything
+/// has gaps. What the environment says of it wins.
+fn keep_freed_memory(need: u64, device: Device) -> Result<(), CliError> {
+    let is_set_by_hand = std::env::var_os("MALLOC_MMAP_THRESHOLD_").is_some();
+    if device == Device::Cpu && !is_set_by_hand && room(device)?.is_some_and(|room| room / 3 * 2 >= need) {
+        empssl_torch::memory::keep_freed_memory();
+    }
+    Ok(())
 }
 
 /// The network before training: the same for the same seed, on every device.
