@@ -212,12 +212,12 @@ pub(crate) fn build_trainer(
     Ok(Trainer::new(network, run.loss.clone(), &run.config.optimizer, config, dataset.len())?)
 }
 
-/// Lets this process use the memory that a step frees again in the next one, since fresh pages cost a CPU more than
-/// what is computed in them; only where there is half as much again as a step needs, as a heap that keeps everything
-/// has gaps. What the environment says of it wins.
+/// Lets this process use the memory that a step frees again in the next one, since fresh pages cost a CPU half as much
+/// time again as the step; only where there is 2.2 times what a step needs, as a heap that keeps everything has gaps
+/// that come to as much as it holds. What the environment says of it wins.
 fn keep_freed_memory(need: u64, device: Device) -> Result<(), CliError> {
     let is_set_by_hand = std::env::var_os("MALLOC_MMAP_THRESHOLD_").is_some();
-    if device == Device::Cpu && !is_set_by_hand && room(device)?.is_some_and(|room| room / 3 * 2 >= need) {
+    if device == Device::Cpu && !is_set_by_hand && room(device)?.is_some_and(|room| room / 11 * 5 >= need) {
         empssl_torch::memory::keep_freed_memory();
     }
     Ok(())
