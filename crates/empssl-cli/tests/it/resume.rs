@@ -203,8 +203,8 @@ fn a_run_without_a_checkpoint_keeps_its_recipe_too() {
     let folder = tempfile::tempdir().unwrap();
     finished_run(folder.path());
     let run = folder.path().join("run");
-    for name in ["checkpoint.safetensors", "checkpoint-previous.safetensors"] {
-        let _ = fs::remove_file(run.join(name));
+    for name in ["checkpoint.safetensors", "checkpoint.previous.safetensors"] {
+        fs::remove_file(run.join(name)).unwrap();
     }
     let resume = ["train", "--resume", "run", "--device", "cpu", "--threads", "1"];
     let sentence = refuses(&empssl(folder.path(), &[&resume[..], &["--set", "schedule.lr=0.01"]].concat()), 6);
