@@ -21,11 +21,14 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Listens from now on; `note` is printed when the first signal comes. What whoever started the program wants
-    /// ignored, as `nohup` does with the end of the terminal, stays ignored.
+    /// Listens from now on; `note` is printed when the first signal comes. Where the end of the terminal was ignored
+    /// before, as under `nohup`, it stays ignored; shells let scripts ignore Ctrl-C too, but who sends it means it.
     pub(crate) fn watch(note: &'static str) -> Result<Self, CliError> {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let heard = ASKING.map(|(signal, _)| signal).into_iter().filter(|&signal| !is_ignored(&status, signal));
+        let heard = ASKING
+            .map(|(signal, _)| signal)
+            .into_iter()
+            .filter(|&signal| signal != SIGHUP || !is_ignored(&status, signal));
         let signals = Signals::new(heard).map_err(|e| CliError::Run(format!("cannot watch for Ctrl-C: {e}")))?;
         let stop = Self::default();
         let seen = stop.clone();
