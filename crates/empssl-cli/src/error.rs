@@ -97,7 +97,9 @@ impl CliError {
             Self::Data(_) | Self::AnotherDataset { .. } | Self::Unlabelled(_) | Self::Faults { .. } => 3,
             Self::Device(_) => 5,
             Self::File { .. } | Self::RunExists(_) | Self::RunBusy { .. } | Self::Run(_) => 6,
-            Self::Train(TrainError::Checkpoint { .. } | TrainError::OtherRun { .. }) => 6,
+            Self::Train(TrainError::Checkpoint { .. } | TrainError::OtherRun { .. } | TrainError::NoneWhole { .. }) => {
+                6
+            }
             Self::Train(TrainError::Save { .. } | TrainError::Observer(_)) => 6,
             Self::Model(error) if is_about_a_file(error) => 6,
             Self::Interrupted { .. } => 130,

@@ -6,10 +6,13 @@
 //!
 //! A file appears complete or not at all: it is written under a temporary name beside its place, synced to the disk and
 //! then renamed.
+//!
+//! Its metadata holds a CRC-32 of header and tensors, so that a number that changed on the disk is noticed; files without
+//! one, as other programs write them, are taken as they are.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
@@ -23,19 +26,19 @@ use crate::ModelError;
 pub struct WeightsFile {
     /// Tensors by name, on the CPU, in the types they are stored in and the order of their bytes in the file.
     pub tensors: Vec<(String, Tensor)>,
-    /// Free text by key.
+    /// Free text by key, without the checksum.
     pub metadata: BTreeMap<String, String>,
 }
 
 /// Reads a file.
 ///
 /// # Errors
-/// [`ModelError::Read`] when it cannot be opened or read, [`ModelError::Format`] when it is truncated, damaged, of
-/// another format, or holds numbers of a type that libtorch lacks.
+/// [`ModelError::Read`] when it cannot be opened or read, [`ModelError::Format`] when it is truncated, damaged (be it
+/// by one bit, where the file has a checksum), of another format, or holds numbers of a type that libtorch lacks.
 pub fn read(path: &Path) -> Result<WeightsFile, ModelError> {
     let bytes = fs::read(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
     let foreign = |reason: String| ModelError::Format { path: path.to_owned(), reason };
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| foreign(explain(&bytes, &e)))?;
+    let (header_length, header) = SafeTensors::read_metadata(&bytes).map_err(|e| foreign(explain(&bytes, &e)))?;
     let stored = SafeTensors::deserialize(&bytes).map_err(|e| foreign(explain(&bytes, &e)))?;
     let tensors = header.offset_keys().into_iter().map(|key| {
         let view = stored.tensor(&key).map_err(|e| foreign(e.to_string()))?;
@@ -44,8 +47,33 @@ pub fn read(path: &Path) -> Result<WeightsFile, ModelError> {
         let tensor = Tensor::f_from_data_size(view.data(), &size, kind).map_err(|e| foreign(e.to_string()))?;
         Ok((key, tensor))
     });
-    let metadata = header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())).collect();
+    let mut metadata: BTreeMap<String, String> = header.metadata().iter().flatten().map(owned).collect();
+    if let Some(stored) = metadata.remove(CHECKSUM) {
+        let (header, data) = bytes[LENGTH_BYTES..].split_at(header_length);
+        demand_checksum(&stored, header, data).map_err(foreign)?;
+    }
     Ok(WeightsFile { tensors: tensors.collect::<Result<_, _>>()?, metadata })
+}
+
+fn owned((key, text): (&String, &String)) -> (String, String) {
+    (key.clone(), text.clone())
+}
+
+/// Compares the bytes with the checksum that was taken when they were written.
+fn demand_checksum(stored: &str, header: &[u8], data: &[u8]) -> Result<(), String> {
+    let entry = checksum_entry(stored);
+    let unfilled = place_of(header, &entry).map(|place| {
+        let (before, after) = (&header[..place], &header[place + entry.len()..]);
+        [before, checksum_entry(UNFILLED).as_bytes(), after].concat()
+    });
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(unfilled.as_deref().unwrap_or(header));
+    crc.update(data);
+    let found = checksum_text(crc);
+    if found == stored {
+        return Ok(());
+    }
+    Err(format!("it is damaged: its {CHECKSUM} is {found}, and it was {stored} when the file was written"))
 }
 
 /// Why the bytes are not a safetensors file, with a hint for the format they are most often mistaken for.
@@ -127,9 +155,9 @@ impl<'a> Layout<'a> {
         typed.sort_by_key(|(_, _, dtype)| std::cmp::Reverse(dtype.bitsize()));
 
         let mut header = Map::new();
-        if !metadata.is_empty() {
-            header.insert(METADATA.to_owned(), json!(metadata));
-        }
+        let mut metadata = metadata.clone();
+        metadata.insert(CHECKSUM.to_owned(), UNFILLED.to_owned());
+        header.insert(METADATA.to_owned(), json!(metadata));
         let mut start = 0;
         for (key, tensor, dtype) in &typed {
             let end = start + tensor.numel() * dtype.bitsize() / 8;
@@ -140,11 +168,45 @@ impl<'a> Layout<'a> {
         Ok(Self { header: padded(header), tensors: typed.into_iter().map(|(_, tensor, _)| tensor).collect() })
     }
 
-    fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+    /// Tensors leave their device once: the checksum is put into the header after they have passed.
+    fn write_to(&self, out: &mut (impl Write + Seek)) -> io::Result<()> {
         out.write_all(&(self.header.len() as u64).to_le_bytes())?;
         out.write_all(&self.header)?;
-        self.tensors.iter().try_for_each(|tensor| out.write_all(&bytes_of(tensor)?))
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&self.header);
+        for tensor in &self.tensors {
+            let bytes = bytes_of(tensor)?;
+            crc.update(&bytes);
+            out.write_all(&bytes)?;
+        }
+        let place = place_of(&self.header, &checksum_entry(UNFILLED));
+        let place = place.ok_or_else(|| io::Error::other("the header has no checksum"))?;
+        out.seek(SeekFrom::Start((LENGTH_BYTES + place) as u64))?;
+        out.write_all(checksum_entry(&checksum_text(crc)).as_bytes())
     }
+}
+
+/// The bytes before the header, which hold its length.
+const LENGTH_BYTES: usize = 8;
+
+/// The key of the checksum in the metadata.
+const CHECKSUM: &str = "crc32";
+
+/// What stands in the place of the checksum while it is taken.
+const UNFILLED: &str = "00000000";
+
+fn checksum_text(crc: crc32fast::Hasher) -> String {
+    format!("{:08x}", crc.finalize())
+}
+
+/// The checksum as the header's text has it.
+fn checksum_entry(text: &str) -> String {
+    format!("\"{CHECKSUM}\":\"{text}\"")
+}
+
+/// Where the header has the checksum. Quotes within other texts are escaped, so those cannot look like it.
+fn place_of(header: &[u8], entry: &str) -> Option<usize> {
+    header.windows(entry.len()).position(|place| place == entry.as_bytes())
 }
 
 /// The key under which the format keeps free text.
@@ -330,6 +392,31 @@ mod tests {
         fs::create_dir(folder.path().join(".w.safetensors.9.tmp")).unwrap();
         let error = remove_leftovers(folder.path()).unwrap_err().to_string();
         assert!(error.contains(".w.safetensors.9.tmp"), "{error}");
+    }
+
+    #[test]
+    fn a_bit_that_flipped_is_noticed_where_the_file_has_a_checksum() {
+        let (_folder, path) = folder_with_file();
+        let whole = fs::read(&path).unwrap();
+        let note = whole.windows(6).position(|text| text == b"quoted").unwrap();
+        for (byte, bit) in [(note, 1), (whole.len() - 60, 1), (whole.len() - 1, 0x80)] {
+            let mut damaged = whole.clone();
+            damaged[byte] ^= bit;
+            fs::write(&path, &damaged).unwrap();
+            assert!(refusal(&path).contains("it is damaged: its crc32 is"), "byte {byte}");
+        }
+        let header = br#"{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}   "#;
+        fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header, &[7]].concat()).unwrap();
+        assert_eq!(read(&path).unwrap().tensors[0].1, Tensor::from_slice(&[7u8]));
+    }
+
+    #[test]
+    fn a_text_that_looks_like_the_checksum_does_no_harm() {
+        let (_folder, path) = folder_with_file();
+        let metadata =
+            BTreeMap::from([("a".to_owned(), checksum_entry(UNFILLED)), ("z".to_owned(), checksum_entry(UNFILLED))]);
+        write(&path, &sample(), &metadata).unwrap();
+        assert_eq!(read(&path).unwrap().metadata, metadata);
     }
 
     #[test]

@@ -63,6 +63,12 @@ pub enum TrainError {
         /// Why.
         reason: String,
     },
+    /// Every checkpoint of a run is damaged.
+    #[error("{damage}; no earlier checkpoint is there to go on from, so train anew")]
+    NoneWhole {
+        /// What is wrong with the newest.
+        damage: Box<TrainError>,
+    },
     /// A checkpoint could not be written.
     #[error("the checkpoint of step {step} was not saved: {failure}; what was saved before is untouched")]
     Save {

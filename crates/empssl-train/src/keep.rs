@@ -66,7 +66,8 @@ impl CheckpointFiles {
     /// is never passed over.
     ///
     /// # Errors
-    /// What is wrong with the newest checkpoint, when there is no other or it cannot be passed over.
+    /// What is wrong with the newest checkpoint, when it cannot be passed over; [`TrainError::NoneWhole`] when there is
+    /// no whole one.
     pub fn last(&self) -> Result<LastCheckpoint, TrainError> {
         let newest = match Checkpoint::load(&self.newest()) {
             Ok(checkpoint) => return Ok(LastCheckpoint { checkpoint: Some(checkpoint), passed_over: None }),
@@ -78,7 +79,10 @@ impl CheckpointFiles {
             Err(previous) if is_missing(&newest) && is_missing(&previous) => {
                 Ok(LastCheckpoint { checkpoint: None, passed_over: None })
             }
-            Err(previous) => Err(if is_missing(&newest) { previous } else { newest }),
+            Err(previous) => {
+                let damage = Box::new(if is_missing(&newest) { previous } else { newest });
+                Err(TrainError::NoneWhole { damage })
+            }
         }
     }
 
@@ -199,7 +203,8 @@ mod tests {
         assert!(error.contains("checkpoint.previous.safetensors"), "{error}");
         files.save(&at(40)).unwrap();
         tear(&files.newest());
-        assert!(files.last().unwrap_err().to_string().contains("checkpoint.safetensors"));
+        let error = files.last().unwrap_err().to_string();
+        assert!(error.contains("checkpoint.safetensors") && error.ends_with("so train anew"), "{error}");
     }
 
     #[test]

@@ -15,6 +15,21 @@ fn finished_run(folder: &Path) {
     succeeds(train(folder, &["--out", "run", "--log-every", "1", "--checkpoint-every", "3"]));
 }
 
+/// Changes the first character of a text in a checkpoint's header; without its checksum, or the file would be damaged.
+fn say_in_header(file: &Path, key: &str, character: u8) {
+    let mut bytes = fs::read(file).unwrap();
+    let place = |bytes: &[u8], key: &str| {
+        let key = format!("\"{key}\":\"");
+        bytes.windows(key.len()).position(|window| window == key.as_bytes()).map(|at| at + key.len())
+    };
+    let at = place(&bytes, key).unwrap();
+    bytes[at] = character;
+    if let Some(checksum) = place(&bytes, "crc32") {
+        bytes[checksum - 8..checksum - 3].copy_from_slice(b"other");
+    }
+    fs::write(file, bytes).unwrap();
+}
+
 #[test]
 fn a_resumed_run_demands_its_own_recipe_where_it_shapes_the_result() {
     let folder = tempfile::tempdir().unwrap();
@@ -40,6 +55,11 @@ fn a_damaged_checkpoint_is_passed_over_with_a_warning_when_training_and_refused_
     finished_run(folder.path());
     let newest = folder.path().join("run/checkpoint.safetensors");
     let good = fs::read(&newest).unwrap();
+    let mut flipped = good.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    fs::write(&newest, flipped).unwrap();
+    let sentence = refuses(&empssl(folder.path(), &["eval", "run", "--device", "cpu"]), 6);
+    assert!(sentence.contains("it is damaged: its crc32 is"), "{sentence}");
     fs::write(&newest, &good[..good.len() / 2]).unwrap();
     let sentence = refuses(&empssl(folder.path(), &["eval", "run", "--device", "cpu"]), 6);
     assert!(sentence.contains("truncated"), "{sentence}");
@@ -59,11 +79,7 @@ fn a_damaged_checkpoint_is_passed_over_with_a_warning_when_training_and_refused_
 fn another_thread_count_and_another_libtorch_are_told() {
     let folder = tempfile::tempdir().unwrap();
     succeeds(train(folder.path(), &["--out", "run", "--max-steps", "2"]));
-    let file = folder.path().join("run/checkpoint.safetensors");
-    let bytes = fs::read(&file).unwrap();
-    let at = bytes.windows(19).position(|window| window == b"\"libtorch_version\":").unwrap() + 20;
-    let changed = [&bytes[..at], b"1", &bytes[at + 1..]].concat();
-    fs::write(&file, changed).unwrap();
+    say_in_header(&folder.path().join("run/checkpoint.safetensors"), "libtorch_version", b'1');
     let resume = ["train", "--resume", "run", "--device", "cpu", "--threads", "2"];
     let text = stderr(&succeeds(empssl(folder.path(), &resume)));
     for note in ["note: 2 threads now, 1 before: ", "note: libtorch 2."] {
@@ -78,10 +94,8 @@ fn a_checkpoint_of_another_format_version_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     finished_run(folder.path());
     let file = folder.path().join("run/checkpoint.safetensors");
-    let bytes = fs::read(&file).unwrap();
-    let at = bytes.windows(18).position(|window| window == b"\"format_version\":\"").unwrap() + 18;
-    for (version, cure) in [(b"1", "the older empssl"), (b"9", "the newer empssl")] {
-        fs::write(&file, [&bytes[..at], version, &bytes[at + 1..]].concat()).unwrap();
+    for (version, cure) in [(b'1', "the older empssl"), (b'9', "the newer empssl")] {
+        say_in_header(&file, "format_version", version);
         let sentence = refuses(&empssl(folder.path(), &RESUME), 6);
         assert!(sentence.contains("its format is version") && sentence.contains(cure), "{sentence}");
     }

@@ -73,13 +73,12 @@ fn pass(network: &Network, plan: StepPlan) -> Passed {
     Passed { total: terms.total.double_value(&[]), gradients, state: network.state_dict() }
 }
 
-/// Largest difference, relative to the largest number of `b`, over tensors of the same names.
+/// Largest difference of two tensors of the same name, relative to the largest number of that tensor.
 fn distance(a: &[(String, Tensor)], b: &[(String, Tensor)]) -> f64 {
     let largest = |x: &Tensor| x.to_kind(Kind::Double).abs().max().double_value(&[]);
     assert_eq!(a.len(), b.len());
-    let scale = b.iter().map(|(_, b)| largest(b)).fold(0.0, f64::max);
-    let difference = a.iter().zip(b).map(|((_, a), (_, b))| largest(&(a - b))).fold(0.0, f64::max);
-    difference / scale
+    let relative = |a: &Tensor, b: &Tensor| largest(&(a - b)) / largest(b);
+    a.iter().zip(b).map(|((_, a), (_, b))| relative(a, b)).fold(0.0, f64::max)
 }
 
 const TOLERANCES: [(Kind, f64); 2] = [(Kind::Float, 1e-5), (Kind::Double, 1e-10)];
