@@ -102,6 +102,10 @@ impl Compute {
         [Grid::Own, Grid::Rounded, Grid::Stored].map(|grid| Self { grid, layout })
     }
 
+    pub(crate) fn is_channels_last(self) -> bool {
+        self.layout == Layout::ChannelsLast
+    }
+
     pub(crate) fn activation_kind(self, weights: Kind) -> Kind {
         if self.grid == Grid::Stored { Kind::BFloat16 } else { weights }
     }

@@ -242,6 +242,24 @@ fn channels_last_is_kept_through_the_network_and_changes_no_number_by_more_than_
     }
 }
 
+/// libtorch 2.11.0 wrote past its memory here, which ends a process at once or later: hence the repetitions.
+#[test]
+fn narrow_networks_train_on_large_patches_in_channels_last() {
+    let x = patches(16, 224, Kind::Float);
+    let resnet = ResNetConfig { stem: Stem::Imagenet, base_width: 4, ..tiny().resnet };
+    let network = |layout| {
+        let mut network = build_seeded(&NetworkConfig { resnet: resnet.clone(), ..tiny() }, Kind::Float, 8);
+        network.set_arithmetic(Arithmetic { products: Products::Own, layout }).expect("always possible");
+        network
+    };
+    let (plain, last) = (network(Layout::Contiguous), network(Layout::ChannelsLast));
+    for _ in 0..3 {
+        let [ours, theirs] = [&last, &plain].map(|network| network.forward(&x, Mode::Again).backbone);
+        ours.square().sum(Kind::Float).backward();
+        empssl_golden::assert_close("backbone", &values(&ours), &values(&theirs), 1e-4);
+    }
+}
+
 #[test]
 fn bf16_of_a_float64_network_is_refused() {
     let bf16 = Arithmetic { products: Products::Bf16, layout: Layout::Contiguous };
