@@ -9,6 +9,7 @@ mod cost;
 mod html;
 mod markdown;
 pub(crate) mod model;
+mod monitor;
 mod terminal;
 pub(crate) mod text;
 
@@ -51,12 +52,15 @@ struct Page {
     report: Report,
     steps: Option<Vec<Step>>,
     patches: Option<Vec<u8>>,
+    /// Test images by their features, as SVG.
+    scatter: Option<Vec<u8>>,
 }
 
 impl Page {
     fn read(run: &Path) -> Outcome<Self> {
         let report = Report::read(run)?;
-        Ok(Self { report, steps: model::steps(run), patches: fs::read(run.join("patches.png")).ok() })
+        let file = |name: &str| fs::read(run.join(name)).ok();
+        Ok(Self { report, steps: model::steps(run), patches: file("patches.png"), scatter: file("scatter.svg") })
     }
 
     /// The rows with those of one probe together, the trained encoder first.

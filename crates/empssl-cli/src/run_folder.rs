@@ -114,8 +114,16 @@ impl RunFolder {
         }
     }
 
+    /// Test images by their features, of the same state as a report.
+    pub(crate) fn scatter(&self, snapshot: Option<u64>) -> PathBuf {
+        match snapshot {
+            Some(epochs) => self.checkpoints().snapshot(epochs).with_extension("scatter.svg"),
+            None => self.0.join("scatter.svg"),
+        }
+    }
+
     fn files(&self) -> Vec<PathBuf> {
-        let reports = ["report.md", "report.html"].map(|name| self.0.join(name));
+        let reports = ["report.md", "report.html", "scatter.svg"].map(|name| self.0.join(name));
         let own = [self.recipe(), self.identity(), self.metrics(), self.features(), self.patches(), self.report(None)];
         let kept = self.checkpoints();
         let kept = [kept.newest(), kept.previous(), kept.damaged(), kept.snapshots()];

@@ -91,9 +91,13 @@ impl Trainer {
             observer.on_phase(Phase::Between);
             self.step += 1;
             let stopping = stop.load(Ordering::Relaxed) && self.step < last_step;
-            if stopping || self.is_record_due(last_step) {
-                let record = self.record(&terms, epoch, lr, &mut clock);
+            let shown = observer.wants_network(self.step, last_step);
+            if stopping || shown || self.is_record_due(last_step) {
                 self.demand_finite(last_loss)?;
+                if shown {
+                    observer.on_network(&self.network)?;
+                }
+                let record = self.record(&terms, epoch, lr, &mut clock);
                 last_loss = Some(record.loss);
                 observer.on_record(&record)?;
             }

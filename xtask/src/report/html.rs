@@ -3,7 +3,7 @@
 use super::chart::{Chart, Line, Scale};
 use super::cost;
 use super::model::{Bar, Encoder, ProbePoint, Published, Report, Row, Step};
-use super::{Page, base64, text};
+use super::{Page, base64, monitor, text};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -22,6 +22,7 @@ pub(crate) fn render(page: &Page) -> String {
         section("What the run had to show", bars(&report.bars)),
         section("Accuracy against test cost", cost::html(report)),
         section("Curves", charts(page)),
+        section("Test images by their features", page.scatter.as_deref().map(scatter).unwrap_or_default()),
         section("Patches as the network sees them", page.patches.as_deref().map(patches).unwrap_or_default()),
         section("How it was made", facts(report)),
         section("Images left out", skipped(report)),
@@ -159,10 +160,17 @@ fn charts(page: &Page) -> String {
         by_step("Invariance", "minus mean cosine similarity", |step| step.invariance),
         by_step("Coding rate", "mean total coding rate R", |step| step.coding_rate),
         by_step("Learning rate", "learning rate", |step| step.lr),
+        monitored(page),
         probe_chart(&page.report.probe_curve),
     ];
     let figures: String = figures.into_iter().flatten().collect();
     if figures.is_empty() { figures } else { format!("<div class=\"charts\">\n{figures}</div>") }
+}
+
+fn monitored(page: &Page) -> Option<String> {
+    let steps = page.steps.as_deref()?;
+    let note = monitor::note(steps, page.report.seconds.train)?;
+    figure(&monitor::chart(steps), &format!("<p class=\"note\">{}</p>", escape(&note)))
 }
 
 fn probe_chart(points: &[ProbePoint]) -> Option<String> {
@@ -196,6 +204,17 @@ fn patches(png: &[u8]) -> String {
         "<figure><img class=\"patches\" alt=\"Images, each followed by its patches\" src=\"data:image/png;base64,{}\">\
          <figcaption>Each row: an image as it is, then patches of it.</figcaption></figure>",
         base64::encode(png)
+    )
+}
+
+/// As an image, within which nothing is markup of this page.
+fn scatter(svg: &[u8]) -> String {
+    format!(
+        "<figure><img class=\"scatter\" alt=\"Test images as points, coloured by class\" \
+         src=\"data:image/svg+xml;base64,{}\">\
+         <figcaption>Images near each other have features that are alike; distances between groups say little.\
+         </figcaption></figure>",
+        base64::encode(svg)
     )
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::model::{Bar, Encoder, ProbePoint, Published, Report, Row, Step};
-use super::{Page, cost, text};
+use super::{Page, cost, monitor, text};
 
 /// Lines of the tables that stand for curves, about.
 const SAMPLES: usize = 12;
@@ -20,7 +20,12 @@ pub(crate) fn render(page: &Page) -> String {
         section("What the run had to show", &report.bars.iter().map(bar).collect::<String>()),
         section("Accuracy against test cost", &cost::markdown(report)),
         section("Training", &page.steps.as_deref().map(training).unwrap_or_default()),
+        section("Neighbours during training", &monitored(page)),
         section("Linear probe by epoch", &probe_curve(&report.probe_curve)),
+        section(
+            "Test images by their features",
+            if page.scatter.is_some() { "![Test images as points, coloured by class](scatter.svg)\n" } else { "" },
+        ),
         section(
             "Patches as the network sees them",
             if page.patches.is_some() {
@@ -107,6 +112,15 @@ fn training(steps: &[Step]) -> String {
     } else {
         table(&["Step", "Loss", "Invariance", "Coding rate", "Learning rate"]) + &lines
     }
+}
+
+fn monitored(page: &Page) -> String {
+    let steps = page.steps.as_deref().unwrap_or_default();
+    let Some(note) = monitor::note(steps, page.report.seconds.train) else { return String::new() };
+    let rows = monitor::rows(steps);
+    let lines: String =
+        text::sampled(&rows, SAMPLES).map(|cells| line(&cells.each_ref().map(String::as_str))).collect();
+    format!("{note}\n\n{}{lines}", table(&["Step", "kNN top-1", "kNN top-5"]))
 }
 
 fn probe_curve(points: &[ProbePoint]) -> String {

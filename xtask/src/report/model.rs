@@ -272,6 +272,18 @@ pub(crate) struct Step {
     pub(crate) loss: f64,
     pub(crate) invariance: f64,
     pub(crate) coding_rate: f64,
+    /// The look at the features after it, if there was one.
+    pub(crate) monitor: Option<Check>,
+}
+
+/// Weighted kNN on labelled training images while training went on, in percent.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Check {
+    pub(crate) knn_top1: f64,
+    pub(crate) knn_top5: f64,
+    pub(crate) images: u64,
+    pub(crate) patches: u64,
+    pub(crate) seconds: f64,
 }
 
 impl Report {

@@ -2,8 +2,9 @@
 
 mod banks;
 mod encoders;
+mod scatter;
 mod scores;
-mod sets;
+pub(crate) mod sets;
 pub(crate) mod store;
 mod table;
 
@@ -52,6 +53,9 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     if let Some(folder) = &args.npy {
         table::write_npy(folder, &files, run.config.evaluation.n_patches)?;
     }
+    let test = files.banks(run.config.evaluation.n_patches)?.test;
+    let (classes, scatter) = (sets.test.class_names(), folder.scatter(snapshot));
+    scatter::write(&scatter, test.features(), test.labels(), classes, identity.seed)?;
     let raw = Encoded { encoder: Encoder::Pixels, name: "pixels".to_owned(), extractor: &pixels, checksum: None };
     tables.add_pixels(&raw)?;
     let seconds = Seconds { train: identity.training.seconds, evaluate: tables.seconds_since(began) };

@@ -4,8 +4,11 @@ pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod data;
 pub(crate) mod doctor;
+pub(crate) mod embed;
+pub(crate) mod encode;
 pub(crate) mod eval;
 pub(crate) mod export;
+pub(crate) mod neighbours;
 pub(crate) mod runs;
 pub(crate) mod train;
 

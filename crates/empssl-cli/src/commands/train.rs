@@ -13,6 +13,7 @@ use crate::commands::{self, ImageSource, PREFETCH, SavedRun, data};
 use crate::config::{Logging, Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
+use crate::monitor::{self, Monitor};
 use crate::progress::TrainProgress;
 use crate::report::{DataIdentity, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
 use crate::resume;
@@ -102,21 +103,22 @@ impl Job {
         write_json(&self.folder.identity(), &self.identity)?;
         commands::reset_peaks(self.device)?;
         let (first_step, n_steps) = (self.trainer.steps_done(), self.trainer.n_steps());
-        let mut progress = TrainProgress::new(&self.folder.metrics(), first_step, n_steps)?;
+        let monitor = self.monitor(args)?;
+        let mut progress = TrainProgress::new(&self.folder.metrics(), first_step, n_steps, monitor)?;
         let plan = CheckpointPlan {
             files: Some(self.folder.checkpoints()),
             recipe: self.run.config.to_toml(),
             seconds_before: progress.seconds_before,
         };
         let outcome = self.trainer.run(&self.source, &plan, stop.flag(), &mut progress);
-        let (last, seconds_before) = (progress.last, progress.seconds_before);
+        let (last, seconds_before, checking) = (progress.last, progress.seconds_before, progress.seconds_of_checks);
         drop(progress);
         // First of all: after a failure the device may answer nothing else.
         let outcome = outcome?;
         self.note(last.map_or(seconds_before, |last| last.seconds), commands::peaks(self.device)?)?;
         match outcome {
             Outcome::Finished => {
-                self.conclude(last);
+                self.conclude(last, checking);
                 Ok(())
             }
             Outcome::Interrupted => {
@@ -125,6 +127,22 @@ impl Job {
                 Err(CliError::Interrupted { by: stop.by(), step, path, run })
             }
         }
+    }
+
+    /// Who looks at the features meanwhile.
+    fn monitor(&self, args: &TrainArgs) -> Result<Option<Monitor>, CliError> {
+        if args.no_monitor {
+            return Ok(None);
+        }
+        let model = &self.identity.model;
+        let job = monitor::Job {
+            n_steps: self.trainer.n_steps(),
+            first_step: self.trainer.steps_done(),
+            patches_a_step: model.patches_a_step(),
+            patches_at_once: (model.norm_patches * model.batch_size) as i64,
+        };
+        let BatchSource { dataset, n_workers, .. } = &self.source;
+        Monitor::new(&self.run, dataset, self.identity.seed, self.device, *n_workers, args.monitor_every, job)
     }
 
     /// Writes into `run.json` how far training has come.
@@ -178,11 +196,11 @@ impl Job {
         }
     }
 
-    fn conclude(&self, last: Option<StepRecord>) {
+    fn conclude(&self, last: Option<StepRecord>, seconds_of_checks: f64) {
         let training = &self.identity.training;
         let loss = last.map_or(String::new(), |last| format!(", loss {:.2}", last.loss));
         eprintln!(
-            "trained {} steps in {:.1} s ({:.0} patches/s){loss}; saved in {}",
+            "trained {} steps in {:.1} s ({:.0} patches/s, {seconds_of_checks:.1} s of kNN){loss}; saved in {}",
             training.steps,
             training.seconds,
             training.patches_per_s,

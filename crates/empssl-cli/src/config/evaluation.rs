@@ -1,5 +1,6 @@
 //! `[evaluation]` of a recipe: what features are taken from, and how they are scored.
 
+use clap::ValueEnum;
 use empssl_data::{PatchGrid, View};
 use empssl_eval::{EvalError, KnnConfig, LinearProbe, LinearProbeConfig, Metric, WeightedKnn};
 use serde::{Deserialize, Serialize};
@@ -25,16 +26,16 @@ pub(crate) struct EvaluationSection {
 }
 
 /// What the encoder sees of an image when its features are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum EvalView {
-    /// Random patches under the full training augmentation, as published; seeded.
+    /// Random patches under the full training augmentation, as published; by the seed of the run.
     Published,
     /// Patches in fixed places, without any change of colour.
     Grid,
     /// Half as many places, each as it is and mirrored.
     GridFlip,
-    /// The whole image.
+    /// The whole image, resized to the side of a patch.
     Whole,
 }
 
@@ -69,7 +70,7 @@ impl EvalView {
     }
 
     /// Refuses numbers of patches that an image has not in this view.
-    fn demand_patches(self, key: &str, n_patches: usize) -> Result<(), CliError> {
+    pub(crate) fn demand_patches(self, key: &str, n_patches: usize) -> Result<(), CliError> {
         let refuse = |rule: String| Err(impossible(key, n_patches, &rule));
         match self {
             _ if n_patches == 0 => refuse("at least one patch an image is needed".to_owned()),

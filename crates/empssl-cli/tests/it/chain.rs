@@ -39,6 +39,10 @@ fn a_run_is_trained_scored_and_exported() {
     assert!(report["peak_bytes"]["host"].as_u64().unwrap() > 50 << 20);
     assert!(report["recipe_toml"].as_str().unwrap().contains("epochs = 2"), "the resolved recipe is stored");
 
+    let scatter = fs::read_to_string(run.join("scatter.svg")).unwrap();
+    assert_eq!(scatter.matches("<circle class=\"p\"").count(), 1000);
+    assert!(scatter.contains("1000 of 2000 test images by the trained features, t-SNE"));
+
     for (part, first) in [("network", "backbone.conv1.weight"), ("backbone", "conv1.weight")] {
         let file = folder.path().join(format!("{part}.safetensors"));
         succeeds(empssl(

@@ -7,15 +7,18 @@
 //! - `resume`: what stops a run, what it goes on from, and what it refuses; `kill`: runs killed at any moment;
 //! - `resident`: what a long run takes of the memory;
 //! - `help`: the texts of `--help`, as snapshots;
+//! - `monitor`: kNN while a run goes on; `embed`: features of any images, and neighbours;
 //! - `refusals`: every bad input, with its sentence and exit code;
 //! - `shared`: the same program on genuine images, where they are at hand.
 
 mod bench;
 mod chain;
 mod data;
+mod embed;
 mod features;
 mod help;
 mod kill;
+mod monitor;
 mod packs;
 mod refusals;
 mod resident;

@@ -170,7 +170,7 @@ fn first_label_outside(labels: &Tensor, n_classes: i64) -> Option<(i64, i64)> {
     Some((row, labels.int64_value(&[row])))
 }
 
-pub(super) fn first_non_finite_row(features: &Tensor) -> Option<i64> {
+pub(crate) fn first_non_finite_row(features: &Tensor) -> Option<i64> {
     let n_rows = features.size()[0];
     let at_once = (NUMBERS_AT_ONCE / features.size()[1].max(1)).max(1);
     (0..n_rows).step_by(at_once as usize).find_map(|start| {

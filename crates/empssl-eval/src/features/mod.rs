@@ -17,8 +17,9 @@ mod whole_file;
 mod writer;
 
 pub use bank::FeatureBank;
-pub(crate) use bank::Signature;
+pub(crate) use bank::{Signature, first_non_finite_row};
 pub use extractor::{FEATURES, FeatureExtractor, pixels};
 pub use file::{BankFile, BankIdentity, BankSpec};
 pub use pass::{BankOptions, ImageFeatures, Kept, powers_of_two, walk};
+pub(crate) use pass::{mean_over_patches, to_device};
 pub use whole_file::is_leftover;

@@ -24,7 +24,7 @@ pub struct BankOptions {
 }
 
 impl BankOptions {
-    pub(super) fn check(&self) -> Result<(), EvalError> {
+    pub(crate) fn check(&self) -> Result<(), EvalError> {
         EvalError::check(self.n_classes >= 1, "n_classes", "at least 1", self.n_classes)?;
         EvalError::check(self.patches_per_call >= 1, "patches_per_call", "at least 1", self.patches_per_call)
     }
@@ -116,7 +116,7 @@ pub fn walk(
     options.check()?;
     kept.check(extractor)?;
     let _guard = tch::no_grad_guard();
-    let mut clock = Clock { waited: Duration::ZERO, computed: vec![Duration::ZERO; kept.counts.len()] };
+    let mut clock = Clock::new(kept);
     let (mut batches, mut asked) = (batches.into_iter(), Instant::now());
     while let Some(batch) = batches.next() {
         let batch = batch?;
@@ -140,14 +140,29 @@ struct Clock {
 }
 
 impl Clock {
+    fn new(kept: &Kept) -> Self {
+        Self { waited: Duration::ZERO, computed: vec![Duration::ZERO; kept.counts.len()] }
+    }
+
     fn seconds(&self, kept: &Kept) -> Vec<f64> {
         let share = |count: i64| self.waited.as_secs_f64() * count as f64 / kept.most() as f64;
         kept.counts.iter().zip(&self.computed).map(|(&count, time)| time.as_secs_f64() + share(count)).collect()
     }
 }
 
+/// The scored output of bytes `[n, b, 3, s, s]`, averaged over all n patches, `[b, width]`: what [`walk`] gives for them.
+pub(crate) fn mean_over_patches(
+    extractor: &dyn FeatureExtractor,
+    bytes: &Tensor,
+    options: &BankOptions,
+) -> Result<Tensor, EvalError> {
+    let kept = Kept::scored(extractor, &[bytes.size()[0]]);
+    let mut means = running_means(extractor, bytes, &kept, options, &mut Clock::new(&kept))?;
+    Ok(means.remove(0).remove(0))
+}
+
 /// The bytes of a batch as a tensor `[n, b, 3, s, s]` on the device.
-fn to_device(batch: &PatchBatch, device: Device) -> Tensor {
+pub(crate) fn to_device(batch: &PatchBatch, device: Device) -> Tensor {
     let shape: Vec<i64> = batch.patches().shape().iter().map(|&size| size as i64).collect();
     Tensor::from_data_size(batch.bytes(), &shape, Kind::Uint8).to_device(device)
 }

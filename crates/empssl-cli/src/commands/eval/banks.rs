@@ -11,17 +11,11 @@ use tch::{Device, Kind};
 use super::encoders::Encoded;
 use super::sets::LabelledSets;
 use super::store::BankStore;
-use crate::commands::{self, NO_EPOCH, PREFETCH};
+use crate::commands::{self, NO_EPOCH, PREFETCH, encode};
 use crate::config::{EvalView, Run};
 use crate::error::CliError;
 use crate::progress::Bar;
 use crate::report::{FeatureFile, PeakBytes};
-
-/// Most patches in one forward pass on a GPU.
-const PATCHES_PER_CALL: i64 = 2000;
-/// Largest feature map of a forward pass on the CPU, in bytes. Allocators hand larger blocks back to the system, and
-/// fetching fresh pages for every layer then costs as much as computing it.
-const CPU_MAP_BYTES: i64 = 16 << 20;
 
 /// Features of one encoder over so many patches, and what they cost.
 pub(crate) struct Banks {
@@ -75,12 +69,6 @@ pub(crate) struct BankMaker<'a> {
 }
 
 impl BankMaker<'_> {
-    fn patches_per_call(&self) -> i64 {
-        let side = self.run.sampler.side() as i64;
-        let map = self.run.network.resnet.base_width * side * side * Kind::Float.elt_size_in_bytes() as i64;
-        if self.device.is_cuda() { PATCHES_PER_CALL } else { (CPU_MAP_BYTES / map).max(1) }
-    }
-
     /// The banks of both splits.
     pub(crate) fn files(&mut self, encoded: &Encoded<'_>, wanted: &Wanted<'_>) -> Result<BankFiles, CliError> {
         commands::reset_peaks(self.device)?;
@@ -191,7 +179,7 @@ impl BankMaker<'_> {
             n_classes: self.sets.n_classes,
             device: self.device,
             kind: Kind::Float,
-            patches_per_call: self.patches_per_call(),
+            patches_per_call: encode::patches_per_call(self.run, self.device),
         };
         let mut bar = Bar::new("features", set.len() as u64, "images");
         let mut progress = |done: usize| bar.advance(done as u64);

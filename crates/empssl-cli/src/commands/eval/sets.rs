@@ -85,7 +85,7 @@ fn demand_labels(set: &Dataset) -> Result<(), CliError> {
 }
 
 /// A random share of `0..n`, in order: the same for every row, and for every run of the same seed.
-fn share(n: usize, at_most: usize, seed: u64) -> Vec<usize> {
+pub(crate) fn share(n: usize, at_most: usize, seed: u64) -> Vec<usize> {
     if at_most >= n {
         return (0..n).collect();
     }
