@@ -45,7 +45,8 @@ pub(crate) fn run(args: &NeighboursArgs) -> Result<(), CliError> {
     let looked_for = features(&encoder, &query)?;
     let found = nearest(&features(&encoder, &searched)?, &looked_for.get(0), args.count as usize)?;
     let found: Vec<Found> = found.iter().map(|neighbour| Found::new(neighbour, &chosen, &set)).collect();
-    let title = format!("{}, the nearest of {} images of {}", args.image.display(), chosen.len(), set.description());
+    let name = args.image.file_name().unwrap_or_default().to_string_lossy();
+    let title = format!("{name}, and the nearest of {} training images of {}", chosen.len(), set.name());
     let how = format!("cosine of {:?}, {}", args.encode.features, encoder.glance.text()).to_lowercase();
     let picture = draw(&query, &set, &found, [&title, &how])?;
     // Whatever the file is called, it is a PNG file.
