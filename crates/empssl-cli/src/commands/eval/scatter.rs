@@ -68,7 +68,7 @@ fn by_neighbours(rows: &[&[f64]], plane: &[[f64; 2]]) -> Option<Vec<[f64; 2]>> {
     // Several threads would add up numbers in another order each time.
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().ok()?;
     let spread = (plane.iter().map(|point| point[0] * point[0]).sum::<f64>() / plane.len() as f64).sqrt();
-    if !(spread > 0.0) {
+    if spread.is_nan() || spread <= 0.0 {
         return None;
     }
     let start: Vec<f64> = plane.as_flattened().iter().map(|place| place / spread * START).collect();
