@@ -1,6 +1,7 @@
 //! What can go wrong while evaluating, one sentence each.
 
 use empssl_data::DataError;
+use empssl_torch::ShimError;
 use thiserror::Error;
 
 /// A refusal of the evaluation.
@@ -92,6 +93,18 @@ pub enum EvalError {
         n_images: i64,
         /// Images in one batch.
         batch_size: i64,
+    },
+    /// The device failed while features were computed or scored.
+    #[error(transparent)]
+    Device(#[from] ShimError),
+    /// Too few images of every class to keep some back.
+    #[error(
+        "the bank `{bank}` has no class with two images, so none can be held out to choose a setting by: give more \
+         labelled images"
+    )]
+    NothingToHoldOut {
+        /// Name of the bank.
+        bank: String,
     },
     /// A probe whose weights overflowed.
     #[error("the linear probe diverged in epoch {epoch} at lr {lr}: choose a lower rate or scale the features down")]

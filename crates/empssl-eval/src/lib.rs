@@ -1,9 +1,10 @@
 //! Frozen encoder -> numbers: how good are the features that an encoder gives to labelled images?
 //!
 //! - [`features`]: [`FeatureBank`], one row of features an image, the mean over its patches ("bag of patches");
-//! - [`knn`]: [`WeightedKnn`], the vote of the nearest training images;
+//! - [`knn`]: [`WeightedKnn`], the vote of the nearest training images, and [`KnnGrid`], many votes in one pass;
 //! - [`probe`]: [`LinearProbe`], softmax regression by stochastic gradient descent on the frozen features;
-//! - [`metrics`]: [`Accuracy`], top-1 and top-5 in percent.
+//!   [`GridProbe`], many of its settings at once; [`LogisticProbe`], the optimum; [`FewLabels`];
+//! - [`metrics`]: [`Accuracy`], top-1 and top-5 in percent, and [`Spread`] over seeds.
 //!
 //! **Invariant:** an encoder is a [`FeatureExtractor`], a function from patches to rows, and nothing else; how it was
 //! trained, its layers and its weights are unknown here.
@@ -29,6 +30,7 @@
 //! # }
 //! ```
 
+mod copies;
 pub mod error;
 pub mod features;
 pub mod knn;
@@ -39,6 +41,10 @@ mod testing;
 
 pub use error::EvalError;
 pub use features::{BankOptions, FeatureBank, FeatureExtractor, pixels};
-pub use knn::{KnnConfig, Metric, WeightedKnn};
-pub use metrics::Accuracy;
-pub use probe::{BestOfRates, FittedProbe, LinearProbe, LinearProbeConfig, PIXEL_RATES, best_of_rates};
+pub use knn::{KnnCell, KnnConfig, KnnGrid, KnnGridConfig, Metric, WeightedKnn};
+pub use metrics::{Accuracy, Spread};
+pub use probe::{
+    BestOfRates, Explored, FewLabels, FewLabelsScore, FittedProbe, GridFit, GridPoint, GridProbe, GridProbeConfig,
+    LinearProbe, LinearProbeConfig, LogisticFit, LogisticProbe, LogisticProbeConfig, PIXEL_RATES, PathPoint,
+    ProbePrecision, best_of_rates,
+};
