@@ -1,6 +1,7 @@
 //! Frozen encoder -> numbers: how good are the features that an encoder gives to labelled images?
 //!
-//! - [`features`]: [`FeatureBank`], one row of features an image, the mean over its patches ("bag of patches");
+//! - [`features`]: [`FeatureBank`], one row of features an image, the mean over its patches ("bag of patches"), in memory
+//!   or, as a [`BankFile`], on disk, computed in one pass and scored many times;
 //! - [`knn`]: [`WeightedKnn`], the vote of the nearest training images, and [`KnnGrid`], many votes in one pass;
 //! - [`probe`]: [`LinearProbe`], softmax regression by stochastic gradient descent on the frozen features;
 //!   [`GridProbe`], many of its settings at once; [`LogisticProbe`], the optimum; [`FewLabels`];
@@ -40,7 +41,9 @@ pub mod probe;
 mod testing;
 
 pub use error::EvalError;
-pub use features::{BankOptions, FeatureBank, FeatureExtractor, pixels};
+pub use features::{
+    BankFile, BankIdentity, BankOptions, BankSpec, FEATURES, FeatureBank, FeatureExtractor, Kept, pixels, powers_of_two,
+};
 pub use knn::{KnnCell, KnnConfig, KnnGrid, KnnGridConfig, Metric, WeightedKnn};
 pub use metrics::{Accuracy, Spread};
 pub use probe::{
