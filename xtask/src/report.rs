@@ -11,6 +11,7 @@ mod markdown;
 pub(crate) mod model;
 mod terminal;
 pub(crate) mod text;
+mod votes;
 
 use std::fs;
 use std::path::{Path, PathBuf};
