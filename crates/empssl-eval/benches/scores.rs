@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use empssl_eval::{
-    FeatureBank, GridProbe, GridProbeConfig, KnnConfig, KnnGrid, KnnGridConfig, LinearProbe, LinearProbeConfig, Metric,
-    WeightedKnn,
+    EvalError, FeatureBank, GridProbe, GridProbeConfig, KnnConfig, KnnGrid, KnnGridConfig, LinearProbe,
+    LinearProbeConfig, Metric, WeightedKnn,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -58,6 +58,12 @@ fn seconds(run: impl FnOnce()) -> f64 {
     started.elapsed().as_secs_f64()
 }
 
+fn scored<T>(score: impl FnOnce() -> Result<T, EvalError>) -> f64 {
+    seconds(|| {
+        let _ = black_box(score().expect("the banks agree"));
+    })
+}
+
 /// Operations a second, from the median of several products.
 fn rate() -> f64 {
     let [a, b] = squares();
@@ -75,11 +81,11 @@ fn neighbours(_: &mut Criterion) {
         println!("{what}: {seconds:.2} s, {gigaflops:.1} of {:.1} GFLOP/s, {share:.3}", rate / 1e9);
     };
     let knn = WeightedKnn::new(&KnnConfig::published()).expect("the settings are valid");
-    say("kNN, k 20", rate(), seconds(|| drop(black_box(knn.score(&train, &test).expect("the banks agree")))));
+    say("kNN, k 20", rate(), scored(|| knn.score(&train, &test)));
     let (ks, temperatures) = (vec![1, 5, 10, 20, 50, 100, 200], vec![0.04, 0.07, 0.2]);
     let grid = KnnGridConfig { ks, temperatures, metrics: vec![Metric::Cosine, Metric::Euclidean] };
     let grid = KnnGrid::new(&grid).expect("the settings are valid");
-    say("kNN, 28 settings", rate(), seconds(|| drop(black_box(grid.score(&train, &test).expect("the banks agree")))));
+    say("kNN, 28 settings", rate(), scored(|| grid.score(&train, &test)));
 }
 
 criterion_group!(benches, probes, neighbours);

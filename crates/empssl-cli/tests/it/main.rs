@@ -8,6 +8,7 @@
 //! - `resident`: what a long run takes of the memory;
 //! - `help`: the texts of `--help`, as snapshots;
 //! - `refusals`: every bad input, with its sentence and exit code;
+//! - `transfer`: a run scored on other images;
 //! - `shared`: the same program on genuine images, where they are at hand.
 
 mod bench;
@@ -21,6 +22,7 @@ mod refusals;
 mod resident;
 mod resume;
 mod shared;
+mod transfer;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
