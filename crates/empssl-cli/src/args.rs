@@ -25,7 +25,7 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Train a network by a recipe and save it in a run folder.
     Train(TrainArgs),
-    /// Score a run: kNN and a linear probe on frozen features, beside an untrained network and raw pixels.
+    /// Score a run: neighbours and linear probes on frozen features, beside an untrained network and raw pixels.
     Eval(EvalArgs),
     /// Write the weights of a run under PyTorch's names, for the official code or torchvision.
     Export(ExportArgs),
@@ -210,11 +210,29 @@ pub(crate) struct BenchStepArgs {
 /// `empssl eval`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct EvalArgs {
-    /// The folder of the run.
-    pub(crate) run: PathBuf,
-    /// Where the data set is now, when it has moved since training.
+    /// The folder of the run, to be scored on the images that it learnt from.
+    #[arg(required_unless_present = "checkpoint")]
+    pub(crate) run: Option<PathBuf>,
+    /// Where the data set is now, when it has moved since training; with --dataset, where that set is.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// Transfer: score the frozen network of this run, or of this one checkpoint file, on --dataset.
+    #[arg(long, value_name = "RUN|FILE", requires = "dataset", conflicts_with = "run")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// The data set to transfer to, any that train can open, or auto. A patch keeps its share of an image: the recipe's
+    /// quarter of the area is 16 pixels a side of a 32-pixel image, 32 of 64, 48 of 96 and 14 of 28, resized to the
+    /// side that the network was trained with; grey images have three equal channels.
+    #[arg(long, value_name = "NAME", requires = "checkpoint")]
+    pub(crate) dataset: Option<String>,
+    /// Accept a --dataset with fewer records than the official count; the report's title will say so.
+    #[arg(long, requires = "dataset")]
+    pub(crate) partial: bool,
+    /// What an unreadable image of --dataset does.
+    #[arg(long, value_enum, default_value_t = BadImage::Fail, value_name = "WHAT", requires = "dataset")]
+    pub(crate) on_bad_image: BadImage,
+    /// The report of a transfer [default: beside the checkpoint, checkpoint.report-NAME.json].
+    #[arg(long, value_name = "FILE", requires = "dataset")]
+    pub(crate) out: Option<PathBuf>,
     /// Change a key of the recipe's [evaluation], as in `--set evaluation.view=grid`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,

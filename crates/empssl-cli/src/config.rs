@@ -15,9 +15,11 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 pub(crate) use self::evaluation::{CurveProbe, CurveSection, EvalView, EvaluationSection};
+pub(crate) use self::scores::ScoresSection;
 use crate::error::CliError;
 
 mod evaluation;
+mod scores;
 
 /// A recipe as it stands in a TOML file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

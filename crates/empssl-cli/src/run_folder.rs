@@ -127,7 +127,16 @@ impl RunFolder {
         let own = [self.recipe(), self.identity(), self.metrics(), self.features(), self.patches(), self.report(None)];
         let kept = self.checkpoints();
         let kept = [kept.newest(), kept.previous(), kept.damaged(), kept.snapshots()];
-        own.into_iter().chain(kept).chain(reports).collect()
+        own.into_iter().chain(kept).chain(reports).chain(self.transfer_reports()).collect()
+    }
+
+    /// The scores on other data sets.
+    fn transfer_reports(&self) -> Vec<PathBuf> {
+        let named = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("checkpoint.report-") && name.ends_with(".json")
+        };
+        fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path()).filter(named).collect()
     }
 }
 

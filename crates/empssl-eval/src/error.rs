@@ -96,6 +96,15 @@ pub enum EvalError {
         /// Images in one batch.
         batch_size: i64,
     },
+    /// Too few images of every class to keep some back.
+    #[error(
+        "the bank `{bank}` has no class with two images, so none can be held out to choose a setting by: give more \
+         labelled images"
+    )]
+    NothingToHoldOut {
+        /// Name of the bank.
+        bank: String,
+    },
     /// An output that the extractor does not offer.
     #[error("the encoder has no output `{wanted}`; it has {}", .offered.join(", "))]
     UnknownOutput {
@@ -146,7 +155,7 @@ pub enum EvalError {
         /// What it has.
         kept: String,
     },
-    /// The device failed while features were computed.
+    /// The device failed while features were computed or scored.
     #[error(transparent)]
     Device(#[from] ShimError),
     /// A probe whose weights overflowed.

@@ -2,9 +2,10 @@
 //!
 //! - [`features`]: [`FeatureBank`], one row of features an image, the mean over its patches ("bag of patches"), in memory
 //!   or, as a [`BankFile`], on disk, computed in one pass and scored many times;
-//! - [`knn`]: [`WeightedKnn`], the vote of the nearest training images;
+//! - [`knn`]: [`WeightedKnn`], the vote of the nearest training images, and [`KnnGrid`], many votes in one pass;
 //! - [`probe`]: [`LinearProbe`], softmax regression by stochastic gradient descent on the frozen features;
-//! - [`metrics`]: [`Accuracy`], top-1 and top-5 in percent;
+//!   [`GridProbe`], many of its settings at once; [`LogisticProbe`], the optimum; [`FewLabels`];
+//! - [`metrics`]: [`Accuracy`], top-1 and top-5 in percent, and [`Spread`] over seeds;
 //! - [`monitor`]: [`KnnMonitor`], a cheap kNN score for an encoder that is still being trained;
 //! - [`embed`](mod@embed): features of images that need no labels; [`nearest`](mod@nearest): the images most
 //!   like one image; [`principal`]: the axes along which features differ most.
@@ -33,6 +34,7 @@
 //! # }
 //! ```
 
+mod copies;
 pub mod embed;
 pub mod error;
 pub mod features;
@@ -50,9 +52,13 @@ pub use error::EvalError;
 pub use features::{
     BankFile, BankIdentity, BankOptions, BankSpec, FEATURES, FeatureBank, FeatureExtractor, Kept, pixels, powers_of_two,
 };
-pub use knn::{KnnConfig, Metric, WeightedKnn};
-pub use metrics::Accuracy;
+pub use knn::{KnnCell, KnnConfig, KnnGrid, KnnGridConfig, Metric, WeightedKnn};
+pub use metrics::{Accuracy, Spread};
 pub use monitor::KnnMonitor;
 pub use nearest::{Neighbour, nearest};
 pub use principal::principal_axes;
-pub use probe::{BestOfRates, FittedProbe, LinearProbe, LinearProbeConfig, PIXEL_RATES, best_of_rates};
+pub use probe::{
+    BestOfRates, Explored, FewLabels, FewLabelsScore, FittedProbe, GridFit, GridPoint, GridProbe, GridProbeConfig,
+    LinearProbe, LinearProbeConfig, LogisticFit, LogisticProbe, LogisticProbeConfig, PIXEL_RATES, PathPoint,
+    ProbePrecision, best_of_rates,
+};

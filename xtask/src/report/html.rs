@@ -3,7 +3,7 @@
 use super::chart::{Chart, Line, Scale};
 use super::cost;
 use super::model::{Bar, Encoder, ProbePoint, Published, Report, Row, Step};
-use super::{Page, base64, monitor, text};
+use super::{Page, base64, monitor, text, votes};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -21,6 +21,7 @@ pub(crate) fn render(page: &Page) -> String {
         section("Accuracy", accuracy(page)),
         section("What the run had to show", bars(&report.bars)),
         section("Accuracy against test cost", cost::html(report)),
+        section("Neighbours by setting", votes::html(report)),
         section("Curves", charts(page)),
         section("Test images by their features", page.scatter.as_deref().map(scatter).unwrap_or_default()),
         section("Patches as the network sees them", page.patches.as_deref().map(patches).unwrap_or_default()),
@@ -92,7 +93,7 @@ fn measured_row(row: &Row, first: bool) -> String {
     let cells = [
         format!("<td><span class=\"dot {colour}\"></span>{}</td>", row.encoder.label()),
         format!("<td>{}{setting}</td>", row.probe.label()),
-        drawn(row.top1, colour),
+        drawn(row.top1, colour, &text::top1(row)),
         cell("top-5", &row.top5.map_or(String::new(), text::percent)),
         cell(text::CHOSEN_ON_TEST, &row.chosen_on_test.map_or(String::new(), text::percent)),
         cell("labelled images", &text::count(row.n_train)),
@@ -108,16 +109,16 @@ fn published_row(row: &Published, first: bool) -> String {
     let class = if first { "published first" } else { "published" };
     let words = format!("<td>Published, not measured here</td><td>{}</td>", row.probe.label());
     let source = escape(&text::source(row));
-    format!("<tr class=\"{class}\">{words}{}<td colspan=\"6\"><small>{source}</small></td></tr>\n", drawn(row.top1, ""))
+    format!(
+        "<tr class=\"{class}\">{words}{}<td colspan=\"6\"><small>{source}</small></td></tr>\n",
+        drawn(row.top1, "", &text::percent(row.top1))
+    )
 }
 
 /// An accuracy with a line as long as it is high.
-fn drawn(top1: f64, colour: &str) -> String {
+fn drawn(top1: f64, colour: &str, words: &str) -> String {
     let width = top1.clamp(0.0, 100.0);
-    format!(
-        "<td class=\"top1\"><b>{}</b><i class=\"{colour}\" style=\"width:{width:.1}%\"></i></td>",
-        text::percent(top1)
-    )
+    format!("<td class=\"top1\"><b>{words}</b><i class=\"{colour}\" style=\"width:{width:.1}%\"></i></td>")
 }
 
 fn cell(name: &str, value: &str) -> String {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::model::{Bar, Encoder, ProbePoint, Published, Report, Row, Step};
-use super::{Page, cost, monitor, text};
+use super::{Page, cost, monitor, text, votes};
 
 /// Lines of the tables that stand for curves, about.
 const SAMPLES: usize = 12;
@@ -19,6 +19,7 @@ pub(crate) fn render(page: &Page) -> String {
         section("Accuracy", &accuracy(page)),
         section("What the run had to show", &report.bars.iter().map(bar).collect::<String>()),
         section("Accuracy against test cost", &cost::markdown(report)),
+        section("Neighbours by setting", &votes::markdown(report)),
         section("Training", &page.steps.as_deref().map(training).unwrap_or_default()),
         section("Neighbours during training", &monitored(page)),
         section("Linear probe by epoch", &probe_curve(&report.probe_curve)),
@@ -69,7 +70,7 @@ fn measured(row: &Row) -> String {
     line(&[
         row.encoder.label(),
         row.probe.label(),
-        &text::percent(row.top1),
+        &text::top1(row),
         &row.top5.map_or(String::new(), text::percent),
         &row.chosen_on_test.map_or(String::new(), text::percent),
         &text::count(row.n_train),

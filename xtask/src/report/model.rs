@@ -48,6 +48,10 @@ pub(crate) struct Report {
     #[serde(default)]
     pub(crate) test_curve: Vec<TestPoint>,
     #[serde(default)]
+    pub(crate) knn_grid: Vec<KnnPoint>,
+    #[serde(default)]
+    pub(crate) transfer: Option<Transfer>,
+    #[serde(default)]
     pub(crate) features: Vec<FeatureFile>,
     #[serde(default)]
     pub(crate) bars: Vec<Bar>,
@@ -129,6 +133,9 @@ pub(crate) struct Row {
     /// The probe's best epoch on the test images, which flatters.
     #[serde(default)]
     pub(crate) chosen_on_test: Option<f64>,
+    /// Of `top1`, over the seeds of a score that was taken several times.
+    #[serde(default)]
+    pub(crate) top1_deviation: Option<f64>,
     pub(crate) n_train: u64,
     pub(crate) n_test: u64,
     pub(crate) seconds: Option<f64>,
@@ -159,10 +166,13 @@ impl Encoder {
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Probe {
     Linear,
     Knn,
+    LinearGrid,
+    LinearOptimum,
+    FewLabels,
 }
 
 impl Probe {
@@ -171,6 +181,9 @@ impl Probe {
         match self {
             Self::Linear => "linear probe",
             Self::Knn => "weighted kNN",
+            Self::LinearGrid => "linear probe, rate chosen on held-out images",
+            Self::LinearOptimum => "linear probe, optimum",
+            Self::FewLabels => "linear probe, few labels",
         }
     }
 }
@@ -202,6 +215,24 @@ pub(crate) struct TestPoint {
     pub(crate) top1: f64,
     /// The features of all test images.
     pub(crate) seconds: f64,
+}
+
+/// One combination of the neighbours' vote.
+#[derive(Debug, Deserialize)]
+pub(crate) struct KnnPoint {
+    pub(crate) encoder: Encoder,
+    pub(crate) metric: String,
+    pub(crate) k: u64,
+    /// None where it has no effect.
+    pub(crate) temperature: Option<f64>,
+    pub(crate) top1: f64,
+}
+
+/// Scores of images other than those that were learnt from.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Transfer {
+    pub(crate) trained_on: String,
+    pub(crate) patches: String,
 }
 
 /// What an encoder sees of an image in evaluation.

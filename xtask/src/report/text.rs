@@ -1,6 +1,6 @@
 //! Sentences and figures that all forms of the report share.
 
-use super::model::{Counts, Encoder, FeatureFile, Model, PeakBytes, Probe, Published, Report};
+use super::model::{Counts, Encoder, FeatureFile, Model, PeakBytes, Probe, Published, Report, Row};
 
 /// A figure with as many decimals as its size deserves, and a true minus sign.
 pub(crate) fn number(value: f64) -> String {
@@ -61,6 +61,12 @@ pub(crate) fn duration(seconds: f64) -> String {
         s if s < 7200.0 => format!("{:.0} min {:02.0} s", (s / 60.0).floor(), (s % 60.0).floor()),
         s => format!("{:.0} h {:02.0} min", (s / 3600.0).floor(), (s % 3600.0 / 60.0).floor()),
     }
+}
+
+/// A measured top-1, with its deviation where it was taken several times.
+pub(crate) fn top1(row: &Row) -> String {
+    let spread = row.top1_deviation.map_or(String::new(), |deviation| format!(" ± {deviation:.1}"));
+    format!("{}{spread}", percent(row.top1))
 }
 
 /// Bytes in the unit that leaves at most three digits before the point.
@@ -129,7 +135,10 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
             count(all.len() as u64)
         )),
     };
-    [synthetic, partial, unfinished, skipped, absent].into_iter().flatten().collect()
+    let transfer = report.transfer.as_ref().map(|transfer| {
+        format!("Scored on other images than it learnt from: trained on {}; {}.", transfer.trained_on, transfer.patches)
+    });
+    [synthetic, transfer, partial, unfinished, skipped, absent].into_iter().flatten().collect()
 }
 
 fn partial_sentence(report: &Report) -> String {

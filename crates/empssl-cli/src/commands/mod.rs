@@ -26,6 +26,7 @@ use crate::args::{BadImage, DeviceArgs, ImageArgs};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
+use crate::progress::seconds_at;
 use crate::report::{DataIdentity, Machine, PeakBytes, RunIdentity};
 use crate::resume;
 use crate::run_folder::{RunFolder, read_json};
@@ -94,6 +95,16 @@ impl SavedRun {
         }
         let run = Run::new(RunConfig::read(&folder.recipe(), changes)?, identity.recipe.clone())?;
         Ok(Self { folder, identity, run })
+    }
+
+    /// Makes the identity that of the run as it stood at a checkpoint, evaluated as the recipe says now.
+    pub(crate) fn go_to(&mut self, checkpoint: &Checkpoint) -> Result<(), CliError> {
+        if checkpoint.step != self.identity.model.steps {
+            let seconds = seconds_at(&self.folder.metrics(), checkpoint.step)?;
+            self.identity.go_back_to(checkpoint.step, seconds);
+        }
+        self.identity.model.test_patches = self.run.config.evaluation.n_patches;
+        Ok(())
     }
 
     /// The newest checkpoint, or the snapshot after so many epochs.

@@ -5,6 +5,7 @@ use empssl_data::{PatchGrid, View};
 use empssl_eval::{EvalError, KnnConfig, LinearProbe, LinearProbeConfig, Metric, WeightedKnn};
 use serde::{Deserialize, Serialize};
 
+use super::scores::ScoresSection;
 use crate::error::CliError;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,9 @@ pub(crate) struct EvaluationSection {
     /// Accuracy against the patches of an image; a recipe without it has no such curve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) curve: Option<CurveSection>,
+    /// More scores; a recipe without it has only those that need no setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scores: Option<ScoresSection>,
 }
 
 /// What the encoder sees of an image when its features are taken.
@@ -155,6 +159,8 @@ impl EvaluationSection {
         LinearProbe::new(&probe, 0).map_err(|error| refuse("probe", error))?;
         let knn = KnnConfig { k: self.knn.k, temperature: self.knn.temperature, metric: Metric::Cosine };
         WeightedKnn::new(&knn).map_err(|error| refuse("knn", error))?;
+        let scores = self.scores.iter().try_for_each(|scores| scores.check(&probe));
+        scores.map_err(|error| refuse("scores", error))?;
         Ok((probe, knn))
     }
 

@@ -9,6 +9,7 @@
 //! - `help`: the texts of `--help`, as snapshots;
 //! - `monitor`: kNN while a run goes on; `embed`: features of any images, and neighbours;
 //! - `refusals`: every bad input, with its sentence and exit code;
+//! - `transfer`: a run scored on other images;
 //! - `shared`: the same program on genuine images, where they are at hand.
 
 mod bench;
@@ -24,6 +25,7 @@ mod refusals;
 mod resident;
 mod resume;
 mod shared;
+mod transfer;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -4,15 +4,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use empssl_eval::features::npy;
-use empssl_eval::{BankFile, FEATURES};
+use empssl_eval::{BankFile, FEATURES, Metric};
 
 use super::banks::{BankFiles, BankMaker, Banks, Wanted};
 use super::encoders::Encoded;
-use super::scores::{Score, Scorer};
+use super::scores::{Score, Scorer, Scores};
 use crate::commands;
 use crate::config::{CurveProbe, CurveSection, EvalView};
 use crate::error::CliError;
-use crate::report::{CurvePoint, Encoder, Probe, Row, TestPoint};
+use crate::report::{CurvePoint, Encoder, KnnPoint, Probe, Row, TestPoint, TriedSetting};
 
 /// Fills the tables.
 pub(crate) struct Tables<'a> {
@@ -21,12 +21,15 @@ pub(crate) struct Tables<'a> {
     pub(crate) rows: Vec<Row>,
     pub(crate) probe_curve: Vec<CurvePoint>,
     pub(crate) test_curve: Vec<TestPoint>,
+    pub(crate) knn_grid: Vec<KnnPoint>,
+    pub(crate) tried: Vec<TriedSetting>,
 }
 
 impl<'a> Tables<'a> {
     pub(crate) fn new(banks: BankMaker<'a>) -> Self {
         let scorer = Scorer { run: banks.run, seed: banks.seed };
-        Self { banks, scorer, rows: Vec::new(), probe_curve: Vec::new(), test_curve: Vec::new() }
+        let (rows, probe_curve, test_curve) = (Vec::new(), Vec::new(), Vec::new());
+        Self { banks, scorer, rows, probe_curve, test_curve, knn_grid: Vec::new(), tried: Vec::new() }
     }
 
     /// The rows of a network's features.
@@ -58,8 +61,8 @@ impl<'a> Tables<'a> {
     pub(crate) fn add_pixels(&mut self, encoded: &Encoded<'_>) -> Result<(), CliError> {
         let wanted = Wanted { view: EvalView::Whole, counts: &[1], outputs: &scored() };
         let banks = self.banks.files(encoded, &wanted)?.banks(1)?;
-        let (scores, _) = self.scorer.of_pixels(&banks)?;
-        scores.into_iter().try_for_each(|score| self.add_row(encoded, score, &banks))
+        let scores = self.scorer.of_pixels(&banks)?;
+        self.add_scores(encoded, scores, &banks)
     }
 
     /// What the evaluation took, with the features that were taken from an earlier one at what they took then.
@@ -75,19 +78,39 @@ impl<'a> Tables<'a> {
     }
 
     fn add_rows(&mut self, encoded: &Encoded<'_>, banks: &Banks) -> Result<(), CliError> {
-        let (scores, curve) = self.scorer.of_encoder(banks)?;
+        let scores = self.scorer.of_encoder(banks)?;
+        self.add_scores(encoded, scores, banks)
+    }
+
+    fn add_scores(&mut self, encoded: &Encoded<'_>, scores: Scores, banks: &Banks) -> Result<(), CliError> {
         let encoder = encoded.encoder;
+        let Scores { rows, curve, neighbours, tried } = scores;
         let points = curve.iter().enumerate();
         self.probe_curve.extend(points.map(|(index, point)| CurvePoint {
             encoder,
             epoch: index + 1,
             test_top1: point.top1,
         }));
-        scores.into_iter().try_for_each(|score| self.add_row(encoded, score, banks))
+        self.knn_grid.extend(neighbours.into_iter().map(|cell| KnnPoint {
+            encoder,
+            metric: cell.config.metric,
+            k: cell.config.k,
+            temperature: (cell.config.metric == Metric::Cosine).then_some(cell.config.temperature),
+            top1: cell.accuracy.top1,
+            top5: cell.accuracy.top5,
+        }));
+        self.tried.extend(tried.into_iter().map(|tried| TriedSetting {
+            encoder,
+            probe: tried.probe,
+            setting: tried.setting,
+            held_out_top1: tried.held_out_top1,
+        }));
+        rows.into_iter().try_for_each(|score| self.add_row(encoded, score, banks))
     }
 
     fn add_row(&mut self, encoded: &Encoded<'_>, score: Score, banks: &Banks) -> Result<(), CliError> {
-        let (n_train, n_test) = (self.banks.sets.train.len(), self.banks.sets.test.len());
+        let n_train = score.n_train.unwrap_or_else(|| self.banks.sets.train.len());
+        let n_test = self.banks.sets.test.len();
         let peak_bytes = banks.peaks.max(commands::peaks(self.banks.device)?);
         self.rows.push(Row {
             encoder: encoded.encoder,
@@ -95,6 +118,8 @@ impl<'a> Tables<'a> {
             top1: score.accuracy.top1,
             top5: score.accuracy.top5,
             chosen_on_test: score.chosen_on_test,
+            n_seeds: score.n_seeds,
+            top1_deviation: score.top1_deviation,
             n_train,
             n_test,
             seconds: banks.seconds + score.seconds,
