@@ -109,7 +109,8 @@ impl CliError {
 }
 
 fn is_about_a_file(error: &ModelError) -> bool {
-    matches!(error, ModelError::Read { .. } | ModelError::Format { .. } | ModelError::Write { .. })
+    use ModelError::{Format, Import, Read, Write};
+    matches!(error, Read { .. } | Format { .. } | Import { .. } | Write { .. })
 }
 
 /// Fetching and packing write; what the disk refuses there is not bad data.

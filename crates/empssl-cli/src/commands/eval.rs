@@ -33,11 +33,11 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     let mut network = train::initial_network(run, identity.seed, device)?;
     let workers = commands::n_workers(args.workers);
     let banks = BankMaker { run, sets: &sets, seed: identity.seed, device, workers };
-    let mut scorer = Scorer { banks, rows: Vec::new(), curve: Vec::new() };
+    let mut scorer = Scorer { banks, portion: saved.portion(), rows: Vec::new(), curve: Vec::new() };
     let began = Instant::now();
     commands::reset_peaks(device)?;
     scorer.score_network(Encoder::Untrained, &network)?;
-    network.load_state_dict(&checkpoint.network)?;
+    saved.load(&mut network, &checkpoint)?;
     scorer.score_network(Encoder::Trained, &network)?;
     scorer.score_pixels()?;
     let Scorer { mut rows, curve, .. } = scorer;

@@ -7,6 +7,7 @@
 //! - `resident`: what a long run takes of the memory;
 //! - `help`: the texts of `--help`, as snapshots;
 //! - `refusals`: every bad input, with its sentence and exit code;
+//! - `weights`: weights from elsewhere and for elsewhere;
 //! - `shared`: the same program on genuine images, where they are at hand.
 
 mod bench;
@@ -19,6 +20,7 @@ mod refusals;
 mod resident;
 mod resume;
 mod shared;
+mod weights;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

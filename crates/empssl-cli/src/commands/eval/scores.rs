@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use empssl_data::View;
 use empssl_eval::{Accuracy, LinearProbe, LinearProbeConfig, PIXEL_RATES, WeightedKnn, best_of_rates, pixels};
-use empssl_model::{Mode, Network};
+use empssl_model::{Mode, Network, Portion};
 use tch::Tensor;
 
 use super::banks::{BankMaker, Banks};
@@ -15,13 +15,18 @@ use crate::report::{CurvePoint, Encoder, Probe, Row};
 /// Fills the table.
 pub(crate) struct Scorer<'a> {
     pub(crate) banks: BankMaker<'a>,
+    /// Of a backbone alone its own output is scored.
+    pub(crate) portion: Portion,
     pub(crate) rows: Vec<Row>,
     pub(crate) curve: Vec<CurvePoint>,
 }
 
 impl Scorer<'_> {
     pub(crate) fn score_network(&mut self, encoder: Encoder, network: &Network) -> Result<(), CliError> {
-        let extractor = |patches: &Tensor| network.encode(patches, Mode::Eval);
+        let extractor = |patches: &Tensor| match self.portion {
+            Portion::Backbone => network.encode_backbone(patches, Mode::Eval),
+            Portion::Encoder | Portion::Full => network.encode(patches, Mode::Eval),
+        };
         let banks = self.banks.banks(&extractor, self.banks.run.view(), self.banks.run.config.evaluation.n_patches)?;
         self.score_knn(encoder, &banks)?;
         let probe = self.banks.run.probe.clone();
