@@ -20,6 +20,16 @@ pub enum Stem {
 }
 
 impl Stem {
+    /// As recipes and the metadata of weights files have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cifar => "cifar",
+            Self::CifarPadded => "cifar-padded",
+            Self::TinyImagenet => "tiny-imagenet",
+            Self::Imagenet => "imagenet",
+        }
+    }
+
     /// Whether a max-pooling of stride 2 follows the convolution.
     pub fn pools(self) -> bool {
         match self {
@@ -155,6 +165,13 @@ mod tests {
         assert_eq!(ResNetConfig::resnet18(Stem::Cifar).width(), 512);
         assert_eq!(ResNetConfig::resnet34(Stem::Imagenet).width(), 512);
         assert_eq!(ResNetConfig::resnet50(Stem::Imagenet).width(), 2048);
+    }
+
+    #[test]
+    fn stems_are_read_by_their_names() {
+        for stem in [Stem::Cifar, Stem::CifarPadded, Stem::TinyImagenet, Stem::Imagenet] {
+            assert_eq!(serde_json::from_value::<Stem>(stem.name().into()).unwrap(), stem);
+        }
     }
 
     #[test]

@@ -23,7 +23,13 @@ pub(crate) fn run(args: &ExportArgs) -> Result<(), CliError> {
                 Portion::Backbone => network.backbone_state_dict(),
                 Portion::Encoder | Portion::Full => network.portion_state_dict(portion),
             };
-            let metadata = [("format", "pt"), ("recipe", &saved.run.recipe), ("dataset", &saved.identity.data.name)];
+            let stem = network.config().resnet.stem.name();
+            let metadata = [
+                ("format", "pt"),
+                ("recipe", &saved.run.recipe),
+                ("dataset", &saved.identity.data.name),
+                ("stem", stem),
+            ];
             let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
             weights::write(&args.out, &tensors, &BTreeMap::from(metadata))?;
             say(format_args!("{} tensors in {}", tensors.len(), args.out.display()));

@@ -50,7 +50,10 @@ fn recipe(args: &ImportArgs, import: &Import) -> Result<(RunConfig, String), Cli
     let stem_fits = import.stems().contains(&section.stem);
     let differing = [
         difference("backbone", &section.backbone, &found.backbone),
-        (!stem_fits).then(|| format!("`network.stem` is {:?} there and {:?} in the weights", section.stem, found.stem)),
+        (!stem_fits).then(|| {
+            let (recipe, weights) = (section.stem.name(), found.stem.name());
+            format!("`network.stem` is \"{recipe}\" there and \"{weights}\" in the weights")
+        }),
         difference("base_width", &section.base_width, &found.base_width),
         import.hidden.and_then(|hidden| difference("hidden", &section.hidden, &hidden)),
         import.projection.and_then(|projection| difference("projection", &section.projection, &projection)),

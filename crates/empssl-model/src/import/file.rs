@@ -5,6 +5,7 @@ use std::path::Path;
 use empssl_pickle::torch::{self, Element};
 use tch::{Kind, Tensor};
 
+use crate::config::Stem;
 use crate::state::State;
 use crate::{ModelError, weights};
 
@@ -15,6 +16,8 @@ pub(super) struct Source {
     beside: Vec<String>,
     /// Classes and functions that were left as names.
     pub(super) foreign: Vec<String>,
+    /// The stem, where the file says what no shape tells, as our own exports do.
+    pub(super) stem: Option<Stem>,
 }
 
 impl Source {
@@ -25,9 +28,12 @@ impl Source {
 
     #[cfg(test)]
     pub(super) fn of(tensors: State) -> Self {
-        Self { tensors, beside: Vec::new(), foreign: Vec::new() }
+        Self { tensors, beside: Vec::new(), foreign: Vec::new(), stem: None }
     }
 }
+
+/// The key of a safetensors file's metadata that names the stem.
+const STEM: &str = "stem";
 
 /// How safetensors files begin: the length of their header, which is below 2^24 in practice, then the header.
 const HEADER: std::ops::Range<usize> = 5..9;
@@ -42,12 +48,13 @@ pub(super) fn read(path: &Path) -> Result<Source, ModelError> {
         if file.metadata.get("format").is_some_and(|format| format == "empssl checkpoint") {
             return Err(refused("it is a run's own checkpoint; `empssl eval RUN` scores the run".to_owned()));
         }
-        return Ok(Source { tensors: file.tensors, beside: Vec::new(), foreign: Vec::new() });
+        let stem = file.metadata.get(STEM).and_then(|name| serde_json::from_value(name.as_str().into()).ok());
+        return Ok(Source { tensors: file.tensors, beside: Vec::new(), foreign: Vec::new(), stem });
     }
     let file = torch::read(&bytes).map_err(|fault| refused(fault.to_string()))?;
     let tensors = file.tensors.iter().map(|tensor| Ok((tensor.name.clone(), converted(tensor)?)));
     let tensors = tensors.collect::<Result<_, tch::TchError>>().map_err(|error| refused(error.to_string()))?;
-    Ok(Source { tensors, beside: file.beside, foreign: file.foreign })
+    Ok(Source { tensors, beside: file.beside, foreign: file.foreign, stem: None })
 }
 
 fn converted(tensor: &torch::Tensor<'_>) -> Result<Tensor, tch::TchError> {

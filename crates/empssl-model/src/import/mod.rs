@@ -94,14 +94,23 @@ fn recognise(source: Source) -> Result<Import, String> {
     let tensors = state::without_module_prefix(&source.tensors);
     let keys = |prefix: &str| tensors.iter().any(|(key, _)| key.starts_with(prefix));
     if keys("conv1.") {
-        let renamed = |(key, tensor): (String, Tensor)| (format!("{BACKBONE}{key}"), tensor);
-        return backbone(tensors.into_iter().map(renamed).collect(), "a ResNet under torchvision's names", &source);
+        let renamed = tensors.into_iter().map(|(key, tensor)| (format!("{BACKBONE}{key}"), tensor));
+        return backbone(renamed.collect(), Names::Torchvision, &source);
     }
     if !keys(BACKBONE) {
         let some: Vec<_> = tensors.iter().take(5).map(|(key, _)| key.as_str()).collect();
         return Err(format!("it holds no ResNet: its keys begin with {}", some.join(", ")));
     }
-    if keys("pre_feature.") { encoder(tensors, &source) } else { backbone(tensors, wrapped(&source), &source) }
+    if keys("pre_feature.") { encoder(tensors, &source) } else { backbone(tensors, Names::Within, &source) }
+}
+
+/// How a file names the tensors of a backbone.
+#[derive(Clone, Copy, PartialEq)]
+enum Names {
+    /// As torchvision does.
+    Torchvision,
+    /// With `backbone.` in front, among those of other parts.
+    Within,
 }
 
 /// What the backbone's keys begin with in a whole network.
@@ -132,11 +141,13 @@ fn encoder(tensors: state::State, source: &Source) -> Result<Import, String> {
 }
 
 /// A backbone, whose classifier and other heads are left out.
-fn backbone(tensors: state::State, origin: &str, source: &Source) -> Result<Import, String> {
+fn backbone(tensors: state::State, names: Names, source: &Source) -> Result<Import, String> {
     let is_ours = |key: &str| key.strip_prefix(BACKBONE).is_some_and(|key| !matches!(key, "fc.weight" | "fc.bias"));
     let (tensors, others): (state::State, state::State) = tensors.into_iter().partition(|(key, _)| is_ours(key));
-    let torchvision = !origin.contains("among");
-    let name = |key: String| if torchvision { key.trim_start_matches(BACKBONE).to_owned() } else { key };
+    let name = |key: String| match names {
+        Names::Torchvision => key.trim_start_matches(BACKBONE).to_owned(),
+        Names::Within => key,
+    };
     let left_out = others.into_iter().map(|(key, _)| name(key)).collect();
     let mut resnet = shapes::Shapes::of(&tensors).resnet(BACKBONE)?;
     let mut notes = vec![
@@ -152,30 +163,33 @@ fn backbone(tensors: state::State, origin: &str, source: &Source) -> Result<Impo
                     .to_owned(),
             );
         }
-        Stem::Imagenet if torchvision => notes.push(
+        Stem::Imagenet if names == Names::Torchvision => notes.push(
             "torchvision's own weights expect pixels less ImageNet's mean, divided by its deviation; they get \
              x / 127.5 - 1 here, which scores lower than what they can do"
                 .to_owned(),
         ),
         _ => {}
     }
-    let (hidden, projection, origin) = (None, None, origin.to_owned());
+    let (hidden, projection, origin) = (None, None, origin(names, source).to_owned());
     let import = Import { origin, resnet, portion: Portion::Backbone, hidden, projection, tensors, left_out, notes };
     Ok(import.completed(source))
 }
 
-/// What a backbone among other things is in words.
-fn wrapped(source: &Source) -> &'static str {
-    if source.is_lightning() {
-        "a backbone among other things of PyTorch Lightning"
-    } else {
-        "a backbone among other things"
+/// What a file with a backbone is, in words.
+fn origin(names: Names, source: &Source) -> &'static str {
+    match names {
+        Names::Torchvision => "a ResNet under torchvision's names",
+        Names::Within if source.is_lightning() => "a backbone among other things of PyTorch Lightning",
+        Names::Within => "a backbone among other things",
     }
 }
 
 impl Import {
     /// Adds the counters that PyTorch before 0.4.1 did not keep, and what the file itself tells.
     fn completed(mut self, source: &Source) -> Self {
+        if let Some(stem) = source.stem.filter(|stem| self.stems().contains(stem)) {
+            self.resnet.stem = stem;
+        }
         const COUNTER: &str = "num_batches_tracked";
         let norms = self.tensors.iter().filter_map(|(key, _)| key.strip_suffix("running_var").map(str::to_owned));
         let norms: Vec<String> = norms.collect();

@@ -37,8 +37,8 @@ pub(super) fn find(pickled: &Pickled<'_>, dialect: &Torch) -> Result<State, Faul
         _ => false,
     };
     let keys: Vec<String> = entries.iter().take(MAX_BESIDE).map(|&(key, _)| reader.text(key)).collect();
-    let under = |name: &&str| entries.iter().zip(&keys).find(|((_, value), key)| key == name && holds_tensors(*value));
-    let Some((&(_, id), container)) = CONTAINERS.iter().find_map(|name| under(&name)) else {
+    let under = |name: &str| entries.iter().zip(&keys).find(|((_, value), key)| *key == name && holds_tensors(*value));
+    let Some((&(_, id), container)) = CONTAINERS.iter().find_map(|name| under(name)) else {
         let looked = CONTAINERS.join("`, `");
         return Err(Fault::new(format!(
             "it holds no dict of tensors, neither itself nor under `{looked}`; its keys are {}",
