@@ -5,6 +5,7 @@
 
 mod base64;
 mod chart;
+mod cost;
 mod html;
 mod markdown;
 pub(crate) mod model;

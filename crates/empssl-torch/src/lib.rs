@@ -7,6 +7,7 @@
 //! tensors and [`host`] their single pass through host memory, [`operators`] tells which operators a piece of code calls,
 //! [`stream`] copies beside the computing, from memory that [`pinned`] provides and [`upload`] guards until it was read,
 //! [`script`] puts TorchScript modules together,
+//! [`mapped`] shows a file as tensors without reading it,
 //! [`failure`] turns the panics of tch's plain operators (out of memory above all) into errors, and
 //! [`version`] tells which libtorch is running.
 //!
@@ -20,6 +21,7 @@ pub mod failure;
 mod ffi;
 pub mod host;
 pub mod lists;
+pub mod mapped;
 pub mod memory;
 pub mod operators;
 pub mod pinned;
@@ -32,6 +34,7 @@ pub mod version;
 pub use device::{DeviceChoice, DeviceError};
 pub use failure::{TorchFailure, catch};
 pub use ffi::ShimError;
+pub use mapped::MappedFile;
 pub use pinned::PinnedBytes;
 pub use stream::{Event, Stream};
 pub use upload::{Completion, Upload};
