@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::builder::TypedValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use empssl_data::{OnBadImage, Split};
+use empssl_model::Portion;
 use empssl_torch::DeviceChoice;
 use empssl_train::CheckpointEvery;
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,9 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Score a run: neighbours and linear probes on frozen features, beside an untrained network and raw pixels.
     Eval(EvalArgs),
-    /// Write the weights of a run under PyTorch's names, for the official code or torchvision.
+    /// Make a run of weights from elsewhere: official EMP-SSL encoders, torchvision's and solo-learn's ResNets.
+    Import(ImportArgs),
+    /// Write the network of a run for PyTorch: its weights, or a TorchScript module.
     Export(ExportArgs),
     /// List the runs of a folder with their scores and sizes, or remove their features.
     Runs(RunsArgs),
@@ -282,6 +285,33 @@ pub(crate) struct SnapshotArgs {
     pub(crate) epochs: Option<u64>,
 }
 
+/// `empssl import`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ImportArgs {
+    /// The file of weights: what torch.save wrote (.pt, .pth, .ckpt) or safetensors. Nothing in it is executed.
+    pub(crate) file: PathBuf,
+    /// The recipe to evaluate by [default: the paper's for the stem that the weights have, sizes as they have them].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// Change a key of the recipe, as in `--set evaluation.n_patches=8`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// The data set to evaluate on, when it is not the recipe's, or auto for what the files in --data are.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dataset: Option<String>,
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
+    /// The seed of evaluation and of the untrained network beside it.
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    pub(crate) seed: u64,
+    /// The run folder to write [default: runs/imported-FILE].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Replace a run that is already in the folder.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
 /// `empssl runs`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RunsArgs {
@@ -302,11 +332,14 @@ pub(crate) struct ExportArgs {
     /// The folder of the run.
     pub(crate) run: PathBuf,
     /// Which part of the network.
-    #[arg(long, value_enum, default_value_t = Part::Network)]
+    #[arg(long, value_enum, default_value_t = Part::Full)]
     pub(crate) part: Part,
+    /// As what.
+    #[arg(long, value_enum, default_value_t = Format::Safetensors)]
+    pub(crate) format: Format,
     #[command(flatten)]
     pub(crate) snapshot: SnapshotArgs,
-    /// The safetensors file to write.
+    /// The file to write.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }
@@ -315,7 +348,10 @@ pub(crate) struct ExportArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
     /// Everything, under the names of the official encoder class; loads with strict=True.
-    Network,
+    #[value(alias = "network")]
+    Full,
+    /// The ResNet and the pre-feature layer, which give the features that are scored, under the same names.
+    Encoder,
     /// The ResNet alone, under torchvision's names; loads into a torchvision ResNet with `fc = Identity()`.
     Backbone,
 }
@@ -421,6 +457,25 @@ pub(crate) struct NeighboursArgs {
     /// The PNG file to write.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+}
+
+impl From<Part> for Portion {
+    fn from(part: Part) -> Self {
+        match part {
+            Part::Full => Self::Full,
+            Part::Encoder => Self::Encoder,
+            Part::Backbone => Self::Backbone,
+        }
+    }
+}
+
+/// `--format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// The weights by name.
+    Safetensors,
+    /// A module for torch.jit.load, which runs without any source; patches of any number and side, in any precision.
+    Torchscript,
 }
 
 /// `empssl data`

@@ -110,7 +110,8 @@ impl CliError {
 }
 
 fn is_about_a_file(error: &ModelError) -> bool {
-    matches!(error, ModelError::Read { .. } | ModelError::Format { .. } | ModelError::Write { .. })
+    use ModelError::{Format, Import, Read, Write};
+    matches!(error, Read { .. } | Format { .. } | Import { .. } | Write { .. })
 }
 
 fn is_about_features_on_disk(error: &EvalError) -> bool {

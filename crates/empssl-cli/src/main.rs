@@ -47,6 +47,7 @@ fn dispatch(args: Args) -> Result<(), CliError> {
     match args.command {
         Command::Train(args) => commands::train::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Import(args) => commands::import::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Runs(args) => commands::runs::run(&args),
         Command::Embed(args) => commands::embed::run(&args),

@@ -4,6 +4,7 @@
 
 use empssl_data::{BadImage, Dataset};
 use empssl_eval::Metric;
+use empssl_model::Portion;
 use serde::{Deserialize, Serialize};
 
 use crate::commands::ImageSource;
@@ -151,9 +152,40 @@ pub(crate) struct RunIdentity {
     /// The processes that took part, in order.
     #[serde(default)]
     pub(crate) segments: Vec<Segment>,
+    /// Where the weights are from, when no process of ours trained them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) imported: Option<Imported>,
+}
+
+/// Weights from elsewhere.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Imported {
+    /// The file they were read from.
+    pub(crate) file: String,
+    /// What it is, in words.
+    pub(crate) origin: String,
+    /// How much of a network it holds.
+    pub(crate) portion: Portion,
+    /// Keys of it that were left out.
+    pub(crate) left_out: Vec<String>,
+    /// What whoever reads the scores should know.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Imported {
+    /// For the title of the report: the file, and what is scored where that is not the features.
+    fn title(&self) -> String {
+        let scored = if self.portion == Portion::Backbone { ", the backbone's output" } else { "" };
+        format!(", weights imported from {}{scored}", self.file)
+    }
 }
 
 impl RunIdentity {
+    /// How much of a network the run has: all of it, unless its weights were imported.
+    pub(crate) fn portion(&self) -> Portion {
+        self.imported.as_ref().map_or(Portion::Full, |imported| imported.portion)
+    }
+
     /// The run as it stood after fewer steps, and so many seconds of training.
     pub(crate) fn go_back_to(&mut self, step: u64, seconds: f64) {
         let (model, training) = (&mut self.model, &mut self.training);
@@ -429,7 +461,7 @@ pub(crate) fn title(
     let amount = amount(synthetic, counts);
     let state = match snapshot {
         Some(epochs) => format!(", snapshot after {epochs} epoch{}", if epochs == 1 { "" } else { "s" }),
-        None if run.training.finished => String::new(),
+        None if run.training.finished => run.imported.as_ref().map_or_else(String::new, Imported::title),
         None => ", training not finished".to_owned(),
     };
     format!("EMP-SSL on {}{amount}: recipe {}, seed {}{state}", run.data.name, run.recipe, run.seed)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use empssl_data::{Dataset, LoaderConfig, Order, PatchLoader};
 use empssl_eval::BankOptions;
-use empssl_model::{Mode, Network};
+use empssl_model::{Mode, Network, Portion};
 use empssl_train::Checkpoint;
 use tch::{Device, Kind, Tensor};
 
@@ -55,18 +55,19 @@ impl Encoder {
     pub(crate) fn open(args: &EncodeArgs) -> Result<Self, CliError> {
         let device = commands::prepare(&args.compute)?;
         let path = &args.checkpoint;
-        let (run, checkpoint, images) = if path.is_dir() {
+        let (run, checkpoint, images, portion) = if path.is_dir() {
             let saved = SavedRun::open(path, None, &[])?;
-            let checkpoint = saved.checkpoint(None)?;
-            (saved.run, checkpoint, Some(saved.identity.data.source))
+            let (checkpoint, portion) = (saved.checkpoint(None)?, saved.portion());
+            (saved.run, checkpoint, Some(saved.identity.data.source), portion)
         } else {
             let checkpoint = Checkpoint::load(path)?;
             let config = RunConfig::parse(&checkpoint.recipe, &[])
                 .map_err(|reason| CliError::file("cannot use the recipe in", path, reason))?;
-            (Run::new(config, Run::name_of(path))?, checkpoint, images_of(path))
+            (Run::new(config, Run::name_of(path))?, checkpoint, images_of(path), Portion::Full)
         };
         let mut network = train::initial_network(&run, checkpoint.seed, device)?;
-        network.load_state_dict(&checkpoint.network)?;
+        network.load_portion_state_dict(portion, &checkpoint.network)?;
+        demand_output(path, portion, args.features)?;
         let glance = Glance::new(args.view, args.patches, run.config.evaluation.view, run.config.evaluation.n_patches);
         let (features, workers) = (args.features, commands::n_workers(args.workers));
         Ok(Self {
@@ -86,7 +87,7 @@ impl Encoder {
     pub(crate) fn extract(&self, patches: &Tensor) -> Tensor {
         match self.features {
             FeatureChoice::Features => self.network.encode(patches, Mode::Eval),
-            FeatureChoice::Backbone => self.network.forward(patches, Mode::Eval).backbone,
+            FeatureChoice::Backbone => self.network.encode_backbone(patches, Mode::Eval),
             FeatureChoice::Projection => self.network.forward(patches, Mode::Eval).projections,
         }
     }
@@ -146,6 +147,19 @@ impl Glance {
             EvalView::Whole => "the whole image".to_owned(),
         }
     }
+}
+
+/// Refuses an output of layers that imported weights lack.
+fn demand_output(path: &Path, portion: Portion, features: FeatureChoice) -> Result<(), CliError> {
+    let (holds, instead) = match (portion, features) {
+        (Portion::Full, _) | (_, FeatureChoice::Backbone) | (Portion::Encoder, FeatureChoice::Features) => {
+            return Ok(());
+        }
+        (Portion::Encoder, FeatureChoice::Projection) => ("no projector", "features or --features backbone"),
+        (Portion::Backbone, _) => ("a backbone alone", "backbone"),
+    };
+    let reason = format!("it holds {holds}; ask for --features {instead}");
+    Err(CliError::file("cannot compute such features with", path, reason))
 }
 
 /// The training images of the run in whose folder, or among whose snapshots, a checkpoint file lies.

@@ -83,11 +83,12 @@ fn score(subject: &Subject<'_>, args: &EvalArgs) -> Result<RunReport, CliError> 
         Ok((format!("{prefix}{}", name(encoder, snapshot)), encoders::checksum(network)?))
     };
     let (name, checksum) = encode(Encoder::Untrained, &network)?;
-    let extractor = &NetworkFeatures(&network);
+    let portion = identity.portion();
+    let extractor = &NetworkFeatures(&network, portion);
     tables.add_network(&Encoded { encoder: Encoder::Untrained, name, extractor, checksum: Some(checksum) })?;
-    network.load_state_dict(&checkpoint.network)?;
+    network.load_portion_state_dict(portion, &checkpoint.network)?;
     let (name, checksum) = encode(Encoder::Trained, &network)?;
-    let extractor = &NetworkFeatures(&network);
+    let extractor = &NetworkFeatures(&network, portion);
     let trained = Encoded { encoder: Encoder::Trained, name, extractor, checksum: Some(checksum) };
     let files = tables.add_trained(&trained, &outputs(&args.keep))?;
     if let Some(folder) = &args.npy {

@@ -8,6 +8,7 @@ pub(crate) mod embed;
 pub(crate) mod encode;
 pub(crate) mod eval;
 pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod neighbours;
 pub(crate) mod runs;
 pub(crate) mod train;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use empssl_data::dataset::DEFAULT_ROOT;
 use empssl_data::{DataError, Dataset, OpenOptions, Split};
+use empssl_model::{Network, Portion};
 use empssl_torch::{determinism, device, memory, precision};
 use empssl_train::{Checkpoint, CheckpointFiles, LastCheckpoint};
 use serde::{Deserialize, Serialize};
@@ -120,6 +122,16 @@ impl SavedRun {
         Err(CliError::Run(reason))
     }
 
+    /// How much of a network the run has: all of it, unless its weights were imported.
+    pub(crate) fn portion(&self) -> Portion {
+        self.identity.portion()
+    }
+
+    /// Puts the run's weights into its network. What an import does not have stays as it was drawn.
+    pub(crate) fn load(&self, network: &mut Network, checkpoint: &Checkpoint) -> Result<(), CliError> {
+        Ok(network.load_portion_state_dict(self.portion(), &checkpoint.network)?)
+    }
+
     /// Scores of an earlier state than the last are not what was asked for: the previous checkpoint is no substitute.
     fn newest(&self, files: &CheckpointFiles) -> Result<Checkpoint, CliError> {
         let run = self.folder.path().display();
@@ -174,6 +186,9 @@ impl SavedRun {
     pub(crate) fn training_images(&self) -> Result<Dataset, CliError> {
         let expected = &self.identity.data;
         let dataset = expected.source.open(Split::Train)?;
+        if self.identity.imported.is_some() {
+            return Ok(dataset); // What those weights were trained on is not known.
+        }
         let found = DataIdentity::new(&dataset, expected.source.clone());
         if found.fingerprint == expected.fingerprint {
             return Ok(dataset);

@@ -9,7 +9,7 @@ use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, TrainConfig
 use tch::{Device, Kind};
 
 use crate::args::TrainArgs;
-use crate::commands::{self, ImageSource, PREFETCH, SavedRun, data};
+use crate::commands::{self, ImageSource, PREFETCH, SavedRun, data, import};
 use crate::config::{Logging, Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
@@ -69,6 +69,7 @@ impl Job {
     fn resumed(args: &TrainArgs, path: &Path) -> Result<Self, CliError> {
         let lock = RunFolder::open(path)?.lock()?;
         let saved = SavedRun::open(path, args.images.data.as_deref(), &args.set)?;
+        import::demand_training(&saved)?;
         let device = commands::prepare(&args.compute)?;
         let (checkpoint, is_newest_damaged) = saved.last_checkpoint()?;
         if checkpoint.is_none() {
@@ -272,6 +273,7 @@ fn identity(
         model: model_summary(run, trainer),
         training: TrainingSummary { finished: false, steps: 0, seconds: 0.0, patches_per_s: 0.0, peak_bytes },
         segments: Vec::new(),
+        imported: None,
     }
 }
 

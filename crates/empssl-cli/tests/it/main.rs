@@ -10,6 +10,7 @@
 //! - `monitor`: kNN while a run goes on; `embed`: features of any images, and neighbours;
 //! - `refusals`: every bad input, with its sentence and exit code;
 //! - `transfer`: a run scored on other images;
+//! - `weights`: weights from elsewhere and for elsewhere;
 //! - `shared`: the same program on genuine images, where they are at hand.
 
 mod bench;
@@ -26,6 +27,7 @@ mod resident;
 mod resume;
 mod shared;
 mod transfer;
+mod weights;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

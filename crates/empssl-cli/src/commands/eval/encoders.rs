@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use empssl_eval::{FEATURES, FeatureExtractor};
-use empssl_model::{Embedding, Mode, Network};
+use empssl_model::{Embedding, Mode, Network, Portion};
 use md5::{Digest, Md5};
 use tch::{Device, Tensor};
 
@@ -14,15 +14,22 @@ use crate::report::Encoder;
 pub(crate) const BACKBONE: &str = "backbone";
 pub(crate) const PROJECTION: &str = "projection";
 
-/// A network in evaluation mode.
-pub(crate) struct NetworkFeatures<'a>(pub(crate) &'a Network);
+/// A network in evaluation mode, and how much of it there is: of a backbone alone its own output is scored.
+pub(crate) struct NetworkFeatures<'a>(pub(crate) &'a Network, pub(crate) Portion);
 
 impl FeatureExtractor for NetworkFeatures<'_> {
     fn outputs(&self) -> Vec<&str> {
-        vec![FEATURES, BACKBONE, PROJECTION]
+        match self.1 {
+            Portion::Full => vec![FEATURES, BACKBONE, PROJECTION],
+            Portion::Encoder | Portion::Backbone => vec![FEATURES, BACKBONE],
+        }
     }
 
     fn extract(&self, patches: &Tensor, wanted: &[&str]) -> Vec<Tensor> {
+        if self.1 == Portion::Backbone {
+            let backbone = self.0.encode_backbone(patches, Mode::Eval);
+            return wanted.iter().map(|_| backbone.shallow_clone()).collect();
+        }
         if wanted == [FEATURES] {
             return vec![self.0.encode(patches, Mode::Eval)];
         }
@@ -80,7 +87,7 @@ mod tests {
     fn every_output_is_the_networks_own_and_in_the_order_asked_for() {
         let _guard = tch::no_grad_guard();
         let (network, patches) = (network(), Tensor::ones([3, 3, 8, 8], (Kind::Float, Device::Cpu)));
-        let encoder = NetworkFeatures(&network);
+        let encoder = NetworkFeatures(&network, Portion::Full);
         assert_eq!(encoder.outputs(), ["features", "backbone", "projection"]);
         let expected = network.forward(&patches, Mode::Eval);
         let given = encoder.extract(&patches, &[PROJECTION, FEATURES, BACKBONE]);
@@ -90,6 +97,9 @@ mod tests {
                 && given[2].equal(&expected.backbone)
         );
         assert!(encoder.extract(&patches, &[FEATURES])[0].equal(&expected.features));
+        let alone = NetworkFeatures(&network, Portion::Backbone);
+        assert_eq!(alone.outputs(), ["features", "backbone"]);
+        assert!(alone.extract(&patches, &[FEATURES])[0].equal(&expected.backbone));
     }
 
     #[test]

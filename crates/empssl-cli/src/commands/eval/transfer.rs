@@ -32,8 +32,7 @@ pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str) -> Result<(
     let sets = LabelledSets::of(&train, test, run.config.evaluation.labelled_images, identity.seed)?;
     let prefix = format!("{}-", source.name);
     let (sets, prefix) = (&sets, &prefix);
-    let subject =
-        Subject { run, identity, checkpoint, snapshot: None, sets, features, prefix, scatter: None, device };
+    let subject = Subject { run, identity, checkpoint, snapshot: None, sets, features, prefix, scatter: None, device };
     let mut scored: RunReport = score(&subject, args)?;
     scored.be_of_transfer(identity, &source.name, transfer);
     let path = args.out.clone().unwrap_or_else(|| report.with_extension(format!("report-{}.json", source.name)));
@@ -121,6 +120,7 @@ fn identity(run: &Run, checkpoint: &Checkpoint) -> RunIdentity {
             peak_bytes,
         },
         segments: Vec::new(),
+        imported: None,
     }
 }
 
