@@ -69,7 +69,7 @@ impl Axis {
     fn over_doublings(values: impl Iterator<Item = f64>) -> Self {
         let even = Self::over(values, false);
         let (first, last) = (even.low.ceil() as i64, (even.high + 1e-9).floor() as i64);
-        let stride = (last - first) / 7 + 1;
+        let stride = (last - first) / 8 + 1;
         let ticks = (first..=last).filter(|tick| (tick - first) % stride == 0).map(|tick| tick as f64).collect();
         Self { ticks, doublings: true, ..even }
     }
@@ -82,7 +82,7 @@ impl Axis {
     /// Labels with the decimals that tell the ticks apart.
     fn labels(&self) -> Vec<String> {
         if self.doublings {
-            return self.ticks.iter().map(|tick| text::number(tick.exp2())).collect();
+            return self.ticks.iter().map(|tick| text::decimals(tick.exp2(), (-tick).max(0.0) as usize)).collect();
         }
         let step = self.ticks.windows(2).map(|pair| pair[1] - pair[0]).next().unwrap_or(1.0);
         let decimals = (-step.log10().floor()).max(0.0) as usize;
@@ -204,7 +204,7 @@ mod tests {
         }
         assert!(!chart(vec![(1.0, 1.0), (2.0, 2.0)]).svg().unwrap().contains("<circle"));
         let small = doubling(vec![(0.3, 5.0), (0.9, 6.0)]);
-        assert!(small.contains(">0.500<"), "{small}");
+        assert!(small.contains(">0.5<"), "{small}");
         let far = doubling(vec![(1.0, 5.0), (65536.0, 6.0)]);
         assert!(far.matches("class=\"tick\"").count() <= 9, "{far}");
     }

@@ -122,7 +122,9 @@ fn text_from_outside_is_never_markup() {
 
 #[test]
 fn missing_files_are_named_and_the_rest_is_shown() {
-    let run = copied(|report| report["probe_curve"] = Value::Array(Vec::new()));
+    let run = copied(|report| {
+        ["probe_curve", "test_curve"].iter().for_each(|curve| report[*curve] = Value::Array(Vec::new()));
+    });
     for name in ["metrics.jsonl", "patches.png"] {
         fs::remove_file(run.path().join(name)).unwrap();
     }
