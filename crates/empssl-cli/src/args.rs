@@ -225,16 +225,16 @@ pub(crate) struct EvalArgs {
     /// The data set to transfer to, any that train can open, or auto. A patch keeps its share of an image: the recipe's
     /// quarter of the area is 16 pixels a side of a 32-pixel image, 32 of 64, 48 of 96 and 14 of 28, resized to the
     /// side that the network was trained with; grey images have three equal channels.
-    #[arg(long, value_name = "NAME", requires = "checkpoint")]
+    #[arg(long, value_name = "NAME", requires = "checkpoint", conflicts_with = "run")]
     pub(crate) dataset: Option<String>,
     /// Accept a --dataset with fewer records than the official count; the report's title will say so.
-    #[arg(long, requires = "dataset")]
+    #[arg(long, requires = "dataset", conflicts_with = "run")]
     pub(crate) partial: bool,
     /// What an unreadable image of --dataset does.
-    #[arg(long, value_enum, default_value_t = BadImage::Fail, value_name = "WHAT", requires = "dataset")]
+    #[arg(long, value_enum, default_value_t = BadImage::Fail, value_name = "WHAT", requires = "dataset", conflicts_with = "run")]
     pub(crate) on_bad_image: BadImage,
     /// The report of a transfer [default: beside the checkpoint, checkpoint.report-NAME.json].
-    #[arg(long, value_name = "FILE", requires = "dataset")]
+    #[arg(long, value_name = "FILE", requires = "dataset", conflicts_with = "run")]
     pub(crate) out: Option<PathBuf>,
     /// Change a key of the recipe's [evaluation], as in `--set evaluation.view=grid`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]

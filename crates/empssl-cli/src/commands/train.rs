@@ -91,7 +91,7 @@ impl Job {
             run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
         }
         identity.machine = commands::machine(device);
-        identity.model = model_summary(&run, &trainer);
+        identity.model = model_summary(&run, trainer.n_steps(), trainer.n_epochs());
         identity.command = format!("{}; {}", identity.command, commands::command_line());
         let source = batch_source(&run, dataset, args.workers);
         Ok(Self { folder, _lock: lock, run, identity, source, trainer, device })
@@ -270,7 +270,7 @@ fn identity(
         data: DataIdentity::new(dataset, source),
         machine: commands::machine(device),
         command: commands::command_line(),
-        model: model_summary(run, trainer),
+        model: model_summary(run, trainer.n_steps(), trainer.n_epochs()),
         training: TrainingSummary { finished: false, steps: 0, seconds: 0.0, patches_per_s: 0.0, peak_bytes },
         segments: Vec::new(),
         imported: None,
@@ -278,8 +278,8 @@ fn identity(
 }
 
 /// How large the job is.
-fn model_summary(run: &Run, trainer: &Trainer) -> ModelSummary {
-    let (training, steps) = (&run.config.training, trainer.n_steps());
+pub(crate) fn model_summary(run: &Run, steps: u64, epochs: f64) -> ModelSummary {
+    let training = &run.config.training;
     let mut model = ModelSummary {
         parameters: run.network.n_parameters(),
         patch_side: run.sampler.side(),
@@ -288,7 +288,7 @@ fn model_summary(run: &Run, trainer: &Trainer) -> ModelSummary {
         norm_patches: training.memory.patches_at_once(training.n_patches),
         batch_size: training.batch_size,
         steps,
-        epochs: trainer.n_epochs(),
+        epochs,
         patches_seen: 0,
     };
     model.patches_seen = steps * model.patches_a_step();

@@ -47,8 +47,8 @@ fn a_transfer_names_both_sides() {
     };
     refused(&["eval"], 2, "RUN");
     refused(&["eval", "--checkpoint", "run"], 2, "--dataset");
-    refused(&["eval", "run", "--dataset", "cifar10"], 2, "--checkpoint");
-    refused(&["eval", "run", "--partial"], 2, "--dataset");
+    refused(&["eval", "run", "--dataset", "cifar10"], 2, "--dataset");
+    refused(&["eval", "run", "--partial"], 2, "--partial");
     let file = ["eval", "--device", "cpu", "--dataset", "synthetic", "--checkpoint"];
     refused(&[&file[..], &["run/recipe.toml"]].concat(), 6, "recipe.toml");
     let snapshot = ["run/checkpoint.safetensors", "--snapshot", "1"];

@@ -8,12 +8,11 @@ use empssl_train::Checkpoint;
 use super::sets::LabelledSets;
 use super::{Subject, score};
 use crate::args::{EvalArgs, ImageArgs};
+use crate::commands::train::model_summary;
 use crate::commands::{self, ImageSource, SavedRun, say};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
-use crate::report::{
-    DataIdentity, ModelSummary, PeakBytes, RunIdentity, RunReport, SCHEMA_VERSION, TrainingSummary, Transfer,
-};
+use crate::report::{DataIdentity, PeakBytes, RunIdentity, RunReport, SCHEMA_VERSION, TrainingSummary, Transfer};
 use crate::run_folder::write_json;
 
 /// Scores the network of `checkpoint`, a run or a file, on the images of `dataset`.
@@ -88,22 +87,10 @@ impl Origin {
 
 /// What a checkpoint alone tells of its run.
 fn identity(run: &Run, checkpoint: &Checkpoint) -> RunIdentity {
-    let (training, peak_bytes) = (&run.config.training, PeakBytes { host: None, device: None });
+    let peak_bytes = PeakBytes { host: None, device: None };
     let name = run.config.dataset.clone();
     let source =
         ImageSource { name: name.clone(), root: None, partial: false, on_bad_image: crate::args::BadImage::Fail };
-    let mut model = ModelSummary {
-        parameters: run.network.n_parameters(),
-        patch_side: run.sampler.side(),
-        n_patches: training.n_patches,
-        test_patches: run.config.evaluation.n_patches,
-        norm_patches: training.memory.patches_at_once(training.n_patches),
-        batch_size: training.batch_size,
-        steps: checkpoint.step,
-        epochs: checkpoint.position.epoch as f64,
-        patches_seen: 0,
-    };
-    model.patches_seen = checkpoint.step * model.patches_a_step();
     RunIdentity {
         schema_version: SCHEMA_VERSION,
         recipe: run.recipe.clone(),
@@ -111,7 +98,7 @@ fn identity(run: &Run, checkpoint: &Checkpoint) -> RunIdentity {
         data: DataIdentity { name, source, n_images: 0, fingerprint: String::new() },
         machine: commands::machine(tch::Device::Cpu),
         command: "a checkpoint without its run".to_owned(),
-        model,
+        model: model_summary(run, checkpoint.step, checkpoint.position.epoch as f64),
         training: TrainingSummary {
             finished: checkpoint.step == checkpoint.position.schedule_steps,
             steps: checkpoint.step,
