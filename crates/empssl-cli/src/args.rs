@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Write the weights of a run under PyTorch's names, for the official code or torchvision.
     Export(ExportArgs),
+    /// Check a recipe and print it with every key; with --json also what a run by it would do.
+    Recipe(RecipeArgs),
     /// Fetch, check, pack and look at a data set.
     Data(DataArgs),
     /// Measure where the time of training goes.
@@ -239,6 +241,26 @@ pub(crate) enum Part {
     Network,
     /// The ResNet alone, under torchvision's names; loads into a torchvision ResNet with `fc = Identity()`.
     Backbone,
+}
+
+/// `empssl recipe`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RecipeArgs {
+    /// The recipe, a TOML file of configs/.
+    #[arg(value_name = "FILE")]
+    pub(crate) recipe: PathBuf,
+    /// The data set, when it is not the recipe's.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dataset: Option<String>,
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
+    /// Change a key of the recipe, as in `--set training.n_patches=4`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Open the images as well and print, as JSON, the recipe, the steps and patches of a run by it, and fingerprints of
+    /// the images; for programs that plan runs.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `empssl data`

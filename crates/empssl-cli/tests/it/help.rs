@@ -11,7 +11,7 @@ fn help(arguments: &[&str]) -> String {
 #[test]
 fn help_texts() {
     insta::assert_snapshot!("help", help(&["--help"]));
-    for command in ["train", "eval", "export", "data", "bench", "doctor", "completions"] {
+    for command in ["train", "eval", "export", "recipe", "data", "bench", "doctor", "completions"] {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));
     }
     insta::assert_snapshot!("help-bench-step", help(&["bench", "step", "--help"]));

@@ -3,6 +3,7 @@
 //! - `chain`: train, resume, evaluate, export on generated images, in seconds;
 //! - `bench`: where the time of a step goes;
 //! - `data`: fetching, checking, packing and showing data sets; `packs`: packs that change, break and are interrupted;
+//! - `recipes`: the shipped recipes, and what `empssl recipe` says of them;
 //! - `resume`: what stops a run, what it goes on from, and what it refuses; `kill`: runs killed at any moment;
 //! - `resident`: what a long run takes of the memory;
 //! - `help`: the texts of `--help`, as snapshots;
@@ -15,6 +16,7 @@ mod data;
 mod help;
 mod kill;
 mod packs;
+mod recipes;
 mod refusals;
 mod resident;
 mod resume;
