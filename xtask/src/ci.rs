@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::failure::{Code, Failure, Outcome};
-use crate::reproduce::{self, Profile};
+use crate::reproduce;
+use crate::reproduce::program::Profile;
 use crate::workspace::{self, Workspace};
 use crate::{process, setup, table, test, tidy};
 

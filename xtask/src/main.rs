@@ -9,6 +9,7 @@ mod process;
 mod report;
 mod reproduce;
 mod setup;
+mod sweep;
 mod table;
 mod test;
 mod tidy;

@@ -4,9 +4,9 @@
 //! The page refers to nothing outside itself, so it can be sent to anyone.
 
 mod base64;
-mod chart;
-mod html;
-mod markdown;
+pub(crate) mod chart;
+pub(crate) mod html;
+pub(crate) mod markdown;
 pub(crate) mod model;
 mod terminal;
 pub(crate) mod text;
@@ -46,7 +46,7 @@ pub(crate) fn render(run: &Path) -> Outcome<Report> {
 }
 
 /// Everything a page shows.
-struct Page {
+pub(crate) struct Page {
     report: Report,
     steps: Option<Vec<Step>>,
     patches: Option<Vec<u8>>,

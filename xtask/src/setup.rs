@@ -53,6 +53,11 @@ pub(crate) fn is_users(workspace: &Workspace) -> bool {
     Setup::of(workspace).users_libtorch().is_some()
 }
 
+/// Whether an NVIDIA driver is present, by the signs by which `empssl` decides that there is a GPU to use.
+pub(crate) fn has_driver() -> bool {
+    ["/dev/nvidiactl", "/dev/nvidia0", "/usr/lib/wsl/lib/libcuda.so.1"].iter().any(|path| Path::new(path).exists())
+}
+
 /// Which libtorch the build will find.
 #[derive(Debug, PartialEq)]
 enum Found {
@@ -90,10 +95,7 @@ impl Setup {
             python: OsString::from("python3"),
             compiler: env::var_os("CXX").filter(|name| !name.is_empty()).unwrap_or_else(|| OsString::from("c++")),
             platform: (env::consts::OS, env::consts::ARCH),
-            // The same signs by which `empssl` decides that there is a GPU to use.
-            has_driver: ["/dev/nvidiactl", "/dev/nvidia0", "/usr/lib/wsl/lib/libcuda.so.1"]
-                .iter()
-                .any(|path| Path::new(path).exists()),
+            has_driver: has_driver(),
             free_bytes: disk::free_bytes,
         }
     }

@@ -120,11 +120,11 @@ fn skipped(report: &Report) -> String {
     report.skipped_images.iter().map(|image| format!("- `{}`: {}\n", image.path, escape(&image.reason))).collect()
 }
 
-fn table(head: &[&str]) -> String {
+pub(crate) fn table(head: &[&str]) -> String {
     format!("{}|{}\n", line(head), " --- |".repeat(head.len()))
 }
 
-fn line(cells: &[&str]) -> String {
+pub(crate) fn line(cells: &[&str]) -> String {
     cells.iter().fold("|".to_owned(), |mut line, cell| {
         // Writing to a string cannot fail.
         let _ = write!(line, " {} |", escape(cell).replace('|', "\\|").replace('\n', " "));
@@ -133,6 +133,6 @@ fn line(cells: &[&str]) -> String {
 }
 
 /// Keeps text from being read as markup or HTML.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('*', "\\*").replace('_', "\\_").replace('`', "\\`")
 }
