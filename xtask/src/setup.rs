@@ -18,7 +18,8 @@ use std::time::Instant;
 
 use installed::Folder;
 use pip::Pip;
-use wheels::{LIBTORCH_VERSION, Set};
+pub(crate) use wheels::LIBTORCH_VERSION;
+use wheels::Set;
 
 use crate::failure::{Code, Context, Failure, Outcome};
 use crate::workspace::Workspace;
@@ -51,6 +52,12 @@ pub(crate) fn ensure(workspace: &Workspace) -> Outcome {
 /// Whether `LIBTORCH` was set by the user rather than by cargo's configuration.
 pub(crate) fn is_users(workspace: &Workspace) -> bool {
     Setup::of(workspace).users_libtorch().is_some()
+}
+
+/// The folder of the libtorch that programs of this checkout are built with.
+pub(crate) fn libtorch(workspace: &Workspace) -> PathBuf {
+    let setup = Setup::of(workspace);
+    setup.users_libtorch().map_or_else(|| setup.folder.torch(), Path::to_path_buf)
 }
 
 /// Whether an NVIDIA driver is present, by the signs by which `empssl` decides that there is a GPU to use.

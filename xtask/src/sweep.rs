@@ -71,8 +71,12 @@ impl Request {
     }
 
     fn title(&self) -> String {
-        let mut sets: Vec<&str> = self.sets.iter().map(|set| set.name.as_str()).collect();
-        sets.dedup();
+        let mut sets: Vec<&str> = Vec::new();
+        for set in &self.sets {
+            if !sets.contains(&set.name.as_str()) {
+                sets.push(&set.name);
+            }
+        }
         let tables = self.tables.iter().map(|table| format!("table {}", table.name()));
         let recipes = self.recipes.iter().map(|recipe| format!("recipe {recipe}"));
         let what: Vec<_> = tables.chain(recipes).collect();

@@ -105,37 +105,40 @@ mod tests {
 
     use super::*;
 
-    fn run_script(script: &str, interrupts: &dyn Fn() -> usize) -> (End, String) {
+    /// Runs a script in a folder of its own, where it may leave files.
+    fn run_script(script: &str, interrupts: impl Fn(&Path) -> usize) -> (End, String) {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log.txt");
         fs::write(&log, "error: of another program\n").unwrap();
         let held = File::create(folder.path().join("lock")).unwrap();
         let mut command = Command::new("sh");
-        let end = run(command.args(["-c", script]), &log, &held, interrupts, &mut || ()).unwrap();
+        command.args(["-c", script]).current_dir(folder.path());
+        let end = run(&mut command, &log, &held, &|| interrupts(folder.path()), &mut || ()).unwrap();
         (end, fs::read_to_string(&log).unwrap())
     }
 
     #[test]
     fn the_last_error_of_this_program_is_why_it_failed() {
-        let quiet = || 0;
-        assert_eq!(run_script("echo hello", &quiet).0, End::Done);
-        let (end, log) = run_script("echo a; echo 'error: no images' >&2; echo b; exit 3", &quiet);
+        let quiet = |_: &Path| 0;
+        assert_eq!(run_script("echo hello", quiet).0, End::Done);
+        let (end, log) = run_script("echo a; echo 'error: no images' >&2; echo b; exit 3", quiet);
         assert_eq!(end, End::Failed("no images".to_owned()));
         assert_eq!(log, "error: of another program\na\nerror: no images\nb\n");
-        assert_eq!(run_script("exit 7", &quiet).0, End::Failed("it ended with code 7".to_owned()));
-        assert_eq!(run_script("exit 130", &quiet).0, End::Stopped);
-        assert!(matches!(run_script("kill -9 $$", &quiet).0, End::Failed(why) if why.contains("signal 9")));
+        assert_eq!(run_script("exit 7", quiet).0, End::Failed("it ended with code 7".to_owned()));
+        assert_eq!(run_script("exit 130", quiet).0, End::Stopped);
+        assert!(matches!(run_script("kill -9 $$", quiet).0, End::Failed(why) if why.contains("signal 9")));
     }
 
     #[test]
     fn an_interrupt_is_passed_on_once_and_a_second_kills() {
-        let once = "trap 'echo caught; exit 130' INT; while :; do sleep 0.05; done";
-        let (end, log) = run_script(once, &|| 1);
+        let ready = |folder: &Path| usize::from(folder.join("ready").exists());
+        let once = "trap 'echo caught; exit 130' INT; : > ready; while :; do sleep 0.05; done";
+        let (end, log) = run_script(once, ready);
         assert_eq!(end, End::Stopped);
         assert_eq!(log.matches("caught").count(), 1);
         let asked = AtomicUsize::new(0);
-        let deaf = "trap '' INT; while :; do sleep 0.05; done";
-        let rising = || asked.fetch_add(1, Ordering::SeqCst) / 5;
-        assert_eq!(run_script(deaf, &rising).0, End::Stopped);
+        let deaf = "trap '' INT; : > ready; while :; do sleep 0.05; done";
+        let rising = |folder: &Path| ready(folder) * (1 + asked.fetch_add(1, Ordering::SeqCst) / 5);
+        assert_eq!(run_script(deaf, rising).0, End::Stopped);
     }
 }
