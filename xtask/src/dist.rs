@@ -40,7 +40,9 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
     let size = fs::metadata(&archive).at(Code::Check, "read", &archive)?.len();
     println!("{} ({:.1} MiB)", workspace::from_here(&archive).display(), size as f64 / f64::from(1 << 20));
     match size {
-        size if size > MOST_BYTES => Err(Failure::check(format!("the archive has {size} bytes, more than {MOST_BYTES}"))),
+        size if size > MOST_BYTES => {
+            Err(Failure::check(format!("the archive has {size} bytes, more than {MOST_BYTES}")))
+        }
         _ => Ok(()),
     }
 }
@@ -114,7 +116,8 @@ fn fill(root: &Path, built: &Path, workspace: &Workspace) -> Outcome {
     let data = root.join("data");
     fs::create_dir_all(&data).at(Code::Child, "create the folder", &data)?;
     let path = root.join(BUNDLE_FILE);
-    let text = serde_json::to_string_pretty(&contents(workspace)).map_err(|e| Failure::new(Code::Child, e.to_string()))?;
+    let text =
+        serde_json::to_string_pretty(&contents(workspace)).map_err(|e| Failure::new(Code::Child, e.to_string()))?;
     fs::write(&path, text + "\n").at(Code::Child, "write", &path)
 }
 
@@ -201,13 +204,16 @@ mod tests {
             said
         };
         let said = refusal(&[("LIBTORCH", &old)]);
-        assert!(said.contains("is libtorch 2.10.0, but 2.11.0 is needed") && said.contains("pip install torch==2.11.0"));
+        assert!(
+            said.contains("is libtorch 2.10.0, but 2.11.0 is needed") && said.contains("pip install torch==2.11.0")
+        );
         assert!(refusal(&[("LIBTORCH", folder.path())]).contains("holds no lib/libtorch_cpu.so"));
         // A folder of shell tools alone: no python3 there.
         let tools = folder.path().join("tools");
         fs::create_dir(&tools).unwrap();
         for tool in ["sh", "dirname", "basename", "sed", "cat", "readlink"] {
-            let found = ["/bin", "/usr/bin"].map(|bin| Path::new(bin).join(tool)).into_iter().find(|path| path.exists());
+            let found =
+                ["/bin", "/usr/bin"].map(|bin| Path::new(bin).join(tool)).into_iter().find(|path| path.exists());
             std::os::unix::fs::symlink(found.unwrap(), tools.join(tool)).unwrap();
         }
         assert!(refusal(&[("PATH", &tools)]).contains("LIBTORCH is not set and python3 has no torch package"));

@@ -89,7 +89,8 @@ fn run(task: &Task, workspace: &Workspace) -> Outcome {
         Task::Reproduce(args) => reproduce::run(args, workspace),
         Task::Report(args) => report::run(args),
         _ if workspace.bundle().is_some() => {
-            let message = "this is a bundle of programs, which can `reproduce` and `report`; other tasks need the checkout";
+            let message =
+                "this is a bundle of programs, which can `reproduce` and `report`; other tasks need the checkout";
             Err(Failure::usage(message))
         }
         Task::Setup(args) => setup::run(args, workspace),
@@ -113,7 +114,9 @@ mod tests {
     #[test]
     fn help_names_every_task_and_every_exit_code() {
         let help = Cli::command().render_help().to_string();
-        for word in ["setup", "reproduce", "report", "table", "test", "dist", "ci", "tidy", "Exit codes", "130  interrupted"] {
+        for word in
+            ["setup", "reproduce", "report", "table", "test", "dist", "ci", "tidy", "Exit codes", "130  interrupted"]
+        {
             assert!(help.contains(word), "`{word}` is missing from:\n{help}");
         }
         for code in failure::Code::ALL {

@@ -134,8 +134,7 @@ impl<'a> Sweep<'a> {
 
     /// Writes report.json, report.md and report.html.
     fn report(&self) -> Outcome<SweepReport> {
-        let report =
-            SweepReport::new(&self.plan, &self.request.title(), &self.command, &self.program, &self.folder);
+        let report = SweepReport::new(&self.plan, &self.request.title(), &self.command, &self.program, &self.folder);
         fs::create_dir_all(&self.folder).at(Code::Report, "create the folder", &self.folder)?;
         let json = serde_json::to_string_pretty(&report).map_err(|error| Failure::report(error.to_string()))?;
         for (name, text) in [
@@ -176,7 +175,8 @@ impl<'a> Sweep<'a> {
         let cells = &self.plan.cells;
         let done = cells.iter().filter(|cell| cell.is_done()).count();
         let places: Vec<_> = self.slots.iter().map(|slot| slot.name.as_str()).collect();
-        let mut lines = vec![format!("{}\n{} cells, {done} done; on {}", self.request.title(), cells.len(), places.join(", "))];
+        let mut lines =
+            vec![format!("{}\n{} cells, {done} done; on {}", self.request.title(), cells.len(), places.join(", "))];
         let mut seen: Vec<usize> = Vec::new();
         let mut left = Some(0.0);
         for group in self.plan.tables.iter().flat_map(|table| &table.groups) {
@@ -241,7 +241,8 @@ fn terminal(report: &SweepReport) -> String {
     let warnings: String = words::warnings(report).iter().map(|warning| format!("! {warning}\n")).collect();
     let row = |row: &measured::Row| {
         let published: Vec<_> = row.published.iter().map(|beside| words::published(beside).0).collect();
-        let published = if published.is_empty() { String::new() } else { format!("; published {}", published.join(", ")) };
+        let published =
+            if published.is_empty() { String::new() } else { format!("; published {}", published.join(", ")) };
         format!(
             "  {} {}, {} epochs: linear {}, kNN {}{published}; trained in {}, evaluated in {}; {}\n",
             words::data(row),

@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn a_sweep_gives_a_row_for_each_state_that_was_measured() {
         let folder = tempfile::tempdir().unwrap();
-        let spread = |values: &[f64], mean: f64, std: f64| serde_json::json!({"values": values, "mean": mean, "std": std});
+        let spread =
+            |values: &[f64], mean: f64, std: f64| serde_json::json!({"values": values, "mean": mean, "std": std});
         let row = |n: usize| {
             serde_json::json!({
                 "dataset": "cifar10", "trained_on": null, "synthetic": false, "recipe": "one-epoch", "changes": [],

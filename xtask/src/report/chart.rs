@@ -163,7 +163,9 @@ mod tests {
 
     #[test]
     fn ticks_cover_the_values_and_their_labels_differ() {
-        for (low, high) in [(0.0, 1.0), (-161.3, -12.0), (0.0003, 0.0301), (5.0, 5.0), (51.3, 51.3f64.next_up()), (1.0, 1e6)] {
+        for (low, high) in
+            [(0.0, 1.0), (-161.3, -12.0), (0.0003, 0.0301), (5.0, 5.0), (51.3, 51.3f64.next_up()), (1.0, 1e6)]
+        {
             let axis = Axis::over([low, high].into_iter(), true);
             assert!(axis.low <= low && axis.high >= high && (3..=9).contains(&axis.ticks.len()), "{low} to {high}");
             let mut labels = axis.labels();

@@ -83,9 +83,11 @@ impl ImageSet {
                 "say where they are with `--data DIR`, or let `{xtask} reproduce --dataset {name} --fetch` download and \
                  verify them"
             ),
-            "imagenet100" => "ImageNet has no public address: register at image-net.org, download the ILSVRC 2012 images, \
+            "imagenet100" => {
+                "ImageNet has no public address: register at image-net.org, download the ILSVRC 2012 images, \
                  and point `--data DIR` at their tree, of which the hundred classes are taken (data/imagenet100.md)"
-                .to_owned(),
+                    .to_owned()
+            }
             _ => "say where they are with `--data DIR`".to_owned(),
         };
         Failure::usage(format!("the images of {name} are read from files, and none were given: {way}"))

@@ -10,8 +10,15 @@ use crate::failure::{Code, Context, Outcome};
 use crate::workspace::{self, Workspace};
 use crate::{process, setup};
 
-/// What a figure depends on: the crates and the versions of theirs.
-const SOURCES: [&str; 3] = ["crates", "Cargo.toml", "Cargo.lock"];
+/// What a figure depends on: the crates, but for what only tests and benches are made of, and the versions of theirs.
+const SOURCES: [&str; 6] = [
+    "crates",
+    "Cargo.toml",
+    "Cargo.lock",
+    ":(exclude,glob)crates/*/tests/**",
+    ":(exclude,glob)crates/*/benches/**",
+    ":(exclude,glob)crates/*/examples/**",
+];
 
 /// How the program is built: the figures are those of the release build, a check of the chain takes what is there.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,13 +94,13 @@ pub(crate) fn commit(workspace: &Workspace) -> Option<String> {
     Some(format!("{}{}", head.trim(), if clean { "" } else { " with uncommitted changes" }))
 }
 
-/// A digest of the sources: git's own of what is committed, and every byte of what is not; nothing without git.
+/// A digest of the sources: git's own of what it holds, and every byte of what it does not; nothing without git.
 pub(crate) fn revision(workspace: &Workspace) -> Option<String> {
-    let committed: Vec<String> = SOURCES.iter().map(|path| format!("HEAD:{path}")).collect();
-    let committed: Vec<&str> = std::iter::once("rev-parse").chain(committed.iter().map(String::as_str)).collect();
-    let mut parts = vec![git(workspace, &committed)?.into_bytes()];
-    parts.push(git(workspace, &[&["diff", "HEAD", "--"][..], &SOURCES].concat())?.into_bytes());
-    let others = git(workspace, &[&["ls-files", "--others", "--exclude-standard", "--"][..], &SOURCES].concat())?;
+    let tracked = |args: &[&str]| git(workspace, &[args, &SOURCES].concat());
+    let committed =
+        git(workspace, &["rev-parse", "--verify", "HEAD"]).and_then(|_| tracked(&["ls-files", "--stage", "--"]))?;
+    let mut parts = vec![committed.into_bytes(), tracked(&["diff", "--"])?.into_bytes()];
+    let others = tracked(&["ls-files", "--others", "--exclude-standard", "--"])?;
     for name in others.lines() {
         parts.push(name.as_bytes().to_vec());
         parts.push(fs::read(workspace.join(name)).ok()?);
@@ -137,7 +144,9 @@ mod tests {
         run(&["add", "."]);
         run(&["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "first"]);
         let first = revision(&workspace).unwrap();
+        fs::create_dir_all(workspace.join("crates/c/tests")).unwrap();
         write("README.md", "other");
+        write("crates/c/tests/it.rs", "a test");
         assert_eq!(revision(&workspace).as_ref(), Some(&first));
         write("crates/a.rs", "changed");
         let changed = revision(&workspace).unwrap();

@@ -31,10 +31,7 @@ fn unknown_names_are_refused_with_those_that_exist() {
         refusal("synthetic", "fast"),
         "there is no recipe `fast` in configs/synthetic/; there are: quick, smoke"
     );
-    assert_eq!(
-        refusal("cifar", "quick"),
-        "there is no data set `cifar` in configs/; there are: cifar10, synthetic"
-    );
+    assert_eq!(refusal("cifar", "quick"), "there is no data set `cifar` in configs/; there are: cifar10, synthetic");
     assert!(recipe_file("synthetic", "quick", &workspace).unwrap().ends_with("configs/synthetic/quick.toml"));
 }
 

@@ -46,11 +46,7 @@ pub(crate) fn run(
     Ok(end(status, was_asked, || last_words(log, from)))
 }
 
-fn wait(
-    child: &mut Child,
-    interrupts: &dyn Fn() -> usize,
-    watch: &mut dyn FnMut(),
-) -> Outcome<(ExitStatus, bool)> {
+fn wait(child: &mut Child, interrupts: &dyn Fn() -> usize, watch: &mut dyn FnMut()) -> Outcome<(ExitStatus, bool)> {
     let mut passed_on = false;
     loop {
         let ended = child.try_wait().map_err(|error| Failure::new(Code::Child, format!("cannot wait: {error}")))?;

@@ -53,17 +53,29 @@ fn section(title: &str, body: String) -> String {
 }
 
 fn one_table(table: &TableReport, plan: &TablePlan) -> String {
-    let energy = table.rows.iter().any(|row| words::energy(row).is_some());
-    let heads = ["Data and recipe", "Epochs", "Patches", "Linear probe", "Published", "kNN", "Training", "Evaluation"];
-    let more = ["Patches/s", "Peak memory"].into_iter().chain(energy.then_some("Energy")).chain(["Seeds"]);
-    let heads: String = heads.into_iter().chain(more).map(|head| format!("<th>{head}</th>")).collect();
-    let rows: String = table.rows.iter().map(|row| one_row(row, energy)).collect();
+    let columns = Columns {
+        published: table.rows.iter().any(|row| !row.published.is_empty()),
+        energy: table.rows.iter().any(|row| words::energy(row).is_some()),
+    };
+    let heads = ["Data and recipe", "Epochs", "Patches", "Linear probe"].into_iter();
+    let heads = heads.chain(columns.published.then_some("Published")).chain(["kNN", "Training", "Evaluation"]);
+    let heads = heads.chain(["Patches/s", "Peak memory"]).chain(columns.energy.then_some("Energy")).chain(["Seeds"]);
+    let heads: String = heads.map(|head| format!("<th>{head}</th>")).collect();
+    let rows: String = table.rows.iter().map(|row| one_row(row, &columns)).collect();
     let curves = charts([by_epochs(table), by_patches(table, plan)].into_iter().flatten().collect());
-    let body = format!("<table class=\"sweep\">\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n{curves}");
+    let body = format!(
+        "<table class=\"sweep\">\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n{curves}"
+    );
     section(&table.title, body)
 }
 
-fn one_row(row: &Row, energy: bool) -> String {
+/// Columns that a table has only where they would hold something.
+struct Columns {
+    published: bool,
+    energy: bool,
+}
+
+fn one_row(row: &Row, columns: &Columns) -> String {
     let published: String = row
         .published
         .iter()
@@ -77,17 +89,21 @@ fn one_row(row: &Row, energy: bool) -> String {
     let linear = compared(others.map(|encoder| words::linear(row, encoder)));
     let knn = compared(others.map(|encoder| words::knn(row, encoder)));
     let cells = [
-        format!("<td class=\"name\"><b>{}</b><small>{}</small></td>", escape(&words::data(row)), escape(&words::recipe(row))),
+        format!(
+            "<td class=\"name\"><b>{}</b><small>{}</small></td>",
+            escape(&words::data(row)),
+            escape(&words::recipe(row))
+        ),
         cell("epochs", &words::epochs(row)),
         cell("patches, training / test", &words::patches(row)),
         cell("linear probe", &format!("<b>{}</b>{linear}", words::linear(row, Encoder::Trained))),
-        cell("published (difference)", &published),
+        if columns.published { cell("published (difference)", &published) } else { String::new() },
         cell("weighted kNN", &format!("{}{knn}", words::knn(row, Encoder::Trained))),
         cell("training", &words::seconds(row.train_seconds.as_ref())),
         cell("evaluation", &words::seconds(row.evaluate_seconds.as_ref())),
         cell("patches/s", &words::rate(row.patches_per_s.as_ref())),
         cell("peak memory", &words::memory(row)),
-        if energy { cell("energy", &words::energy(row).unwrap_or_default()) } else { String::new() },
+        if columns.energy { cell("energy", &words::energy(row).unwrap_or_default()) } else { String::new() },
         cell("seeds", &row.status()),
     ];
     format!("<tr>{}</tr>\n", cells.concat())
@@ -155,7 +171,12 @@ fn by_patches<'a>(table: &TableReport, plan: &TablePlan) -> Option<Named<'a>> {
         }
     }
     let title = "Accuracy by patches an image".to_owned();
-    (!lines.is_empty()).then_some(Named { title, x_label: "patches an image in training", y_label: "test top-1, percent", lines })
+    (!lines.is_empty()).then_some(Named {
+        title,
+        x_label: "patches an image in training",
+        y_label: "test top-1, percent",
+        lines,
+    })
 }
 
 /// The loss of every cell, those of one recipe on one set together.

@@ -95,7 +95,9 @@ fn one_a_gpu(jobs: Option<usize>, workers: Option<usize>, machine: &Machine) -> 
     let (n, jobs) = (machine.gpus.len(), jobs.unwrap_or(machine.gpus.len()));
     if jobs > n {
         let known = machine.gpus.join(", ");
-        return Err(Failure::usage(format!("--jobs {jobs} is more than the {n} GPUs there are ({known}): one cell a GPU")));
+        return Err(Failure::usage(format!(
+            "--jobs {jobs} is more than the {n} GPUs there are ({known}): one cell a GPU"
+        )));
     }
     let share = (jobs > 1).then_some((machine.processors / jobs).clamp(1, MAX_WORKERS));
     let slot = |gpu: &String| Slot {
@@ -149,7 +151,8 @@ mod tests {
 
     #[test]
     fn one_cell_a_gpu_with_its_share_of_the_threads() {
-        let both = ["empssl --device cuda --threads 4 --workers 4 [2]", "empssl --device cuda --threads 4 --workers 4 [5]"];
+        let both =
+            ["empssl --device cuda --threads 4 --workers 4 [2]", "empssl --device cuda --threads 4 --workers 4 [5]"];
         assert_eq!(named(None, None, &["2", "5"]).unwrap(), both);
         assert_eq!(named(Some("cuda"), Some(1), &["2", "5"]).unwrap(), ["empssl --device cuda [2]"]);
         assert!(named(None, Some(3), &["2", "5"]).unwrap_err().contains("more than the 2 GPUs there are (2, 5)"));
@@ -158,7 +161,10 @@ mod tests {
     #[test]
     fn without_gpus_cells_share_the_processors() {
         assert_eq!(named(None, None, &[]).unwrap(), ["empssl []"]);
-        assert_eq!(named(Some("cpu"), Some(4), &["0"]).unwrap(), vec!["empssl --device cpu --threads 2 --workers 2 []"; 4]);
+        assert_eq!(
+            named(Some("cpu"), Some(4), &["0"]).unwrap(),
+            vec!["empssl --device cpu --threads 2 --workers 2 []"; 4]
+        );
         assert!(named(None, Some(0), &[]).is_err());
     }
 

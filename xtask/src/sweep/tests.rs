@@ -34,10 +34,10 @@ if [ "$command" = train ]; then
     echo '{"training": {"finished": true}, "model": {"steps": 60}}' > "$run/run.json"
     cp "$here/metrics.jsonl" "$run/"
 else
-    run=$2; out=report.json
-    case "$all" in *--snapshot*) out=snapshots/epoch-0001.report.json;; esac
-    case "$all" in *--dataset*) while [ $# -gt 0 ]; do [ "$1" = --out ] && out=${2#"$run"/}; shift; done;; esac
-    cp "$here/report.json" "$run/$out"
+    out=$2/report.json
+    case "$all" in *--snapshot*) out=$2/snapshots/epoch-0001.report.json;; esac
+    case "$all" in *--checkpoint*) while [ $# -gt 0 ]; do [ "$1" = --out ] && out=$2; shift; done;; esac
+    cp "$here/report.json" "$out"
 fi
 "#;
 
@@ -264,7 +264,10 @@ fn transfer_scores_the_end_on_the_other_sets() {
     let request = Request { sets: vec![synthetic, other], n_seeds: 1, ..alone };
     bed.run(&request).unwrap();
     let calls = fs::read_to_string(bed.folder.path().join("calls")).unwrap();
-    assert!(calls.lines().any(|line| line.starts_with("eval") && line.contains("--dataset other --data /")), "{calls}");
+    assert!(
+        calls.lines().any(|line| line.starts_with("eval --checkpoint") && line.contains("--dataset other --data /")),
+        "{calls}"
+    );
     let rows = &bed.report(&request).tables[0].rows;
     assert!(rows.iter().any(|row| row.trained_on.is_some() && row.n == 1), "{rows:?}");
 }

@@ -1,7 +1,7 @@
 //! Figures of a sweep in words, the same in every form of its report.
 
-use super::measured::{Beside, CellReport, Row, Spread, SweepReport};
 use super::Status;
+use super::measured::{Beside, CellReport, Row, Spread, SweepReport};
 use crate::report::model::{Encoder, PeakBytes, Probe};
 use crate::report::text;
 
@@ -62,7 +62,7 @@ pub(crate) fn data(row: &Row) -> String {
 }
 
 pub(crate) fn epochs(row: &Row) -> String {
-    text::number((row.epochs * 10.0).round() / 10.0)
+    text::decimals(row.epochs, usize::from(row.epochs.fract() != 0.0))
 }
 
 pub(crate) fn patches(row: &Row) -> String {
@@ -97,10 +97,13 @@ pub(crate) fn warnings(report: &SweepReport) -> Vec<String> {
     let count = |status: Status| report.cells.iter().filter(|cell| cell.status == status).count();
     let (all, done, failed) = (report.cells.len(), count(Status::Done), count(Status::Failed));
     let unfinished = (done < all).then(|| {
-        format!("{done} of {all} cells are done{}: the same command goes on.", match failed {
-            0 => String::new(),
-            n => format!(", {n} failed and are tried again with --retry"),
-        })
+        format!(
+            "{done} of {all} cells are done{}: the same command goes on.",
+            match failed {
+                0 => String::new(),
+                n => format!(", {n} failed and are tried again with --retry"),
+            }
+        )
     });
     let rows = || report.tables.iter().flat_map(|table| &table.rows);
     let synthetic = rows().any(|row| row.synthetic).then(|| {

@@ -11,8 +11,8 @@ use super::energy::Meter;
 use super::plan::{Cell, Target};
 use super::slots::Slot;
 use crate::failure::{Code, Context, Failure, Outcome};
-use crate::reproduce::program::Program;
 use crate::report::model::{Encoder, Probe};
+use crate::reproduce::program::Program;
 use crate::{process, report, workspace};
 
 /// The driver's tool.
@@ -159,7 +159,7 @@ fn transfer(command: &mut Command, cell: &Cell, target: &Target) -> Outcome {
     let path = cell.transfer_path(target);
     let folder = cell.join("transfer");
     std::fs::create_dir_all(&folder).at(Code::Child, "create the folder", &folder)?;
-    command.arg("eval").arg(workspace::from_here(&cell.folder));
+    command.args(["eval", "--checkpoint"]).arg(workspace::from_here(&cell.folder));
     target.set.add_to(command);
     command.arg("--out").arg(workspace::from_here(&path));
     Ok(())
@@ -167,7 +167,8 @@ fn transfer(command: &mut Command, cell: &Cell, target: &Target) -> Outcome {
 
 fn scored(report: Option<report::Report>) -> String {
     let Some(report) = report else { return "no scores".to_owned() };
-    let top1 = |probe| report.row(Encoder::Trained, probe).map_or("-".to_owned(), |row| report::text::percent(row.top1));
+    let top1 =
+        |probe| report.row(Encoder::Trained, probe).map_or("-".to_owned(), |row| report::text::percent(row.top1));
     let seconds = report::text::duration(report.seconds.evaluate);
     format!(
         "after {} epochs linear {}, kNN {}; evaluated in {seconds}",

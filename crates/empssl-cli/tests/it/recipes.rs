@@ -47,7 +47,9 @@ fn shipped() -> BTreeSet<String> {
     let list = |path: &Path| fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
     let name = |path: &Path| path.file_stem().unwrap().to_string_lossy().into_owned();
     let folders = list(&recipe("")).into_iter().filter(|path| path.is_dir());
-    folders.flat_map(|folder| list(&folder).into_iter().map(move |f| format!("{}/{}", name(&folder), name(&f)))).collect()
+    folders
+        .flat_map(|folder| list(&folder).into_iter().map(move |f| format!("{}/{}", name(&folder), name(&f))))
+        .collect()
 }
 
 fn table(name: &str) -> toml::Table {
@@ -109,7 +111,10 @@ fn recipes_of_one_kind_differ_only_where_their_names_say() {
             ("one-epoch-200", &["training.memory", "training.n_patches"][..]),
             ("two-epochs", &["training.length", "training.snapshot_epochs"]),
             ("thirty-epochs", &["training.length", "training.snapshot_epochs"]),
-            ("thirty-epochs-200", &["training.length", "training.memory", "training.n_patches", "training.snapshot_epochs"]),
+            (
+                "thirty-epochs-200",
+                &["training.length", "training.memory", "training.n_patches", "training.snapshot_epochs"],
+            ),
             ("ten-epochs-200", &["training.length", "training.memory", "training.n_patches"]),
         ] {
             let other = format!("{dataset}/{other}");
@@ -157,4 +162,36 @@ fn missing_images_and_wrong_recipes_are_refused_by_their_codes() {
     assert!(sentence.contains("nowhere"), "{sentence}");
     let sentence = refuses(&empssl(folder.path(), &["recipe", file, "--set", "training.n_patch=3"]), 4);
     assert!(sentence.contains("did you mean `n_patches`?"), "{sentence}");
+}
+
+/// ImageNet-100 in its own layout: a folder per class in `train` and `val`, with one small photograph of noise in each.
+fn draw_imagenet100(root: &Path) {
+    let classes = fs::read_to_string(recipe("../data/imagenet100.csv")).unwrap();
+    let wnids: Vec<&str> = classes.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
+    for (index, (split, wnid)) in wnids.iter().flat_map(|wnid| [("train", wnid), ("val", wnid)]).enumerate() {
+        let folder = root.join(split).join(wnid);
+        fs::create_dir_all(&folder).unwrap();
+        let image = image::RgbImage::from_fn(50, 40, |x, y| {
+            image::Rgb([(x * 5 + index as u32) as u8, (y * (index as u32 % 9 + 1)) as u8, (index * 7) as u8])
+        });
+        image.save(folder.join(format!("{wnid}_1.JPEG"))).unwrap();
+    }
+}
+
+#[test]
+fn the_recipes_of_imagenet100_run_on_a_tree_of_its_layout() {
+    let folder = tempfile::tempdir().unwrap();
+    draw_imagenet100(folder.path());
+    let data = ["--data", ".", "--partial"];
+    for name in ["smoke", "quick"] {
+        let file = recipe(&format!("imagenet100/{name}.toml"));
+        let short = ["training.length={steps=1}", "evaluation.probe.epochs=1", "evaluation.n_patches=1"];
+        let arguments = crate::training(&file, &short);
+        succeeds(empssl(folder.path(), &[&arguments[..], &data, &["--out", name]].concat()));
+        succeeds(empssl(folder.path(), &["eval", name, "--device", "cpu"]));
+        let report: Value =
+            serde_json::from_str(&fs::read_to_string(folder.path().join(name).join("report.json")).unwrap()).unwrap();
+        assert_eq!(report["partial_counts"]["train"], serde_json::json!({"found": 100, "expected": 126_689}));
+        assert_eq!(report["labelled"]["n_test"], 100);
+    }
 }
