@@ -18,7 +18,7 @@ fn main() {
         .include(include.join("torch/csrc/api/include"))
         // The warnings of libtorch's own headers are not ours to mend.
         .warnings(false)
-        .files(["shim/shim.cpp", "shim/lists.cpp", "shim/operators.cpp", "shim/streams.cpp"])
+        .files(["shim/shim.cpp", "shim/lists.cpp", "shim/mapped.cpp", "shim/operators.cpp", "shim/streams.cpp"])
         .compile("empssl_shim");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
 }

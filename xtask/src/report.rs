@@ -5,6 +5,7 @@
 
 mod base64;
 pub(crate) mod chart;
+mod cost;
 pub(crate) mod html;
 pub(crate) mod markdown;
 pub(crate) mod model;

@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Check a recipe and print it with every key; with --json also what a run by it would do.
     Recipe(RecipeArgs),
+    /// List the runs of a folder with their scores and sizes, or remove their features.
+    Runs(RunsArgs),
     /// Fetch, check, pack and look at a data set.
     Data(DataArgs),
     /// Measure where the time of training goes.
@@ -202,6 +204,18 @@ pub(crate) struct EvalArgs {
     /// Where the data set is now, when it has moved since training.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// Change a key of the recipe's [evaluation], as in `--set evaluation.view=grid`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Which features may be taken from RUN/features.
+    #[arg(long, value_enum, default_value_t = FeatureUse::Auto, value_name = "WHICH")]
+    pub(crate) features: FeatureUse,
+    /// Outputs of the network to keep in RUN/features besides the scored features; comma-separated.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "OUTPUTS")]
+    pub(crate) keep: Vec<Output>,
+    /// Write the trained network's features, labels and image numbers of both splits to this folder as NumPy arrays.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) npy: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) snapshot: SnapshotArgs,
     #[command(flatten)]
@@ -211,12 +225,46 @@ pub(crate) struct EvalArgs {
     pub(crate) workers: Option<usize>,
 }
 
+/// `--features`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FeatureUse {
+    /// Take those in RUN/features that are of this state and these images, compute the others.
+    Auto,
+    /// Compute none: refuse what is missing or of something else.
+    Reuse,
+    /// Compute all.
+    Fresh,
+}
+
+/// `--keep`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// The pooled output of the ResNet.
+    Backbone,
+    /// The output of the projector, which is trained on.
+    Projection,
+}
+
 /// Which state of a run.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct SnapshotArgs {
     /// The snapshot after so many epochs, one of the recipe's snapshot_epochs [default: the last state].
     #[arg(id = "snapshot", long = "snapshot", value_name = "EPOCHS")]
     pub(crate) epochs: Option<u64>,
+}
+
+/// `empssl runs`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunsArgs {
+    /// The folder that holds the runs, or a run.
+    #[arg(default_value = "runs", value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// Remove the features of RUN, or of every run in DIR, and what killed processes left; checkpoints and reports stay.
+    #[arg(long, value_name = "RUN", num_args = 0..=1)]
+    pub(crate) clean: Option<Option<PathBuf>>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `empssl export`

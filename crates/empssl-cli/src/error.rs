@@ -102,6 +102,7 @@ impl CliError {
             }
             Self::Train(TrainError::Save { .. } | TrainError::Observer(_)) => 6,
             Self::Model(error) if is_about_a_file(error) => 6,
+            Self::Eval(error) if is_about_features_on_disk(error) => 6,
             Self::Interrupted { .. } => 130,
             Self::Train(_) | Self::Eval(_) | Self::Model(_) | Self::Shim(_) | Self::Torch(_) => 1,
         }
@@ -110,6 +111,11 @@ impl CliError {
 
 fn is_about_a_file(error: &ModelError) -> bool {
     matches!(error, ModelError::Read { .. } | ModelError::Format { .. } | ModelError::Write { .. })
+}
+
+fn is_about_features_on_disk(error: &EvalError) -> bool {
+    use EvalError::{BankFormat, NotKept, OtherBank, Read, Write};
+    matches!(error, Read { .. } | Write { .. } | BankFormat { .. } | OtherBank { .. } | NotKept { .. })
 }
 
 /// Fetching and packing write; what the disk refuses there is not bad data.

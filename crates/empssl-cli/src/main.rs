@@ -47,6 +47,7 @@ fn dispatch(args: Args) -> Result<(), CliError> {
         Command::Eval(args) => commands::eval::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Recipe(args) => commands::recipe::run(&args),
+        Command::Runs(args) => commands::runs::run(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),

@@ -123,6 +123,11 @@ pub(crate) fn seconds_at(metrics: &Path, step: u64) -> Result<f64, CliError> {
     Ok(records(metrics, step)?.last().map_or(0.0, |(_, record)| record.seconds))
 }
 
+/// The last step that was logged; 0 when none was.
+pub(crate) fn last_step(metrics: &Path) -> Result<u64, CliError> {
+    Ok(records(metrics, u64::MAX)?.last().map_or(0, |(_, record)| record.step))
+}
+
 /// A bar on a terminal; elsewhere a plain line now and then.
 pub(crate) struct Bar {
     bar: ProgressBar,

@@ -6,7 +6,7 @@ use empssl_data::{BadImage, Dataset};
 use serde::{Deserialize, Serialize};
 
 use crate::commands::ImageSource;
-use crate::config::{Checks, Published};
+use crate::config::{Checks, CurveProbe, EvalView, Published};
 use crate::segments::Segment;
 
 /// Raised whenever a reader of the older form could misread the newer one.
@@ -178,6 +178,8 @@ pub(crate) struct Labelled {
     pub(crate) n_train: usize,
     pub(crate) n_train_available: usize,
     pub(crate) n_test: usize,
+    /// Classes without a labelled training image.
+    pub(crate) absent_classes: Vec<String>,
 }
 
 /// Which features were scored.
@@ -200,6 +202,15 @@ pub(crate) enum Probe {
     Knn,
 }
 
+impl From<CurveProbe> for Probe {
+    fn from(probe: CurveProbe) -> Self {
+        match probe {
+            CurveProbe::Linear => Self::Linear,
+            CurveProbe::Knn => Self::Knn,
+        }
+    }
+}
+
 /// One score.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Row {
@@ -207,6 +218,9 @@ pub(crate) struct Row {
     pub(crate) probe: Probe,
     pub(crate) top1: f64,
     pub(crate) top5: f64,
+    /// The probe's best epoch on the test images, as the original prints it beside the last; nothing where there are no
+    /// epochs. It flatters, so nothing is ever concluded from it.
+    pub(crate) chosen_on_test: Option<f64>,
     pub(crate) n_train: usize,
     pub(crate) n_test: usize,
     /// Features and score together.
@@ -221,6 +235,36 @@ pub(crate) struct CurvePoint {
     pub(crate) encoder: Encoder,
     pub(crate) epoch: usize,
     pub(crate) test_top1: f64,
+}
+
+/// A score of the trained encoder against what the features of a test image cost.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct TestPoint {
+    pub(crate) view: EvalView,
+    /// Patches of an image.
+    pub(crate) n_patches: usize,
+    pub(crate) probe: Probe,
+    pub(crate) top1: f64,
+    pub(crate) top5: f64,
+    /// The features of all test images.
+    pub(crate) seconds: f64,
+}
+
+/// Features that were scored.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct FeatureFile {
+    pub(crate) encoder: Encoder,
+    pub(crate) split: &'static str,
+    pub(crate) view: EvalView,
+    /// The most patches of an image.
+    pub(crate) n_patches: usize,
+    pub(crate) bytes: u64,
+    /// In the run's folder of features; nothing for those that are not kept.
+    pub(crate) file: Option<String>,
+    /// Taken from an earlier evaluation of the same state.
+    pub(crate) reused: bool,
+    /// To compute them, whenever that was.
+    pub(crate) seconds: f64,
 }
 
 /// A claim of the recipe, and whether this run bears it out.
@@ -274,6 +318,8 @@ pub(crate) struct RunReport {
     pub(crate) rows: Vec<Row>,
     pub(crate) published: Vec<Published>,
     pub(crate) probe_curve: Vec<CurvePoint>,
+    pub(crate) test_curve: Vec<TestPoint>,
+    pub(crate) features: Vec<FeatureFile>,
     pub(crate) bars: Vec<Bar>,
 }
 
@@ -347,6 +393,7 @@ mod tests {
             probe,
             top1,
             top5: 99.0,
+            chosen_on_test: None,
             n_train: 1,
             n_test: 1,
             seconds: 0.0,

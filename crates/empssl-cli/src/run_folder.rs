@@ -96,6 +96,11 @@ impl RunFolder {
         CheckpointFiles::new(&self.0)
     }
 
+    /// Features of labelled images, computed once and scored many times.
+    pub(crate) fn features(&self) -> PathBuf {
+        self.0.join("features")
+    }
+
     /// Images with the patches that the network saw of them.
     pub(crate) fn patches(&self) -> PathBuf {
         self.0.join("patches.png")
@@ -111,7 +116,7 @@ impl RunFolder {
 
     fn files(&self) -> Vec<PathBuf> {
         let reports = ["report.md", "report.html"].map(|name| self.0.join(name));
-        let own = [self.recipe(), self.identity(), self.metrics(), self.patches(), self.report(None)];
+        let own = [self.recipe(), self.identity(), self.metrics(), self.features(), self.patches(), self.report(None)];
         let kept = self.checkpoints();
         let kept = [kept.newest(), kept.previous(), kept.damaged(), kept.snapshots()];
         own.into_iter().chain(kept).chain(reports).collect()

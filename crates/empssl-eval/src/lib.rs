@@ -1,6 +1,7 @@
 //! Frozen encoder -> numbers: how good are the features that an encoder gives to labelled images?
 //!
-//! - [`features`]: [`FeatureBank`], one row of features an image, the mean over its patches ("bag of patches");
+//! - [`features`]: [`FeatureBank`], one row of features an image, the mean over its patches ("bag of patches"), in memory
+//!   or, as a [`BankFile`], on disk, computed in one pass and scored many times;
 //! - [`knn`]: [`WeightedKnn`], the vote of the nearest training images;
 //! - [`probe`]: [`LinearProbe`], softmax regression by stochastic gradient descent on the frozen features;
 //! - [`metrics`]: [`Accuracy`], top-1 and top-5 in percent.
@@ -38,7 +39,9 @@ pub mod probe;
 mod testing;
 
 pub use error::EvalError;
-pub use features::{BankOptions, FeatureBank, FeatureExtractor, pixels};
+pub use features::{
+    BankFile, BankIdentity, BankOptions, BankSpec, FEATURES, FeatureBank, FeatureExtractor, Kept, pixels, powers_of_two,
+};
 pub use knn::{KnnConfig, Metric, WeightedKnn};
 pub use metrics::Accuracy;
 pub use probe::{BestOfRates, FittedProbe, LinearProbe, LinearProbeConfig, PIXEL_RATES, best_of_rates};

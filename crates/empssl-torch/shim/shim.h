@@ -67,6 +67,10 @@ char *empssl_addcdiv(empssl_tensor out, empssl_tensor term, empssl_tensor divide
 // Page-locked host memory of so many bytes, all 0, as a new tensor.
 char *empssl_pinned(size_t bytes, empssl_tensor *out);
 
+// Bytes of an owner's as a new tensor; `release(owner)` is called once, when the last tensor on them is gone or at once
+// when this fails.
+char *empssl_owned_bytes(void *bytes, size_t length, void *owner, void (*release)(void *), empssl_tensor *out);
+
 // A stream of a CUDA device.
 typedef struct {
   int64_t device;

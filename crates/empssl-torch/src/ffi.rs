@@ -7,8 +7,10 @@ use tch::Tensor;
 
 use crate::memory::DeviceMemory;
 
+mod owned;
 mod streams;
 
+pub(crate) use owned::bytes_of_owner;
 pub(crate) use streams::{
     RawEvent, RawStream, event_admit, event_is_complete, event_wait, pinned, stream_from_pool, upload,
 };

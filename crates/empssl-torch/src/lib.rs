@@ -6,6 +6,7 @@
 //! a device, [`autograd`] begins a backward pass at a given gradient, [`lists`] holds the operators over whole lists of
 //! tensors and [`host`] their single pass through host memory, [`operators`] tells which operators a piece of code calls,
 //! [`stream`] copies beside the computing, from memory that [`pinned`] provides and [`upload`] guards until it was read,
+//! [`mapped`] shows a file as tensors without reading it,
 //! [`failure`] turns the panics of tch's plain operators (out of memory above all) into errors, and
 //! [`version`] tells which libtorch is running.
 //!
@@ -19,6 +20,7 @@ pub mod failure;
 mod ffi;
 pub mod host;
 pub mod lists;
+pub mod mapped;
 pub mod memory;
 pub mod operators;
 pub mod pinned;
@@ -30,6 +32,7 @@ pub mod version;
 pub use device::{DeviceChoice, DeviceError};
 pub use failure::{TorchFailure, catch};
 pub use ffi::ShimError;
+pub use mapped::MappedFile;
 pub use pinned::PinnedBytes;
 pub use stream::{Event, Stream};
 pub use upload::{Completion, Upload};

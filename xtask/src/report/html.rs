@@ -1,6 +1,7 @@
 //! report.html: one self-contained page, light and dark, for a desk and for a phone.
 
-use super::chart::{Chart, Line};
+use super::chart::{Chart, Line, Scale};
+use super::cost;
 use super::model::{Bar, Encoder, ProbePoint, Published, Report, Row, Step};
 use super::{Page, base64, text};
 
@@ -19,6 +20,7 @@ pub(crate) fn render(page: &Page) -> String {
     let sections = [
         section("Accuracy", accuracy(page)),
         section("What the run had to show", bars(&report.bars)),
+        section("Accuracy against test cost", cost::html(report)),
         section("Curves", charts(page)),
         section("Patches as the network sees them", page.patches.as_deref().map(patches).unwrap_or_default()),
         section("How it was made", facts(report)),
@@ -63,6 +65,7 @@ fn accuracy(page: &Page) -> String {
         "Probe",
         "Top-1 on the test split",
         "Top-5",
+        text::CHOSEN_ON_TEST,
         "Labelled images",
         "Test images",
         "Time",
@@ -78,7 +81,7 @@ fn accuracy(page: &Page) -> String {
 
 /// Figures stand to the right, words and the drawn accuracy to the left.
 fn class(column: usize) -> &'static str {
-    if (3..=6).contains(&column) { " class=\"num\"" } else { "" }
+    if (3..=7).contains(&column) { " class=\"num\"" } else { "" }
 }
 
 fn measured_row(row: &Row, first: bool) -> String {
@@ -90,6 +93,7 @@ fn measured_row(row: &Row, first: bool) -> String {
         format!("<td>{}{setting}</td>", row.probe.label()),
         drawn(row.top1, colour),
         cell("top-5", &row.top5.map_or(String::new(), text::percent)),
+        cell(text::CHOSEN_ON_TEST, &row.chosen_on_test.map_or(String::new(), text::percent)),
         cell("labelled images", &text::count(row.n_train)),
         cell("test images", &text::count(row.n_test)),
         cell("time", &row.seconds.map_or(String::new(), text::duration)),
@@ -103,7 +107,7 @@ fn published_row(row: &Published, first: bool) -> String {
     let class = if first { "published first" } else { "published" };
     let words = format!("<td>Published, not measured here</td><td>{}</td>", row.probe.label());
     let source = escape(&text::source(row));
-    format!("<tr class=\"{class}\">{words}{}<td colspan=\"5\"><small>{source}</small></td></tr>\n", drawn(row.top1, ""))
+    format!("<tr class=\"{class}\">{words}{}<td colspan=\"6\"><small>{source}</small></td></tr>\n", drawn(row.top1, ""))
 }
 
 /// An accuracy with a line as long as it is high.
@@ -147,7 +151,8 @@ fn charts(page: &Page) -> String {
     let by_step = |title, y_label, value: fn(&Step) -> f64| {
         let points = steps.iter().map(|step| (step.step, value(step))).collect();
         let line = Line { class: "trained", points };
-        figure(&Chart { title, x_label: "training step", y_label, lines: vec![line] }, "")
+        let (x_label, x_scale, lines) = ("training step", Scale::Even, vec![line]);
+        figure(&Chart { title, x_label, y_label, x_scale, lines }, "")
     };
     let figures = [
         by_step("Loss", "total loss", |step| step.loss),
@@ -175,12 +180,14 @@ fn probe_chart(points: &[ProbePoint]) -> Option<String> {
         title: "Accuracy of the linear probe",
         x_label: "epoch of the probe on frozen features",
         y_label: "test top-1, percent",
+        x_scale: Scale::Even,
         lines,
     };
     figure(&chart, &format!("<p class=\"legend\">{legend}</p>"))
 }
 
-fn figure(chart: &Chart<'_>, legend: &str) -> Option<String> {
+/// A chart in a frame, or nothing where it would be empty.
+pub(super) fn figure(chart: &Chart<'_>, legend: &str) -> Option<String> {
     Some(format!("<figure><h3>{}</h3>{legend}{}</figure>\n", chart.title, chart.svg()?))
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::model::{Bar, Encoder, ProbePoint, Published, Report, Row, Step};
-use super::{Page, text};
+use super::{Page, cost, text};
 
 /// Lines of the tables that stand for curves, about.
 const SAMPLES: usize = 12;
@@ -18,6 +18,7 @@ pub(crate) fn render(page: &Page) -> String {
         format!("{}\n", escape(&text::verdict(report))),
         section("Accuracy", &accuracy(page)),
         section("What the run had to show", &report.bars.iter().map(bar).collect::<String>()),
+        section("Accuracy against test cost", &cost::markdown(report)),
         section("Training", &page.steps.as_deref().map(training).unwrap_or_default()),
         section("Linear probe by epoch", &probe_curve(&report.probe_curve)),
         section(
@@ -42,7 +43,18 @@ fn section(title: &str, body: &str) -> String {
 }
 
 fn accuracy(page: &Page) -> String {
-    let head = table(&["Encoder", "Probe", "Top-1", "Top-5", "Labelled", "Test", "Time", "Peak memory", "Setting"]);
+    let head = table(&[
+        "Encoder",
+        "Probe",
+        "Top-1",
+        "Top-5",
+        text::CHOSEN_ON_TEST,
+        "Labelled",
+        "Test",
+        "Time",
+        "Peak memory",
+        "Setting",
+    ]);
     let measured: String = page.rows().into_iter().map(measured).collect();
     let published: String = page.report.comparable().iter().map(published).collect();
     format!("{head}{measured}{published}\n{}\n", text::TABLE_NOTE)
@@ -54,6 +66,7 @@ fn measured(row: &Row) -> String {
         row.probe.label(),
         &text::percent(row.top1),
         &row.top5.map_or(String::new(), text::percent),
+        &row.chosen_on_test.map_or(String::new(), text::percent),
         &text::count(row.n_train),
         &text::count(row.n_test),
         &row.seconds.map_or(String::new(), text::duration),
@@ -67,6 +80,7 @@ fn published(row: &Published) -> String {
         "published, not measured here",
         row.probe.label(),
         &text::percent(row.top1),
+        "",
         "",
         "",
         "",

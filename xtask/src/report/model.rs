@@ -44,6 +44,11 @@ pub(crate) struct Report {
     pub(crate) published: Vec<Published>,
     #[serde(default)]
     pub(crate) probe_curve: Vec<ProbePoint>,
+    /// Reports of older programs have none of the next two.
+    #[serde(default)]
+    pub(crate) test_curve: Vec<TestPoint>,
+    #[serde(default)]
+    pub(crate) features: Vec<FeatureFile>,
     #[serde(default)]
     pub(crate) bars: Vec<Bar>,
 }
@@ -109,6 +114,9 @@ pub(crate) struct Labelled {
     pub(crate) n_train: u64,
     pub(crate) n_train_available: Option<u64>,
     pub(crate) n_test: u64,
+    /// Classes without a labelled training image.
+    #[serde(default)]
+    pub(crate) absent_classes: Vec<String>,
 }
 
 /// One measured accuracy, in percent.
@@ -118,6 +126,9 @@ pub(crate) struct Row {
     pub(crate) probe: Probe,
     pub(crate) top1: f64,
     pub(crate) top5: Option<f64>,
+    /// The probe's best epoch on the test images, which flatters.
+    #[serde(default)]
+    pub(crate) chosen_on_test: Option<f64>,
     pub(crate) n_train: u64,
     pub(crate) n_test: u64,
     pub(crate) seconds: Option<f64>,
@@ -180,6 +191,51 @@ pub(crate) struct ProbePoint {
     pub(crate) encoder: Encoder,
     pub(crate) epoch: f64,
     pub(crate) test_top1: f64,
+}
+
+/// The trained encoder's accuracy when features are taken from so many patches of an image in this way.
+#[derive(Debug, Deserialize)]
+pub(crate) struct TestPoint {
+    pub(crate) view: View,
+    pub(crate) n_patches: u64,
+    pub(crate) probe: Probe,
+    pub(crate) top1: f64,
+    /// The features of all test images.
+    pub(crate) seconds: f64,
+}
+
+/// What an encoder sees of an image in evaluation.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum View {
+    Published,
+    Grid,
+    GridFlip,
+    Whole,
+}
+
+impl View {
+    /// In the order of tables and legends.
+    pub(crate) const ALL: [Self; 4] = [Self::Published, Self::Grid, Self::GridFlip, Self::Whole];
+
+    /// The words in tables and legends.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Published => "random patches, augmented, as published",
+            Self::Grid => "patches in fixed places, colours as they are",
+            Self::GridFlip => "the same, half of them mirrored",
+            Self::Whole => "the whole image, resized",
+        }
+    }
+}
+
+/// Features that were computed for the scores, or taken from an earlier evaluation.
+#[derive(Debug, Deserialize)]
+pub(crate) struct FeatureFile {
+    pub(crate) bytes: u64,
+    /// Nothing for those that were not kept.
+    pub(crate) file: Option<String>,
+    pub(crate) reused: bool,
 }
 
 /// Something the run had to show.

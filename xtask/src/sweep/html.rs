@@ -7,7 +7,7 @@ use super::measured::{CellReport, Row, SweepReport, TableReport};
 use super::plan::{Group, Plan, TablePlan};
 use super::tables::Table;
 use super::words;
-use crate::report::chart::{Chart, Line};
+use crate::report::chart::{Chart, Line, Scale};
 use crate::report::html::escape;
 use crate::report::model::{self, Encoder, Probe};
 
@@ -130,7 +130,8 @@ fn figure(named: &Named<'_>) -> Option<String> {
     let colour = |index: usize| COLOURS[index % COLOURS.len()];
     let lines = named.lines.iter().enumerate();
     let lines = lines.map(|(index, (_, points))| Line { class: colour(index), points: points.clone() }).collect();
-    let chart = Chart { title: &named.title, x_label: named.x_label, y_label: named.y_label, lines };
+    let chart =
+        Chart { title: &named.title, x_label: named.x_label, y_label: named.y_label, x_scale: Scale::Even, lines };
     let legend: String = named
         .lines
         .iter()

@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod recipe;
+pub(crate) mod runs;
 pub(crate) mod train;
 
 use std::io::{self, Write};

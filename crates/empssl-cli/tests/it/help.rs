@@ -11,7 +11,7 @@ fn help(arguments: &[&str]) -> String {
 #[test]
 fn help_texts() {
     insta::assert_snapshot!("help", help(&["--help"]));
-    for command in ["train", "eval", "export", "recipe", "data", "bench", "doctor", "completions"] {
+    for command in ["train", "eval", "export", "recipe", "runs", "data", "bench", "doctor", "completions"] {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));
     }
     insta::assert_snapshot!("help-bench-step", help(&["bench", "step", "--help"]));
@@ -30,7 +30,10 @@ fn the_names_of_all_sets_are_told() {
 fn completions_name_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = help(&["completions", shell]);
-        assert!(["train", "eval", "export", "doctor"].iter().all(|command| script.contains(command)), "{shell}");
+        assert!(
+            ["train", "eval", "export", "runs", "doctor"].iter().all(|command| script.contains(command)),
+            "{shell}"
+        );
     }
 }
 

@@ -4,6 +4,7 @@
 //! - `bench`: where the time of a step goes;
 //! - `data`: fetching, checking, packing and showing data sets; `packs`: packs that change, break and are interrupted;
 //! - `recipes`: the shipped recipes, and what `empssl recipe` says of them;
+//! - `features`: what is kept of an evaluation, and the list of runs;
 //! - `resume`: what stops a run, what it goes on from, and what it refuses; `kill`: runs killed at any moment;
 //! - `resident`: what a long run takes of the memory;
 //! - `help`: the texts of `--help`, as snapshots;
@@ -13,6 +14,7 @@
 mod bench;
 mod chain;
 mod data;
+mod features;
 mod help;
 mod kill;
 mod packs;

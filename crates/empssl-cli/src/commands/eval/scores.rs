@@ -1,82 +1,95 @@
-//! The rows of the table of scores.
+//! How features are scored: one function for each row of the table, from banks to a score.
+//!
+//! A new kind of score is a function here beside the others, a [`Probe`] of the report, and a line in
+//! [`Scorer::of_encoder`].
 
 use std::time::Instant;
 
-use empssl_data::View;
-use empssl_eval::{Accuracy, LinearProbe, LinearProbeConfig, PIXEL_RATES, WeightedKnn, best_of_rates, pixels};
-use empssl_model::{Mode, Network};
-use tch::Tensor;
+use empssl_eval::{Accuracy, LinearProbe, LinearProbeConfig, PIXEL_RATES, WeightedKnn, best_of_rates};
 
-use super::banks::{BankMaker, Banks};
-use crate::commands;
+use super::banks::Banks;
+use crate::config::{CurveProbe, Run};
 use crate::error::CliError;
-use crate::report::{CurvePoint, Encoder, Probe, Row};
+use crate::report::Probe;
 
-/// Fills the table.
-pub(crate) struct Scorer<'a> {
-    pub(crate) banks: BankMaker<'a>,
-    pub(crate) rows: Vec<Row>,
-    pub(crate) curve: Vec<CurvePoint>,
+/// One score of one encoder.
+pub(crate) struct Score {
+    pub(crate) probe: Probe,
+    pub(crate) accuracy: Accuracy,
+    /// The best epoch on the test images, for those who compare with the original's print.
+    pub(crate) chosen_on_test: Option<f64>,
+    /// Of the scoring alone.
+    pub(crate) seconds: f64,
+    pub(crate) setting: String,
 }
 
+/// The recipe's scores.
+pub(crate) struct Scorer<'a> {
+    pub(crate) run: &'a Run,
+    pub(crate) seed: u64,
+}
+
+/// The scores of an encoder, and the linear probe's accuracy after each of its epochs.
+pub(crate) type ScoresAndCurve = (Vec<Score>, Vec<Accuracy>);
+
 impl Scorer<'_> {
-    pub(crate) fn score_network(&mut self, encoder: Encoder, network: &Network) -> Result<(), CliError> {
-        let extractor = |patches: &Tensor| network.encode(patches, Mode::Eval);
-        let banks = self.banks.banks(&extractor, self.banks.run.view(), self.banks.run.config.evaluation.n_patches)?;
-        self.score_knn(encoder, &banks)?;
-        let probe = self.banks.run.probe.clone();
-        let started = Instant::now();
-        let (fitted, curve) = LinearProbe::new(&probe, self.banks.seed)?.fit_with_curve(&banks.train, &banks.test)?;
-        let accuracy = fitted.score(&banks.test)?;
-        let points = curve.iter().enumerate();
-        self.curve.extend(points.map(|(index, point)| CurvePoint { encoder, epoch: index + 1, test_top1: point.top1 }));
-        self.push(encoder, Probe::Linear, accuracy, &banks, started, setting(&probe, &probe.lr.to_string()))
+    /// Every score of a network's features.
+    pub(crate) fn of_encoder(&self, banks: &Banks) -> Result<ScoresAndCurve, CliError> {
+        let (linear, curve) = self.linear(banks)?;
+        Ok((vec![linear, self.knn(banks)?], curve))
     }
 
-    /// Raw pixels: the whole image as the network's numbers; the linear probe at the best of three rates, chosen on the
-    /// test images, which favours the pixels.
-    pub(crate) fn score_pixels(&mut self) -> Result<(), CliError> {
-        let encoder = Encoder::Pixels;
-        let banks = self.banks.banks(&pixels, View::Whole, 1)?;
-        self.score_knn(encoder, &banks)?;
-        let started = Instant::now();
-        let best = best_of_rates(&self.banks.run.probe, &PIXEL_RATES, self.banks.seed, &banks.train, &banks.test)?;
+    /// Every score of raw pixels, which have no part in the probe's curve.
+    pub(crate) fn of_pixels(&self, banks: &Banks) -> Result<ScoresAndCurve, CliError> {
+        Ok((vec![self.linear_at_its_best_rate(banks)?, self.knn(banks)?], Vec::new()))
+    }
+
+    /// One score of the curve against patches.
+    pub(crate) fn on_curve(&self, probe: CurveProbe, banks: &Banks) -> Result<Score, CliError> {
+        match probe {
+            CurveProbe::Linear => Ok(self.linear(banks)?.0),
+            CurveProbe::Knn => self.knn(banks),
+        }
+    }
+
+    /// The published probe.
+    fn linear(&self, banks: &Banks) -> Result<(Score, Vec<Accuracy>), CliError> {
+        let (probe, started) = (&self.run.probe, Instant::now());
+        let (fitted, curve) = LinearProbe::new(probe, self.seed)?.fit_with_curve(&banks.train, &banks.test)?;
+        let score = Score {
+            probe: Probe::Linear,
+            accuracy: fitted.score(&banks.test)?,
+            chosen_on_test: curve.iter().map(|epoch| epoch.top1).reduce(f64::max),
+            seconds: started.elapsed().as_secs_f64(),
+            setting: setting(probe, &probe.lr.to_string()),
+        };
+        Ok((score, curve))
+    }
+
+    /// The linear probe at the best of three rates, chosen on the test images, which favours the pixels.
+    fn linear_at_its_best_rate(&self, banks: &Banks) -> Result<Score, CliError> {
+        let (probe, started) = (&self.run.probe, Instant::now());
+        let best = best_of_rates(probe, &PIXEL_RATES, self.seed, &banks.train, &banks.test)?;
         let rates = format!("{}, the best of {PIXEL_RATES:?} on the test images", best.lr);
-        self.push(encoder, Probe::Linear, best.accuracy, &banks, started, setting(&self.banks.run.probe, &rates))
+        Ok(Score {
+            probe: Probe::Linear,
+            accuracy: best.accuracy,
+            chosen_on_test: None,
+            seconds: started.elapsed().as_secs_f64(),
+            setting: setting(probe, &rates),
+        })
     }
 
-    fn score_knn(&mut self, encoder: Encoder, banks: &Banks) -> Result<(), CliError> {
-        let config = &self.banks.run.knn;
-        let started = Instant::now();
-        let accuracy = WeightedKnn::new(config)?.score(&banks.train, &banks.test)?;
-        let setting = format!("cosine, k {}, T {}", config.k, config.temperature);
-        self.push(encoder, Probe::Knn, accuracy, banks, started, setting)
-    }
-
-    fn push(
-        &mut self,
-        encoder: Encoder,
-        probe: Probe,
-        accuracy: Accuracy,
-        banks: &Banks,
-        started: Instant,
-        setting: String,
-    ) -> Result<(), CliError> {
-        let (n_train, n_test) = (self.banks.sets.train.len(), self.banks.sets.test.len());
-        let seconds = banks.seconds + started.elapsed().as_secs_f64();
-        let peak_bytes = banks.peaks.max(commands::peaks(self.banks.device)?);
-        self.rows.push(Row {
-            encoder,
-            probe,
-            top1: accuracy.top1,
-            top5: accuracy.top5,
-            n_train,
-            n_test,
-            seconds,
-            peak_bytes,
-            setting,
-        });
-        Ok(())
+    /// The published neighbours.
+    fn knn(&self, banks: &Banks) -> Result<Score, CliError> {
+        let (config, started) = (&self.run.knn, Instant::now());
+        Ok(Score {
+            probe: Probe::Knn,
+            accuracy: WeightedKnn::new(config)?.score(&banks.train, &banks.test)?,
+            chosen_on_test: None,
+            seconds: started.elapsed().as_secs_f64(),
+            setting: format!("cosine, k {}, T {}", config.k, config.temperature),
+        })
     }
 }
 
