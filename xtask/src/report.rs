@@ -4,10 +4,10 @@
 //! The page refers to nothing outside itself, so it can be sent to anyone.
 
 mod base64;
-mod chart;
+pub(crate) mod chart;
 mod cost;
-mod html;
-mod markdown;
+pub(crate) mod html;
+pub(crate) mod markdown;
 pub(crate) mod model;
 mod monitor;
 mod terminal;
@@ -49,7 +49,7 @@ pub(crate) fn render(run: &Path) -> Outcome<Report> {
 }
 
 /// Everything a page shows.
-struct Page {
+pub(crate) struct Page {
     report: Report,
     steps: Option<Vec<Step>>,
     patches: Option<Vec<u8>>,

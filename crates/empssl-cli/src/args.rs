@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Import(ImportArgs),
     /// Write the network of a run for PyTorch: its weights, or a TorchScript module.
     Export(ExportArgs),
+    /// Check a recipe and print it with every key; with --json also what a run by it would do.
+    Recipe(RecipeArgs),
     /// List the runs of a folder with their scores and sizes, or remove their features.
     Runs(RunsArgs),
     /// Write the features of any images to a file.
@@ -476,6 +478,26 @@ pub(crate) enum Format {
     Safetensors,
     /// A module for torch.jit.load, which runs without any source; patches of any number and side, in any precision.
     Torchscript,
+}
+
+/// `empssl recipe`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RecipeArgs {
+    /// The recipe, a TOML file of configs/.
+    #[arg(value_name = "FILE")]
+    pub(crate) recipe: PathBuf,
+    /// The data set, when it is not the recipe's.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dataset: Option<String>,
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
+    /// Change a key of the recipe, as in `--set training.n_patches=4`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Open the images as well and print, as JSON, the recipe, the steps and patches of a run by it, and fingerprints of
+    /// the images; for programs that plan runs.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `empssl data`

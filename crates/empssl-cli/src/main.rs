@@ -49,6 +49,7 @@ fn dispatch(args: Args) -> Result<(), CliError> {
         Command::Eval(args) => commands::eval::run(&args),
         Command::Import(args) => commands::import::run(&args),
         Command::Export(args) => commands::export::run(&args),
+        Command::Recipe(args) => commands::recipe::run(&args),
         Command::Runs(args) => commands::runs::run(&args),
         Command::Embed(args) => commands::embed::run(&args),
         Command::Neighbours(args) => commands::neighbours::run(&args),

@@ -56,7 +56,9 @@ impl Axis {
     /// An axis over the values, ending on round numbers where `rounded`.
     fn over(values: impl Iterator<Item = f64>, rounded: bool) -> Self {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
-        let (low, high) = if high > low { (low, high) } else { (low - 0.5, low + 0.5) };
+        // What differs by rounding alone is one value: ticks between would be alike too.
+        let differ = high - low > 1e-9 * low.abs().max(high.abs());
+        let (low, high) = if differ { (low, high) } else { (low - 0.5, low + 0.5) };
         let step = round_step((high - low) / if rounded { 4.5 } else { 6.5 });
         let (low, high) =
             if rounded { ((low / step).floor() * step, (high / step).ceil() * step) } else { (low, high) };
@@ -218,7 +220,9 @@ mod tests {
 
     #[test]
     fn ticks_cover_the_values_and_their_labels_differ() {
-        for (low, high) in [(0.0, 1.0), (-161.3, -12.0), (0.0003, 0.0301), (5.0, 5.0), (1.0, 1e6)] {
+        for (low, high) in
+            [(0.0, 1.0), (-161.3, -12.0), (0.0003, 0.0301), (5.0, 5.0), (51.3, 51.3f64.next_up()), (1.0, 1e6)]
+        {
             let axis = Axis::over([low, high].into_iter(), true);
             assert!(axis.low <= low && axis.high >= high && (3..=9).contains(&axis.ticks.len()), "{low} to {high}");
             let mut labels = axis.labels();

@@ -149,11 +149,11 @@ fn skipped(report: &Report) -> String {
     report.skipped_images.iter().map(|image| format!("- `{}`: {}\n", image.path, escape(&image.reason))).collect()
 }
 
-pub(super) fn table(head: &[&str]) -> String {
+pub(crate) fn table(head: &[&str]) -> String {
     format!("{}|{}\n", line(head), " --- |".repeat(head.len()))
 }
 
-pub(super) fn line(cells: &[&str]) -> String {
+pub(crate) fn line(cells: &[&str]) -> String {
     cells.iter().fold("|".to_owned(), |mut line, cell| {
         // Writing to a string cannot fail.
         let _ = write!(line, " {} |", escape(cell).replace('|', "\\|").replace('\n', " "));
@@ -162,6 +162,6 @@ pub(super) fn line(cells: &[&str]) -> String {
 }
 
 /// Keeps text from being read as markup or HTML.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('*', "\\*").replace('_', "\\_").replace('`', "\\`")
 }

@@ -10,6 +10,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod neighbours;
+pub(crate) mod recipe;
 pub(crate) mod runs;
 pub(crate) mod train;
 

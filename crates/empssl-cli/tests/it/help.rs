@@ -11,8 +11,20 @@ fn help(arguments: &[&str]) -> String {
 #[test]
 fn help_texts() {
     insta::assert_snapshot!("help", help(&["--help"]));
-    let commands =
-        ["train", "eval", "import", "export", "runs", "embed", "neighbours", "data", "bench", "doctor", "completions"];
+    let commands = [
+        "train",
+        "eval",
+        "import",
+        "export",
+        "recipe",
+        "runs",
+        "embed",
+        "neighbours",
+        "data",
+        "bench",
+        "doctor",
+        "completions",
+    ];
     for command in commands {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));
     }
