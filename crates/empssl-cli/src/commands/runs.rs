@@ -104,6 +104,8 @@ impl Listed {
         let state = match self.state {
             State::Finished => "finished".to_owned(),
             State::Training => format!("training, step {} of {}", self.step, self.steps),
+            // A trial counts its own steps as the whole; it goes on all the same.
+            State::Stopped if self.step >= self.steps => format!("stopped at step {}", self.step),
             State::Stopped => format!("stopped at step {} of {}", self.step, self.steps),
         };
         let size = |bytes| if bytes == 0 { "-".to_owned() } else { Bytes(bytes).to_string() };

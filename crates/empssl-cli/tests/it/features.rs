@@ -94,6 +94,9 @@ fn modified(folder: &Path) -> Vec<std::time::SystemTime> {
     banks(folder).iter().map(|name| fs::metadata(path(name)).unwrap().modified().unwrap()).collect()
 }
 
+/// Puts something else in the place of a bank.
+type Spoil<'a> = Box<dyn Fn() + 'a>;
+
 #[test]
 fn features_of_another_state_other_images_or_a_damaged_file_are_refused_or_computed_again() {
     let folder = trained("0");
@@ -104,7 +107,7 @@ fn features_of_another_state_other_images_or_a_damaged_file_are_refused_or_compu
     let own = fs::read(&bank).unwrap();
     let other_run = empssl(folder.path(), &["eval", "other", "--device", "cpu", "--threads", "1"]);
     succeeds(other_run);
-    let cases: [(&str, Box<dyn Fn()>); 4] = [
+    let cases: [(&str, Spoil<'_>); 4] = [
         (
             "`encoder` is ",
             Box::new(|| copy(&folder.path().join("other/features/trained-published.test.safetensors"), &bank)),
