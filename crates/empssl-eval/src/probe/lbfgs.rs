@@ -152,8 +152,7 @@ impl Line<'_> {
     /// A step that satisfies the strong Wolfe conditions, `first` if it does; none when rounding hides every gain.
     fn step(&mut self, first: f64) -> Option<Trial> {
         let slope = dot(&self.origin.gradient, self.direction);
-        // Written so that NaN fails.
-        if !(slope < 0.0) {
+        if slope >= 0.0 || slope.is_nan() {
             return None;
         }
         let mut low = End { step: 0.0, value: self.origin.value, slope };
