@@ -57,7 +57,7 @@ impl Rates {
             }
             let alike = groups().filter(|other| Kind::of(&other.outline) == kind);
             let finished = alike.flat_map(|other| other.cells.iter().map(move |&cell| (other, cell)));
-            let measured = finished.filter_map(|(other, cell)| measured(&plan.cells[cell], &other.outline)).last();
+            let measured = finished.filter_map(|(other, cell)| measured(&plan.cells[cell], &other.outline)).next_back();
             let first = group.cells.first().map(|&cell| &plan.cells[cell]);
             let rate = measured.or_else(|| trial(first?, slot, program));
             rates.0.push((kind, rate));

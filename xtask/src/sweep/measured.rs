@@ -224,7 +224,7 @@ impl Gathered<'_> {
         }
         let of_target = |target: &&Target| {
             let reports: Vec<_> = self.cells(group).filter_map(|cell| cell.transfer_report(target)).collect();
-            let scored = reports.first().map_or_else(|| target.set.name.clone(), |report| label_of(report));
+            let scored = reports.first().map_or_else(|| target.set.name.clone(), label_of);
             let row = row(group, None, &reports);
             Row { trained_on: Some(row.dataset), dataset: scored, published: Vec::new(), ..row }
         };
