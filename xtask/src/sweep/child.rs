@@ -67,10 +67,11 @@ fn wait(child: &mut Child, interrupts: &dyn Fn() -> usize, watch: &mut dyn FnMut
     }
 }
 
-/// Sends the program what Ctrl-C sends. Where that is impossible the program ends by itself later, or at the second
+/// Asks the program to stop, by the signal that is heard even where a shell let its jobs in the background ignore
+/// Ctrl-C. Where that is impossible the program ends by itself later, or at the second
 /// interrupt.
 fn interrupt(child: &Child) {
-    let _ = process::output(Command::new("sh").args(["-c", "kill -INT \"$1\"", "sh", &child.id().to_string()]));
+    let _ = process::output(Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &child.id().to_string()]));
 }
 
 fn end(status: ExitStatus, was_asked: bool, last_words: impl FnOnce() -> Option<String>) -> End {
@@ -128,12 +129,12 @@ mod tests {
     #[test]
     fn an_interrupt_is_passed_on_once_and_a_second_kills() {
         let ready = |folder: &Path| usize::from(folder.join("ready").exists());
-        let once = "trap 'echo caught; exit 130' INT; : > ready; while :; do sleep 0.05; done";
+        let once = "trap 'echo caught; exit 130' TERM; : > ready; while :; do sleep 0.05; done";
         let (end, log) = run_script(once, ready);
         assert_eq!(end, End::Stopped);
         assert_eq!(log.matches("caught").count(), 1);
         let asked = AtomicUsize::new(0);
-        let deaf = "trap '' INT; : > ready; while :; do sleep 0.05; done";
+        let deaf = "trap '' TERM; : > ready; while :; do sleep 0.05; done";
         let rising = |folder: &Path| ready(folder) * (1 + asked.fetch_add(1, Ordering::SeqCst) / 5);
         assert_eq!(run_script(deaf, rising).0, End::Stopped);
     }

@@ -29,7 +29,7 @@ if [ "$command" = train ]; then
     if [ -e "$here/fail-$seed" ]; then echo "error: seed $seed is unlucky" >&2; exit 1; fi
     if [ -e "$here/slow" ] && ! [ -e "$run/run.json" ]; then
         echo '{"training": {"finished": false}, "model": {"steps": 60}}' > "$run/run.json"
-        trap 'exit 130' INT; while :; do sleep 0.05; done
+        trap 'exit 130' TERM; while :; do sleep 0.05; done
     fi
     echo '{"training": {"finished": true}, "model": {"steps": 60}}' > "$run/run.json"
     cp "$here/metrics.jsonl" "$run/"
