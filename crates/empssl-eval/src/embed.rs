@@ -6,6 +6,9 @@ use tch::Tensor;
 use crate::error::EvalError;
 use crate::features::{BankOptions, FeatureExtractor, first_non_finite_row, mean_over_patches, to_device};
 
+/// What takes the indices `[b]` of images in their data set, and their features `[b, h]`.
+pub type Sink<'a, E> = dyn FnMut(&[usize], &Tensor) -> Result<(), E> + 'a;
+
 /// Hands the features of `batches` to `sink`, batch after batch, and keeps none: a set of any size can be embedded.
 ///
 /// The features `[b, h]` of b images are on the device of the encoder, each the mean over the patches of its image, as
@@ -20,7 +23,7 @@ pub fn embed<E: From<EvalError>>(
     extractor: &dyn FeatureExtractor,
     batches: impl IntoIterator<Item = Result<PatchBatch, DataError>>,
     options: &BankOptions,
-    sink: &mut dyn FnMut(&[usize], &Tensor) -> Result<(), E>,
+    sink: &mut Sink<'_, E>,
 ) -> Result<(), E> {
     options.check()?;
     let _guard = tch::no_grad_guard();

@@ -52,7 +52,7 @@ mod tests {
     fn steps() -> Vec<Step> {
         let line = |step: u32| {
             let check = r#","monitor":{"knn_top1":SHARE.5,"knn_top5":90,"images":1000,"patches":1,"seconds":0.25}"#;
-            let check = if step % 2 == 0 { check.replace("SHARE", &step.to_string()) } else { String::new() };
+            let check = if step.is_multiple_of(2) { check.replace("SHARE", &step.to_string()) } else { String::new() };
             let record = format!(r#"{{"step":{step},"lr":0.1,"loss":1,"invariance":0,"coding_rate":2{check}}}"#);
             serde_json::from_str(&record).unwrap()
         };
