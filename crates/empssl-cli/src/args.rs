@@ -239,7 +239,7 @@ pub(crate) struct EvalArgs {
     /// The report of a transfer [default: beside the checkpoint, checkpoint.report-NAME.json].
     #[arg(long, value_name = "FILE", requires = "dataset", conflicts_with = "run")]
     pub(crate) out: Option<PathBuf>,
-    /// Change a key of the recipe's [evaluation], as in `--set evaluation.view=grid`; may be repeated.
+    /// Change a key of the recipe's evaluation, as in `--set evaluation.view=grid`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Which features may be taken from RUN/features.
