@@ -7,8 +7,10 @@ use tch::Tensor;
 
 use crate::memory::DeviceMemory;
 
+mod groups;
 mod streams;
 
+pub(crate) use groups::{Listen, RawBuckets, RawGroup, RawStore, RawWork};
 pub(crate) use streams::{
     RawEvent, RawStream, event_admit, event_is_complete, event_wait, pinned, stream_from_pool, upload,
 };

@@ -6,6 +6,7 @@
 //! a device, [`autograd`] begins a backward pass at a given gradient, [`lists`] holds the operators over whole lists of
 //! tensors and [`host`] their single pass through host memory, [`operators`] tells which operators a piece of code calls,
 //! [`stream`] copies beside the computing, from memory that [`pinned`] provides and [`upload`] guards until it was read,
+//! [`processes`] lets several processes compute together,
 //! [`failure`] turns the panics of tch's plain operators (out of memory above all) into errors, and
 //! [`version`] tells which libtorch is running.
 //!
@@ -23,6 +24,7 @@ pub mod memory;
 pub mod operators;
 pub mod pinned;
 pub mod precision;
+pub mod processes;
 pub mod stream;
 pub mod upload;
 pub mod version;
