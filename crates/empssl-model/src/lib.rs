@@ -46,5 +46,5 @@ pub use arithmetic::{Arithmetic, Layout, Products};
 pub use config::{Block, NetworkConfig, ResNetConfig, Stem};
 pub use error::{ModelError, StateMismatch};
 pub use footprint::StageElements;
-pub use layers::{Mode, Part};
+pub use layers::{Mode, Part, SharedNorm};
 pub use network::{Embedding, Network, Stage};

@@ -4,6 +4,7 @@
 //! - `bench`: where the time of a step goes;
 //! - `data`: fetching, checking, packing and showing data sets; `packs`: packs that change, break and are interrupted;
 //! - `resume`: what stops a run, what it goes on from, and what it refuses; `kill`: runs killed at any moment;
+//! - `ranks`: several processes that train as one, and what ends them;
 //! - `resident`: what a long run takes of the memory;
 //! - `help`: the texts of `--help`, as snapshots;
 //! - `refusals`: every bad input, with its sentence and exit code;
@@ -15,6 +16,7 @@ mod data;
 mod help;
 mod kill;
 mod packs;
+mod ranks;
 mod refusals;
 mod resident;
 mod resume;
