@@ -68,7 +68,7 @@ pub enum GroupError {
         other: usize,
     },
     /// The ranks were started with different settings.
-    #[error("rank {rank} began with {what} that rank 0 does not have; start every rank alike, on the same files")]
+    #[error("rank {rank} began with another {what} than rank 0; start every rank alike, on the same files")]
     Unlike {
         /// The first rank that differs.
         rank: usize,

@@ -169,7 +169,7 @@ impl ProcessGroup {
             return Ok(());
         }
         let (rank, fact) = (differs.int64_value(&[0, 0]), differs.int64_value(&[0, 1]));
-        Err(GroupError::Unlike { rank: rank as usize, what: format!("another {}", facts[fact as usize].0) })
+        Err(GroupError::Unlike { rank: rank as usize, what: facts[fact as usize].0.to_owned() })
     }
 
     /// Batch normalisation as if the parts `x` of all ranks were one batch, with its derivative: of `[N, channels, ...]`
