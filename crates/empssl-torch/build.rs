@@ -3,7 +3,8 @@
 use std::env;
 use std::path::Path;
 
-const FILES: [&str; 7] = ["shim", "lists", "operators", "streams", "groups", "shared_norm", "buckets"];
+const FILES: [&str; 9] =
+    ["shim", "lists", "mapped", "operators", "script", "streams", "groups", "shared_norm", "buckets"];
 
 fn main() {
     println!("cargo:rerun-if-changed=shim");

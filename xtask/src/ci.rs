@@ -8,9 +8,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::failure::{Code, Failure, Outcome};
-use crate::reproduce::{self, Profile};
+use crate::reproduce;
+use crate::reproduce::program::Profile;
 use crate::workspace::{self, Workspace};
-use crate::{process, setup, table, test, tidy};
+use crate::{dist, process, setup, table, test, tidy};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -22,7 +23,7 @@ pub(crate) struct Args {
 /// One thing that must hold.
 type Step = (&'static str, fn(&Workspace) -> Outcome);
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     ("fmt", |workspace| cargo(workspace, &["fmt", "--all", "--check"])),
     ("tidy", tidy::run),
     ("table", |workspace| table::run(&table::Args { check: true }, workspace)),
@@ -34,6 +35,7 @@ const STEPS: [Step; 11] = [
     ("doc-only", doc_without_libtorch),
     ("consumer", consumer::run),
     ("smoke", smoke),
+    ("dist", dist::check),
 ];
 
 /// Runs the task.

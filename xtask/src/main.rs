@@ -4,11 +4,13 @@
 //! It links neither libtorch nor any of our crates, so that every task begins within seconds on a bare machine.
 
 mod ci;
+mod dist;
 mod failure;
 mod process;
 mod report;
 mod reproduce;
 mod setup;
+mod sweep;
 mod table;
 mod test;
 mod tidy;
@@ -16,9 +18,9 @@ mod workspace;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::workspace::Workspace;
 
 /// What every `--help` ends with.
@@ -50,13 +52,19 @@ enum Task {
     /// Train, evaluate and report, from nothing to a page to read
     ///
     /// Without arguments: the synthetic set with the quick recipe, some minutes on two CPU cores.
-    Reproduce(reproduce::Args),
+    /// With a table, several seeds, sets or recipes: a sweep, whose plan is shown first. Cells that are done are skipped and
+    /// those that were interrupted go on, so the same command may be given as often as it takes.
+    Reproduce(Box<reproduce::Args>),
     /// Write report.md and report.html of a run again from what its folder holds
     Report(report::Args),
     /// Write the README's results table from the reports under docs/results/
     Table(table::Args),
     /// Run every test of the workspace
     Test(test::Args),
+    /// Pack the programs and recipes into one archive for a machine without Rust and without a network
+    ///
+    /// Its launcher takes the libtorch of LIBTORCH, or of the torch package of the python3 that is there.
+    Dist(dist::Args),
     /// Everything that must hold before a change is merged
     Ci(ci::Args),
     /// Measure the house rules no compiler checks
@@ -64,8 +72,10 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let task = Cli::parse().task;
-    match run(&task, &Workspace::locate()) {
+    let workspace = Workspace::locate();
+    let command = Cli::command().bin_name(workspace.xtask());
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    match run(&cli.task, &workspace) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");
@@ -76,11 +86,17 @@ fn main() -> ExitCode {
 
 fn run(task: &Task, workspace: &Workspace) -> Outcome {
     match task {
-        Task::Setup(args) => setup::run(args, workspace),
         Task::Reproduce(args) => reproduce::run(args, workspace),
         Task::Report(args) => report::run(args),
+        _ if workspace.bundle().is_some() => {
+            let message =
+                "this is a bundle of programs, which can `reproduce` and `report`; other tasks need the checkout";
+            Err(Failure::usage(message))
+        }
+        Task::Setup(args) => setup::run(args, workspace),
         Task::Table(args) => table::run(args, workspace),
         Task::Test(args) => test::run(args, workspace),
+        Task::Dist(args) => dist::run(args, workspace),
         Task::Ci(args) => ci::run(args, workspace),
         Task::Tidy => tidy::run(workspace),
     }
@@ -89,7 +105,6 @@ fn run(task: &Task, workspace: &Workspace) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -99,7 +114,9 @@ mod tests {
     #[test]
     fn help_names_every_task_and_every_exit_code() {
         let help = Cli::command().render_help().to_string();
-        for word in ["setup", "reproduce", "report", "table", "test", "ci", "tidy", "Exit codes", "130  interrupted"] {
+        for word in
+            ["setup", "reproduce", "report", "table", "test", "dist", "ci", "tidy", "Exit codes", "130  interrupted"]
+        {
             assert!(help.contains(word), "`{word}` is missing from:\n{help}");
         }
         for code in failure::Code::ALL {

@@ -22,7 +22,8 @@ pub(crate) fn watch_interrupts() {
     });
 }
 
-fn interrupts() -> usize {
+/// Interrupts so far.
+pub(crate) fn interrupts() -> usize {
     INTERRUPTS.load(Ordering::SeqCst)
 }
 
@@ -89,7 +90,8 @@ pub(crate) fn shown(command: &Command) -> String {
         .join(" ")
 }
 
-fn quoted(word: &str) -> String {
+/// A word as a shell takes it.
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

@@ -4,12 +4,15 @@
 //! The page refers to nothing outside itself, so it can be sent to anyone.
 
 mod base64;
-mod chart;
-mod html;
-mod markdown;
+pub(crate) mod chart;
+mod cost;
+pub(crate) mod html;
+pub(crate) mod markdown;
 pub(crate) mod model;
+mod monitor;
 mod terminal;
 pub(crate) mod text;
+mod votes;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,16 +49,19 @@ pub(crate) fn render(run: &Path) -> Outcome<Report> {
 }
 
 /// Everything a page shows.
-struct Page {
+pub(crate) struct Page {
     report: Report,
     steps: Option<Vec<Step>>,
     patches: Option<Vec<u8>>,
+    /// Test images by their features, as SVG.
+    scatter: Option<Vec<u8>>,
 }
 
 impl Page {
     fn read(run: &Path) -> Outcome<Self> {
         let report = Report::read(run)?;
-        Ok(Self { report, steps: model::steps(run), patches: fs::read(run.join("patches.png")).ok() })
+        let file = |name: &str| fs::read(run.join(name)).ok();
+        Ok(Self { report, steps: model::steps(run), patches: file("patches.png"), scatter: file("scatter.svg") })
     }
 
     /// The rows with those of one probe together, the trained encoder first.

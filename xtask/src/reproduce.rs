@@ -1,38 +1,48 @@
 //! `cargo xtask reproduce`: setup, release build, training, evaluation, report; one command from nothing to a page.
+//!
+//! One set, one recipe and one seed make a run; more of any, or a table of the paper, make a sweep ([`crate::sweep`]).
+
+pub(crate) mod images;
+pub(crate) mod program;
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use clap::ValueEnum;
-
 use crate::failure::{Code, Context, Failure, Outcome};
 use crate::report::{self, Report};
+use crate::sweep::{self, Request, Table};
 use crate::workspace::Workspace;
 use crate::{process, setup, workspace};
+use images::{ImageSet, MayFetch, OnBadImage, SYNTHETIC};
+use program::{Profile, Program};
 
-/// The set that needs no files.
-const SYNTHETIC: &str = "synthetic";
+/// What is taken where nothing is asked for.
+const QUICK: &str = "quick";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which images: a folder of configs/, such as synthetic or cifar10
-    #[arg(long, default_value = SYNTHETIC)]
-    dataset: String,
-    /// Which recipe: a file of configs/DATASET/ without its ending
-    #[arg(long, default_value = "quick")]
-    recipe: String,
-    /// Where the images are; every set but the synthetic one needs it
+    /// Which images: a folder of configs/, such as synthetic or cifar10, and where they are; may be repeated
+    #[arg(long, value_name = "NAME[=DIR]", default_value = SYNTHETIC)]
+    dataset: Vec<String>,
+    /// Which recipe: a file of configs/DATASET/ without its ending; may be repeated [default: those of the table; without
+    /// one quick, or on a machine with an NVIDIA GPU one-epoch and main for a set of the paper]
+    #[arg(long, value_name = "NAME")]
+    recipe: Vec<String>,
+    /// Where the images are, for sets without a folder of their own [default: data, if they are there]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Download a public set that is missing, and verify it
+    #[arg(long)]
+    fetch: bool,
     /// Accept a set with fewer records than the official count; the report says how many of how many
     #[arg(long)]
     partial: bool,
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Seed of everything random: weights, order and patches
+    /// Seed of everything random: weights, order and patches; of several the first
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// What an image that cannot be decoded means
@@ -41,25 +51,49 @@ pub(crate) struct Args {
     /// Threads that prepare patches
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Folder of the run; must not hold one yet [default: runs/DATASET-RECIPE-sSEED, numbered when taken]
+    /// Change a key of the recipe, as in `--set training.n_patches=4`; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Folder of the run, which must not hold one yet [default: runs/DATASET-RECIPE-sSEED, numbered when taken]; of a
+    /// sweep, whose cells and reports lie below it [default: runs]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    sweep: SweepArgs,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum OnBadImage {
-    /// Stop and name the file
-    Fail,
-    /// Leave it out; the report counts and names those left out
-    Skip,
+/// What makes a sweep of it.
+#[derive(clap::Args, Default)]
+#[command(next_help_heading = "Sweeps")]
+struct SweepArgs {
+    /// A table of the paper; may be repeated
+    #[arg(long, value_enum)]
+    table: Vec<Table>,
+    /// So many seeds of every cell
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: Option<u64>,
+    /// Numbers of patches an image for the table `patches` [default: 5,10,20,50,100,200]
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
+    patches: Vec<usize>,
+    /// Cells at a time, one a GPU [default: as many as there are GPUs, else 1]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Say what would be run, what of it is done and what the rest may take, and stop there
+    #[arg(long)]
+    dry_run: bool,
+    /// Go on with cells that failed before, too
+    #[arg(long)]
+    retry: bool,
 }
 
-impl OnBadImage {
-    fn flag(self) -> &'static str {
-        match self {
-            Self::Fail => "fail",
-            Self::Skip => "skip",
-        }
+impl SweepArgs {
+    fn is_given(&self) -> bool {
+        !self.table.is_empty()
+            || self.seeds.is_some()
+            || !self.patches.is_empty()
+            || self.jobs.is_some()
+            || self.dry_run
+            || self.retry
     }
 }
 
@@ -67,64 +101,151 @@ impl Args {
     /// The arguments of one run on the synthetic set, for checks that need a whole run.
     pub(crate) fn synthetic(recipe: &str, out: PathBuf) -> Self {
         Self {
-            dataset: SYNTHETIC.to_owned(),
-            recipe: recipe.to_owned(),
+            dataset: vec![SYNTHETIC.to_owned()],
+            recipe: vec![recipe.to_owned()],
             data: None,
+            fetch: false,
             partial: false,
             device: Some("cpu".to_owned()),
             seed: 0,
             on_bad_image: None,
             workers: None,
+            set: Vec::new(),
             out: Some(out),
+            sweep: SweepArgs::default(),
         }
     }
-}
 
-/// How the program is built: the figures are those of the release build, a check of the chain takes what is there.
-#[derive(Clone, Copy)]
-pub(crate) enum Profile {
-    Dev,
-    Release,
-}
+    /// The sets, each with its own folder or the common one.
+    fn sets(&self) -> Vec<ImageSet> {
+        let set = |text: &String| {
+            let (name, dir) = match text.split_once('=') {
+                Some((name, dir)) => (name, Some(PathBuf::from(dir))),
+                None => (text.as_str(), self.data.clone()),
+            };
+            ImageSet { name: name.to_owned(), dir, partial: self.partial, on_bad_image: self.on_bad_image }
+        };
+        self.dataset.iter().map(set).collect()
+    }
 
-impl Profile {
-    /// Cargo's name of the folder under its target.
-    fn folder(self) -> &'static str {
-        match self {
-            Self::Dev => "debug",
-            Self::Release => "release",
+    /// The tables that are meant where none is named: those of the paper, on a machine that can make them.
+    fn tables(&self, has_gpu: bool, workspace: &Workspace) -> Vec<Table> {
+        let named_nothing = self.sweep.table.is_empty() && self.recipe.is_empty();
+        let on_gpu = has_gpu && self.device.as_deref() != Some("cpu");
+        let of_the_paper = |name: &str| workspace.join(format!("configs/{name}/one-epoch.toml")).is_file();
+        if named_nothing && on_gpu && self.sets().iter().all(|set| of_the_paper(&set.name)) {
+            return vec![Table::OneEpoch, Table::Main];
         }
+        self.sweep.table.clone()
     }
 }
 
 /// Runs the task.
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
-    chain(args, workspace, Profile::Release)
+    let tables = args.tables(setup::has_driver(), workspace);
+    let is_sweep = args.sweep.is_given() || !tables.is_empty() || args.dataset.len() > 1 || args.recipe.len() > 1;
+    match is_sweep {
+        true => sweep::run(&request(args, tables, workspace)?, workspace),
+        false => chain(args, workspace, Profile::Release),
+    }
 }
 
-/// The whole chain with the program of either profile.
+/// The sweep that was asked for, its recipes and places checked before anything is built.
+fn request(args: &Args, tables: Vec<Table>, workspace: &Workspace) -> Outcome<Request> {
+    let may_fetch = MayFetch::new(args.fetch);
+    let recipes = match (tables.is_empty(), args.recipe.is_empty()) {
+        (true, true) => vec![QUICK.to_owned()],
+        _ => args.recipe.clone(),
+    };
+    let sets = args.sets();
+    for (set, recipe) in sets.iter().flat_map(|set| recipes.iter().map(move |recipe| (set, recipe))) {
+        recipe_file(&set.name, recipe, workspace)?;
+    }
+    let sets: Outcome<Vec<_>> = sets.into_iter().map(|set| set.place(may_fetch, workspace)).collect();
+    Ok(Request {
+        sets: sets?,
+        may_fetch,
+        recipes,
+        tables,
+        first_seed: args.seed,
+        n_seeds: args.sweep.seeds.unwrap_or(1),
+        changes: args.set.clone(),
+        patches: args.sweep.patches.clone(),
+        jobs: args.sweep.jobs,
+        device: args.device.clone(),
+        workers: args.workers,
+        out: args.out.clone().unwrap_or_else(|| workspace::from_here(&workspace.join("runs"))),
+        dry_run: args.sweep.dry_run,
+        retry: args.sweep.retry,
+    })
+}
+
+/// What one run is made of.
+struct Single<'a> {
+    args: &'a Args,
+    set: ImageSet,
+    recipe: &'a str,
+    file: PathBuf,
+}
+
+impl<'a> Single<'a> {
+    fn new(args: &'a Args, workspace: &Workspace) -> Outcome<Self> {
+        let [set] = <[ImageSet; 1]>::try_from(args.sets())
+            .map_err(|sets| Failure::usage(format!("one run has one set of images, not {}", sets.len())))?;
+        let recipe = args.recipe.first().map_or(QUICK, String::as_str);
+        let file = recipe_file(&set.name, recipe, workspace)?;
+        Ok(Self { args, set: set.place(MayFetch::new(args.fetch), workspace)?, recipe, file })
+    }
+
+    /// The flags of training and evaluation.
+    fn common(&self, command: &mut Command) {
+        if let Some(device) = &self.args.device {
+            command.args(["--device", device]);
+        }
+        if let Some(workers) = self.args.workers {
+            command.args(["--workers", &workers.to_string()]);
+        }
+    }
+
+    fn training(&self, folder: &Path, program: &Program) -> Command {
+        let mut command = program.command();
+        command.arg("train").arg("--recipe").arg(workspace::from_here(&self.file));
+        self.set.add_to(&mut command);
+        command.args(["--seed", &self.args.seed.to_string()]);
+        command.args(self.args.set.iter().flat_map(|change| ["--set", change]));
+        self.common(&mut command);
+        command.arg("--out").arg(workspace::from_here(folder));
+        command
+    }
+
+    fn evaluation(&self, folder: &Path, program: &Program) -> Command {
+        let mut command = program.command();
+        command.arg("eval").arg(workspace::from_here(folder));
+        self.common(&mut command);
+        command
+    }
+
+    /// Trains, evaluates, reports and judges.
+    fn perform(&self, folder: &Path, program: &Program) -> Outcome {
+        process::run(&mut self.training(folder, program), Code::Child)?;
+        process::run(&mut self.evaluation(folder, program), Code::Child)?;
+        let report = report::render(folder)?;
+        print!("\n{}", report::terminal(&report));
+        let shown = workspace::from_here(folder);
+        println!("\nreport: {}\n        {}", shown.join("report.html").display(), shown.join("report.md").display());
+        judge(&report)
+    }
+}
+
+/// The whole chain of one run with the program of either profile.
 pub(crate) fn chain(args: &Args, workspace: &Workspace, profile: Profile) -> Outcome {
-    let recipe = recipe_file(args, workspace)?;
-    check_data(args)?;
+    let single = Single::new(args, workspace)?;
     check_out(args)?;
-    setup::ensure(workspace)?;
-    build(profile, workspace)?;
-    let path = workspace.target().join(profile.folder()).join("empssl");
-    let program = Program { path, commit: commit(workspace) };
-    let folder = run_folder(args, workspace)?;
+    let program = Program::provide(profile, workspace)?;
+    sweep::demand_images(&single.set, &single.file, &program, MayFetch::new(args.fetch), workspace)?;
+    let folder = run_folder(&single, workspace)?;
     process::watch_interrupts();
-    perform(args, &recipe, &folder, &program).map_err(|failure| keep_run(failure, &folder))
-}
-
-/// Trains, evaluates, reports and judges.
-fn perform(args: &Args, recipe: &Path, folder: &Path, program: &Program) -> Outcome {
-    process::run(&mut training(args, recipe, folder, program), Code::Child)?;
-    process::run(&mut evaluation(args, folder, program), Code::Child)?;
-    let report = report::render(folder)?;
-    print!("\n{}", report::terminal(&report));
-    let shown = workspace::from_here(folder);
-    println!("\nreport: {}\n        {}", shown.join("report.html").display(), shown.join("report.md").display());
-    judge(&report)
+    single.perform(&folder, &program).map_err(|failure| keep_run(failure, &folder))
 }
 
 /// Says where a failed run is. Only an empty folder can be removed: whatever the run left stays for the reader.
@@ -136,22 +257,19 @@ fn keep_run(failure: Failure, folder: &Path) -> Failure {
 }
 
 /// Refuses a recipe that is not there and names those that are.
-fn recipe_file(args: &Args, workspace: &Workspace) -> Outcome<PathBuf> {
+pub(crate) fn recipe_file(dataset: &str, recipe: &str, workspace: &Workspace) -> Outcome<PathBuf> {
     let configs = workspace.join("configs");
-    let folder = configs.join(&args.dataset);
-    let file = folder.join(format!("{}.toml", args.recipe));
+    let folder = configs.join(dataset);
+    let file = folder.join(format!("{recipe}.toml"));
     if file.is_file() {
         return Ok(file);
     }
     if !folder.is_dir() {
         let known = stems(&configs).join(", ");
-        return Err(Failure::usage(format!("there is no data set `{}` in configs/; there are: {known}", args.dataset)));
+        return Err(Failure::usage(format!("there is no data set `{dataset}` in configs/; there are: {known}")));
     }
     let known = stems(&folder).join(", ");
-    Err(Failure::usage(format!(
-        "there is no recipe `{}` in configs/{}/; there are: {known}",
-        args.recipe, args.dataset
-    )))
+    Err(Failure::usage(format!("there is no recipe `{recipe}` in configs/{dataset}/; there are: {known}")))
 }
 
 /// The names in a folder without their endings, sorted.
@@ -161,28 +279,6 @@ fn stems(folder: &Path) -> Vec<String> {
         entries.filter_map(|entry| Some(entry.path().file_stem()?.to_string_lossy().into_owned())).collect();
     stems.sort();
     stems
-}
-
-fn check_data(args: &Args) -> Outcome {
-    match &args.data {
-        None if args.dataset != SYNTHETIC => Err(Failure::usage(format!(
-            "the set {} is read from files: say where they are with `--data DIR` (the folder data/ tells where to get them)",
-            args.dataset
-        ))),
-        Some(folder) if !folder.exists() => {
-            Err(Failure::usage(format!("--data {}: there is no such folder", folder.display())))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn build(profile: Profile, workspace: &Workspace) -> Outcome {
-    let mut cargo = Command::new(workspace::cargo());
-    cargo.args(["build", "--package", "empssl-cli"]).current_dir(workspace.root());
-    if matches!(profile, Profile::Release) {
-        cargo.arg("--release");
-    }
-    process::run(&mut cargo, Code::Child)
 }
 
 /// Refuses a folder that holds anything, before minutes are spent on building.
@@ -197,14 +293,14 @@ fn check_out(args: &Args) -> Outcome {
 }
 
 /// A new folder for the run: the one asked for, else the first free number.
-fn run_folder(args: &Args, workspace: &Workspace) -> Outcome<PathBuf> {
-    if let Some(out) = &args.out {
+fn run_folder(single: &Single<'_>, workspace: &Workspace) -> Outcome<PathBuf> {
+    if let Some(out) = &single.args.out {
         fs::create_dir_all(out).at(Code::Usage, "create the folder", out)?;
         return Ok(out.clone());
     }
     let runs = workspace.join("runs");
     fs::create_dir_all(&runs).at(Code::Child, "create the folder", &runs)?;
-    first_free(&runs, &format!("{}-{}-s{}", args.dataset, args.recipe, args.seed))
+    first_free(&runs, &format!("{}-{}-s{}", single.set.name, single.recipe, single.args.seed))
 }
 
 /// Making the folder is what takes the name, so that two runs started at once get two.
@@ -216,64 +312,6 @@ fn first_free(runs: &Path, name: &str) -> Outcome<PathBuf> {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
             made => return made.at(Code::Child, "create the folder", &folder).map(|()| folder),
         }
-    }
-}
-
-/// The `empssl` that was built, and the commit it was built from as it goes into the report.
-struct Program {
-    path: PathBuf,
-    commit: Option<String>,
-}
-
-impl Program {
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.path);
-        if let Some(commit) = &self.commit {
-            command.env("EMPSSL_COMMIT", commit);
-        }
-        command
-    }
-}
-
-/// The commit of the checkout, marked where files differ from it; nothing where git cannot tell.
-fn commit(workspace: &Workspace) -> Option<String> {
-    let git = |args: &[&str]| process::output(Command::new("git").args(args).current_dir(workspace.root())).ok();
-    let head = git(&["rev-parse", "--verify", "HEAD"])?;
-    let clean = git(&["status", "--porcelain"])?.trim().is_empty();
-    Some(format!("{}{}", head.trim(), if clean { "" } else { " with uncommitted changes" }))
-}
-
-fn training(args: &Args, recipe: &Path, folder: &Path, program: &Program) -> Command {
-    let mut command = program.command();
-    command.args(["train", "--dataset", &args.dataset, "--recipe"]).arg(workspace::from_here(recipe));
-    if let Some(data) = &args.data {
-        command.arg("--data").arg(data);
-    }
-    if args.partial {
-        command.arg("--partial");
-    }
-    command.args(["--seed", &args.seed.to_string()]);
-    if let Some(choice) = args.on_bad_image {
-        command.args(["--on-bad-image", choice.flag()]);
-    }
-    common(&mut command, args);
-    command.arg("--out").arg(workspace::from_here(folder));
-    command
-}
-
-fn evaluation(args: &Args, folder: &Path, program: &Program) -> Command {
-    let mut command = program.command();
-    command.arg("eval").arg(workspace::from_here(folder));
-    common(&mut command, args);
-    command
-}
-
-fn common(command: &mut Command, args: &Args) {
-    if let Some(device) = &args.device {
-        command.args(["--device", device]);
-    }
-    if let Some(workers) = args.workers {
-        command.args(["--workers", &workers.to_string()]);
     }
 }
 

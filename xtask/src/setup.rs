@@ -18,7 +18,8 @@ use std::time::Instant;
 
 use installed::Folder;
 use pip::Pip;
-use wheels::{LIBTORCH_VERSION, Set};
+pub(crate) use wheels::LIBTORCH_VERSION;
+use wheels::Set;
 
 use crate::failure::{Code, Context, Failure, Outcome};
 use crate::workspace::Workspace;
@@ -51,6 +52,17 @@ pub(crate) fn ensure(workspace: &Workspace) -> Outcome {
 /// Whether `LIBTORCH` was set by the user rather than by cargo's configuration.
 pub(crate) fn is_users(workspace: &Workspace) -> bool {
     Setup::of(workspace).users_libtorch().is_some()
+}
+
+/// The folder of the libtorch that programs of this checkout are built with.
+pub(crate) fn libtorch(workspace: &Workspace) -> PathBuf {
+    let setup = Setup::of(workspace);
+    setup.users_libtorch().map_or_else(|| setup.folder.torch(), Path::to_path_buf)
+}
+
+/// Whether an NVIDIA driver is present, by the signs by which `empssl` decides that there is a GPU to use.
+pub(crate) fn has_driver() -> bool {
+    ["/dev/nvidiactl", "/dev/nvidia0", "/usr/lib/wsl/lib/libcuda.so.1"].iter().any(|path| Path::new(path).exists())
 }
 
 /// Which libtorch the build will find.
@@ -90,10 +102,7 @@ impl Setup {
             python: OsString::from("python3"),
             compiler: env::var_os("CXX").filter(|name| !name.is_empty()).unwrap_or_else(|| OsString::from("c++")),
             platform: (env::consts::OS, env::consts::ARCH),
-            // The same signs by which `empssl` decides that there is a GPU to use.
-            has_driver: ["/dev/nvidiactl", "/dev/nvidia0", "/usr/lib/wsl/lib/libcuda.so.1"]
-                .iter()
-                .any(|path| Path::new(path).exists()),
+            has_driver: has_driver(),
             free_bytes: disk::free_bytes,
         }
     }

@@ -2,11 +2,13 @@
 //! number.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::failure::{Code, Context, Failure, Outcome};
 use crate::report::model::{Encoder, Probe};
 use crate::report::{Report, text};
+use crate::sweep::measured::{KIND, Row, SCHEMA_VERSION, SweepReport, label_of};
+use crate::sweep::words;
 use crate::workspace::Workspace;
 
 const BEGIN: &str = "<!-- results: begin -->";
@@ -15,7 +17,7 @@ const END: &str = "<!-- results: end -->";
 /// Where the reports are: a folder for each, with its report.json.
 const RESULTS: &str = "docs/results";
 
-/// A row is one report, hence one seed, which is too few to settle anything.
+/// The report of a run is one seed, which is too few to settle anything.
 const STATUS: &str = "n = 1, preliminary";
 
 #[derive(clap::Args, Default)]
@@ -44,14 +46,48 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
     Ok(())
 }
 
+/// What lies in a folder of the results.
+enum Committed {
+    Run(Box<Report>),
+    Sweep(SweepReport),
+}
+
+impl Committed {
+    fn read(folder: &Path) -> Outcome<Self> {
+        let path = folder.join("report.json");
+        let text = fs::read_to_string(&path).at(Code::Check, "read", &path)?;
+        let is_sweep = serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|report| report["kind"] == KIND);
+        if !is_sweep {
+            return Ok(Self::Run(Box::new(Report::read(folder)?)));
+        }
+        let wrong = |reason: String| Failure::check(format!("{} is no report of a sweep: {reason}", path.display()));
+        let report: SweepReport = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        match report.schema_version {
+            SCHEMA_VERSION => Ok(Self::Sweep(report)),
+            other => Err(wrong(format!("schema_version is {other}, and this task reads {SCHEMA_VERSION}"))),
+        }
+    }
+
+    /// The lines of the README's table.
+    fn rows(&self, name: &str) -> Vec<String> {
+        match self {
+            Self::Run(report) => vec![row(name, report)],
+            Self::Sweep(report) => {
+                let rows = report.tables.iter().flat_map(|table| &table.rows).filter(|row| row.n > 0);
+                rows.map(|row| sweep_row(name, row)).collect()
+            }
+        }
+    }
+}
+
 /// The committed reports with the names of their folders, sorted.
-fn reports(workspace: &Workspace) -> Outcome<Vec<(String, Report)>> {
+fn reports(workspace: &Workspace) -> Outcome<Vec<(String, Committed)>> {
     let root = workspace.join(RESULTS);
     let entries = fs::read_dir(&root).at(Code::Check, "read", &root)?;
     let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     folders.sort();
     let name = |folder: &PathBuf| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    folders.iter().map(|folder| Ok((name(folder), Report::read(folder)?))).collect()
+    folders.iter().map(|folder| Ok((name(folder), Committed::read(folder)?))).collect()
 }
 
 /// The text with the table between its markers.
@@ -62,20 +98,20 @@ fn with_table(readme: &str, table: &str) -> Outcome<String> {
     Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
-fn table(reports: &[(String, Report)]) -> String {
+fn table(reports: &[(String, Committed)]) -> String {
     let mut lines = vec![
         "| data | recipe | linear probe | weighted kNN | training | evaluation | peak memory | machine | status |"
             .to_owned(),
         "|---|---|---|---|---|---|---|---|---|".to_owned(),
     ];
-    lines.extend(reports.iter().map(|(name, report)| row(name, report)));
+    lines.extend(reports.iter().flat_map(|(name, report)| report.rows(name)));
     lines.join("\n") + "\n"
 }
 
 fn row(name: &str, report: &Report) -> String {
     let peak = report.peak_bytes.map_or_else(String::new, text::peak);
     let cells = [
-        data(report),
+        label_of(report),
         format!("[{}]({RESULTS}/{name}/report.json)", report.recipe),
         scores(report, Probe::Linear),
         scores(report, Probe::Knn),
@@ -88,15 +124,26 @@ fn row(name: &str, report: &Report) -> String {
     format!("| {} |", cells.join(" | "))
 }
 
-/// The set, and how much of it.
-fn data(report: &Report) -> String {
-    let counts = report.partial_counts.as_ref().and_then(|counts| counts.train.as_ref());
-    let form = if report.dataset_description.contains("JPEG") { " (JPEG copy)" } else { "" };
-    let amount = counts.map_or(String::new(), |train| {
-        format!(", {} of {} training images", text::count(train.found), text::count(train.expected))
-    });
-    let generated = if report.synthetic { " (generated images)" } else { "" };
-    format!("{}{generated}{form}{amount}", report.dataset)
+/// A row of a sweep, whose published figures go along with the differences.
+fn sweep_row(name: &str, row: &Row) -> String {
+    let published: Vec<_> = row.published.iter().map(|beside| words::published(beside).0).collect();
+    let published = if published.is_empty() { String::new() } else { format!("; published {}", published.join(", ")) };
+    let scores = |figure: fn(&Row, Encoder) -> String| {
+        let [trained, untrained, pixels] = Encoder::ALL.map(|encoder| figure(row, encoder));
+        format!("**{trained}** (untrained {untrained}, pixels {pixels})")
+    };
+    let cells = [
+        words::data(row),
+        format!("[{}]({RESULTS}/{name}/report.json), {} epochs", words::recipe(row), words::epochs(row)),
+        scores(words::linear) + &published,
+        scores(words::knn),
+        words::seconds(row.train_seconds.as_ref()),
+        words::seconds(row.evaluate_seconds.as_ref()),
+        words::memory(row),
+        row.machine.clone().unwrap_or_default(),
+        row.status(),
+    ];
+    format!("| {} |", cells.join(" | "))
 }
 
 /// Top-1 of the trained encoder, and what it has to beat.
@@ -119,7 +166,7 @@ mod tests {
     #[test]
     fn the_table_replaces_what_stood_between_the_markers_and_settles() {
         let readme = format!("# title\n\n{BEGIN}\nold\n{END}\n\nrest\n");
-        let table = table(&[("a".to_owned(), fixture())]);
+        let table = table(&[("a".to_owned(), Committed::Run(Box::new(fixture())))]);
         let written = with_table(&readme, &table).unwrap();
         assert!(written.starts_with("# title\n\n") && written.ends_with("\n\nrest\n") && !written.contains("old"));
         assert_eq!(with_table(&written, &table).unwrap(), written);
@@ -134,6 +181,41 @@ mod tests {
         assert!(line.contains(&format!("**{}** (untrained ", text::percent(trained))), "{line}");
         assert!(line.contains("(docs/results/a/report.json)") && line.contains("n = 1, preliminary"), "{line}");
         assert_eq!(line.matches(" | ").count(), 8);
+    }
+
+    #[test]
+    fn a_sweep_gives_a_row_for_each_state_that_was_measured() {
+        let folder = tempfile::tempdir().unwrap();
+        let spread =
+            |values: &[f64], mean: f64, std: f64| serde_json::json!({"values": values, "mean": mean, "std": std});
+        let row = |n: usize| {
+            serde_json::json!({
+                "dataset": "cifar10", "trained_on": null, "synthetic": false, "recipe": "one-epoch", "changes": [],
+                "epochs": 1.0, "n_patches": 20, "test_patches": 128, "wanted": 3, "n": n,
+                "scores": [{"encoder": "trained", "probe": "linear", "top1": spread(&[84.0, 85.0, 86.0], 85.0, 1.0)}],
+                "published": [{"probe": "linear", "top1": 85.1, "source": "a paper", "note": null, "difference": -0.1}],
+                "train_seconds": spread(&[60.0], 60.0, 0.0), "evaluate_seconds": null, "patches_per_s": null,
+                "peak_host": null, "peak_device": null, "train_joules": null, "evaluate_joules": null,
+                "machine": "a card, 8 threads"
+            })
+        };
+        let report = serde_json::json!({
+            "schema_version": 1, "kind": "sweep", "title": "t", "complete": true, "command": "c", "commit": null,
+            "revision": "r", "machines": [], "cells": [],
+            "tables": [{"name": "one-epoch", "title": "One epoch", "rows": [row(3), row(0)]}]
+        });
+        fs::write(folder.path().join("report.json"), report.to_string()).unwrap();
+        let lines = Committed::read(folder.path()).unwrap().rows("a");
+        assert_eq!(lines.len(), 1, "a row without scores is left out");
+        let line = &lines[0];
+        for text in ["**85.0 \u{b1} 1.0 %**", "published 85.1 % (\u{2212}0.1)", "| n = 3 |", "| 60 s |", "one-epoch]"] {
+            assert!(line.contains(text), "`{text}` is missing from {line}");
+        }
+        assert_eq!(line.matches(" | ").count(), 8);
+        let later = report.to_string().replace("\"schema_version\":1", "\"schema_version\":2");
+        fs::write(folder.path().join("report.json"), later).unwrap();
+        let failure = Committed::read(folder.path()).map(|_| ()).unwrap_err();
+        assert!(failure.to_string().contains("schema_version is 2"), "{failure}");
     }
 
     #[test]

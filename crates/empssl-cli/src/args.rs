@@ -1,14 +1,17 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use empssl_data::{OnBadImage, Split};
+use empssl_model::Portion;
 use empssl_torch::DeviceChoice;
 use empssl_train::CheckpointEvery;
 use serde::{Deserialize, Serialize};
 
+use crate::config::EvalView;
 use crate::error::EXIT_CODES;
 use crate::ranks::RankArgs;
 
@@ -24,10 +27,20 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Train a network by a recipe and save it in a run folder.
     Train(TrainArgs),
-    /// Score a run: kNN and a linear probe on frozen features, beside an untrained network and raw pixels.
+    /// Score a run: neighbours and linear probes on frozen features, beside an untrained network and raw pixels.
     Eval(EvalArgs),
-    /// Write the weights of a run under PyTorch's names, for the official code or torchvision.
+    /// Make a run of weights from elsewhere: official EMP-SSL encoders, torchvision's and solo-learn's ResNets.
+    Import(ImportArgs),
+    /// Write the network of a run for PyTorch: its weights, or a TorchScript module.
     Export(ExportArgs),
+    /// Check a recipe and print it with every key; with --json also what a run by it would do.
+    Recipe(RecipeArgs),
+    /// List the runs of a folder with their scores and sizes, or remove their features.
+    Runs(RunsArgs),
+    /// Write the features of any images to a file.
+    Embed(EmbedArgs),
+    /// Draw the training images that are most like an image, by the features of a run.
+    Neighbours(NeighboursArgs),
     /// Fetch, check, pack and look at a data set.
     Data(DataArgs),
     /// Measure where the time of training goes.
@@ -132,6 +145,13 @@ pub(crate) struct TrainArgs {
     /// Read and log the metrics every so many steps.
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) log_every: u64,
+    /// Score the features by kNN on labelled training images every so many steps, whatever it costs [default: at least
+    /// ten times a run, as far as less than 2 % of its time suffice].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) monitor_every: Option<u64>,
+    /// Do not score the features while they are being trained.
+    #[arg(long, conflicts_with = "monitor_every")]
+    pub(crate) no_monitor: bool,
     /// Save a checkpoint every so many steps, as 200, or minutes, as 10min, besides at the end.
     #[arg(long, default_value = "200", value_name = "N|Nmin")]
     pub(crate) checkpoint_every: CheckpointEvery,
@@ -198,11 +218,41 @@ pub(crate) struct BenchStepArgs {
 /// `empssl eval`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct EvalArgs {
-    /// The folder of the run.
-    pub(crate) run: PathBuf,
-    /// Where the data set is now, when it has moved since training.
+    /// The folder of the run, to be scored on the images that it learnt from.
+    #[arg(required_unless_present = "checkpoint")]
+    pub(crate) run: Option<PathBuf>,
+    /// Where the data set is now, when it has moved since training; with --dataset, where that set is.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// Transfer: score the frozen network of this run, or of this one checkpoint file, on --dataset.
+    #[arg(long, value_name = "RUN|FILE", requires = "dataset", conflicts_with = "run")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// The data set to transfer to, any that train can open, or auto. A patch keeps its share of an image: the recipe's
+    /// quarter of the area is 16 pixels a side of a 32-pixel image, 32 of 64, 48 of 96 and 14 of 28, resized to the
+    /// side that the network was trained with; grey images have three equal channels.
+    #[arg(long, value_name = "NAME", requires = "checkpoint", conflicts_with = "run")]
+    pub(crate) dataset: Option<String>,
+    /// Accept a --dataset with fewer records than the official count; the report's title will say so.
+    #[arg(long, requires = "dataset", conflicts_with = "run")]
+    pub(crate) partial: bool,
+    /// What an unreadable image of --dataset does.
+    #[arg(long, value_enum, default_value_t = BadImage::Fail, value_name = "WHAT", requires = "dataset", conflicts_with = "run")]
+    pub(crate) on_bad_image: BadImage,
+    /// The report of a transfer [default: beside the checkpoint, checkpoint.report-NAME.json].
+    #[arg(long, value_name = "FILE", requires = "dataset", conflicts_with = "run")]
+    pub(crate) out: Option<PathBuf>,
+    /// Change a key of the recipe's [evaluation], as in `--set evaluation.view=grid`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Which features may be taken from RUN/features.
+    #[arg(long, value_enum, default_value_t = FeatureUse::Auto, value_name = "WHICH")]
+    pub(crate) features: FeatureUse,
+    /// Outputs of the network to keep in RUN/features besides the scored features; comma-separated.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "OUTPUTS")]
+    pub(crate) keep: Vec<Output>,
+    /// Write the trained network's features, labels and image numbers of both splits to this folder as NumPy arrays.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) npy: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) snapshot: SnapshotArgs,
     #[command(flatten)]
@@ -210,6 +260,26 @@ pub(crate) struct EvalArgs {
     /// Threads that cut patches [default: one per core, at most 16].
     #[arg(long, value_name = "W", value_parser = at_least_one())]
     pub(crate) workers: Option<usize>,
+}
+
+/// `--features`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FeatureUse {
+    /// Take those in RUN/features that are of this state and these images, compute the others.
+    Auto,
+    /// Compute none: refuse what is missing or of something else.
+    Reuse,
+    /// Compute all.
+    Fresh,
+}
+
+/// `--keep`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// The pooled output of the ResNet.
+    Backbone,
+    /// The output of the projector, which is trained on.
+    Projection,
 }
 
 /// Which state of a run.
@@ -220,17 +290,61 @@ pub(crate) struct SnapshotArgs {
     pub(crate) epochs: Option<u64>,
 }
 
+/// `empssl import`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ImportArgs {
+    /// The file of weights: what torch.save wrote (.pt, .pth, .ckpt) or safetensors. Nothing in it is executed.
+    pub(crate) file: PathBuf,
+    /// The recipe to evaluate by [default: the paper's for the stem that the weights have, sizes as they have them].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// Change a key of the recipe, as in `--set evaluation.n_patches=8`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// The data set to evaluate on, when it is not the recipe's, or auto for what the files in --data are.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dataset: Option<String>,
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
+    /// The seed of evaluation and of the untrained network beside it.
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    pub(crate) seed: u64,
+    /// The run folder to write [default: runs/imported-FILE].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Replace a run that is already in the folder.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// `empssl runs`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunsArgs {
+    /// The folder that holds the runs, or a run.
+    #[arg(default_value = "runs", value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// Remove the features of RUN, or of every run in DIR, and what killed processes left; checkpoints and reports stay.
+    #[arg(long, value_name = "RUN", num_args = 0..=1)]
+    pub(crate) clean: Option<Option<PathBuf>>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// `empssl export`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ExportArgs {
     /// The folder of the run.
     pub(crate) run: PathBuf,
     /// Which part of the network.
-    #[arg(long, value_enum, default_value_t = Part::Network)]
+    #[arg(long, value_enum, default_value_t = Part::Full)]
     pub(crate) part: Part,
+    /// As what.
+    #[arg(long, value_enum, default_value_t = Format::Safetensors)]
+    pub(crate) format: Format,
     #[command(flatten)]
     pub(crate) snapshot: SnapshotArgs,
-    /// The safetensors file to write.
+    /// The file to write.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }
@@ -239,9 +353,154 @@ pub(crate) struct ExportArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
     /// Everything, under the names of the official encoder class; loads with strict=True.
-    Network,
+    #[value(alias = "network")]
+    Full,
+    /// The ResNet and the pre-feature layer, which give the features that are scored, under the same names.
+    Encoder,
     /// The ResNet alone, under torchvision's names; loads into a torchvision ResNet with `fc = Identity()`.
     Backbone,
+}
+
+/// A trained encoder, and what it sees of an image.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EncodeArgs {
+    /// The folder of a run, or one checkpoint file.
+    #[arg(long, value_name = "RUN|FILE")]
+    pub(crate) checkpoint: PathBuf,
+    /// Which features.
+    #[arg(long, value_enum, default_value_t = FeatureChoice::Features)]
+    pub(crate) features: FeatureChoice,
+    /// What is seen of an image [default: the view that the recipe evaluates with, grid where that is random].
+    #[arg(long, value_enum)]
+    pub(crate) view: Option<EvalView>,
+    /// Patches of an image, whose features are averaged [default: as many as the recipe evaluates with].
+    #[arg(long, value_name = "N")]
+    pub(crate) patches: Option<usize>,
+    #[command(flatten)]
+    pub(crate) compute: DeviceArgs,
+    /// Threads that cut patches [default: one per core, at most 16].
+    #[arg(long, value_name = "W", value_parser = at_least_one())]
+    pub(crate) workers: Option<usize>,
+}
+
+/// `--features`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FeatureChoice {
+    /// The pooled output of the ResNet.
+    Backbone,
+    /// The output of the pre-feature layer, which is what the scores are of.
+    Features,
+    /// The output of the projector, rows of length 1 before they are averaged.
+    Projection,
+}
+
+/// `empssl embed`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EmbedArgs {
+    /// Image files, and folders of JPEG and PNG files at any depth.
+    #[arg(required = true, value_name = "FILE|DIR")]
+    pub(crate) inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) encode: EncodeArgs,
+    /// What an unreadable image does.
+    #[arg(long, value_enum, default_value_t = BadImage::Fail, value_name = "WHAT")]
+    pub(crate) on_bad_image: BadImage,
+    /// The file to write, in the form that its ending names: .npy or .safetensors, each with the images' names in
+    /// NAME.paths.txt beside it, or .csv with the names in its first column.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: RowsFile,
+}
+
+/// A file for rows of features.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RowsFile {
+    pub(crate) path: PathBuf,
+    pub(crate) form: RowsForm,
+}
+
+/// How rows of features are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowsForm {
+    Npy,
+    Safetensors,
+    Csv,
+}
+
+impl FromStr for RowsFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let path = PathBuf::from(text);
+        let form = match path.extension().and_then(|ending| ending.to_str()) {
+            Some("npy") => RowsForm::Npy,
+            Some("safetensors") => RowsForm::Safetensors,
+            Some("csv") => RowsForm::Csv,
+            _ => return Err("name a file that ends in .npy, .safetensors or .csv".to_owned()),
+        };
+        Ok(Self { path, form })
+    }
+}
+
+/// `empssl neighbours`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NeighboursArgs {
+    /// The image whose neighbours are looked for.
+    pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) encode: EncodeArgs,
+    /// The data set whose training images are searched [default: the run's own].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dataset: Option<String>,
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
+    /// At most so many of them, drawn by the run's seed [default: as many as the recipe evaluates with].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) among: Option<u64>,
+    /// Neighbours to draw.
+    #[arg(long, default_value_t = 12, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) count: u32,
+    /// The PNG file to write.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+impl From<Part> for Portion {
+    fn from(part: Part) -> Self {
+        match part {
+            Part::Full => Self::Full,
+            Part::Encoder => Self::Encoder,
+            Part::Backbone => Self::Backbone,
+        }
+    }
+}
+
+/// `--format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// The weights by name.
+    Safetensors,
+    /// A module for torch.jit.load, which runs without any source; patches of any number and side, in any precision.
+    Torchscript,
+}
+
+/// `empssl recipe`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RecipeArgs {
+    /// The recipe, a TOML file of configs/.
+    #[arg(value_name = "FILE")]
+    pub(crate) recipe: PathBuf,
+    /// The data set, when it is not the recipe's.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dataset: Option<String>,
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
+    /// Change a key of the recipe, as in `--set training.n_patches=4`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Open the images as well and print, as JSON, the recipe, the steps and patches of a run by it, and fingerprints of
+    /// the images; for programs that plan runs.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `empssl data`

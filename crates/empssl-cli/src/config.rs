@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use empssl_data::{PatchConfig, PatchSampler, View};
-use empssl_eval::{EvalError, KnnConfig, LinearProbe, LinearProbeConfig, Metric, WeightedKnn};
+use empssl_data::{PatchConfig, PatchSampler};
+use empssl_eval::{KnnConfig, LinearProbeConfig};
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Arithmetic, Layout, NetworkConfig, Products, ResNetConfig, Stem};
 use empssl_train::memory::StepMemory;
@@ -14,7 +14,12 @@ use empssl_train::{BatchNormOver, CheckpointEvery, LarsConfig, Length, MemoryMod
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
+pub(crate) use self::evaluation::{CurveProbe, CurveSection, EvalView, EvaluationSection};
+pub(crate) use self::scores::ScoresSection;
 use crate::error::CliError;
+
+mod evaluation;
+mod scores;
 
 /// A recipe as it stands in a TOML file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -118,47 +123,6 @@ pub(crate) enum Precision {
     /// Operands and results with the 8 bits of bfloat16, sums in float32; on a CPU by rounding, which shows the effect
     /// and saves nothing.
     Bf16,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct EvaluationSection {
-    pub(crate) view: EvalView,
-    /// Patches whose features are averaged for each image; 1 for the whole image.
-    pub(crate) n_patches: usize,
-    /// Images a batch when features are extracted.
-    pub(crate) batch_size: usize,
-    /// At most so many labelled training images; a larger number means all.
-    pub(crate) labelled_images: usize,
-    pub(crate) probe: ProbeSection,
-    pub(crate) knn: KnnSection,
-}
-
-/// What the encoder sees of an image when its features are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum EvalView {
-    /// Random patches under the full training augmentation, as published; seeded.
-    Published,
-    /// The whole image.
-    Whole,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ProbeSection {
-    pub(crate) lr: f64,
-    pub(crate) momentum: f64,
-    pub(crate) weight_decay: f64,
-    pub(crate) batch_size: i64,
-    pub(crate) epochs: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct KnnSection {
-    pub(crate) k: i64,
-    pub(crate) temperature: f64,
 }
 
 /// Bars, in points of top-1 accuracy unless said.
@@ -333,14 +297,6 @@ impl Run {
         let activations = self.config.training.arithmetic().activation_kind(Kind::Float, device)?;
         Ok(StepMemory::estimate(&self.network, self.sampler.side(), Kind::Float, activations))
     }
-
-    /// What features are taken from.
-    pub(crate) fn view(&self) -> View {
-        match self.config.evaluation.view {
-            EvalView::Published => View::Augmented,
-            EvalView::Whole => View::Whole,
-        }
-    }
 }
 
 /// Settings of one invocation, which no result depends on.
@@ -358,18 +314,6 @@ impl TrainingSection {
     }
 }
 
-impl EvaluationSection {
-    /// The probe and the neighbours, refused before anything is trained if they are impossible.
-    fn resolve(&self) -> Result<(LinearProbeConfig, KnnConfig), CliError> {
-        let refuse = |section: &str, error: EvalError| CliError::Recipe(format!("evaluation.{section}: {error}"));
-        let probe = self.probe.resolve();
-        LinearProbe::new(&probe, 0).map_err(|error| refuse("probe", error))?;
-        let knn = KnnConfig { k: self.knn.k, temperature: self.knn.temperature, metric: Metric::Cosine };
-        WeightedKnn::new(&knn).map_err(|error| refuse("knn", error))?;
-        Ok((probe, knn))
-    }
-}
-
 impl NetworkSection {
     fn resolve(&self) -> NetworkConfig {
         let resnet = match self.backbone {
@@ -382,40 +326,13 @@ impl NetworkSection {
     }
 }
 
-impl ProbeSection {
-    fn resolve(&self) -> LinearProbeConfig {
-        LinearProbeConfig {
-            lr: self.lr,
-            momentum: self.momentum,
-            weight_decay: self.weight_decay,
-            batch_size: self.batch_size,
-            epochs: self.epochs,
-        }
-    }
-}
-
 /// What no crate below checks: settings that only this file knows.
 fn demand_possible(config: &RunConfig) -> Result<(), CliError> {
-    let refuse =
-        |key: &str, value: usize, rule: &str| Err(CliError::Recipe(format!("{key} = {value} is not possible: {rule}")));
-    let evaluation = &config.evaluation;
-    if evaluation.n_patches == 0 {
-        return refuse("evaluation.n_patches", 0, "at least one patch an image is needed");
-    }
-    if evaluation.view == EvalView::Whole && evaluation.n_patches != 1 {
-        return refuse("evaluation.n_patches", evaluation.n_patches, "the whole image is one view, so it must be 1");
-    }
     if config.schedule.horizon == Horizon::Official && matches!(config.training.length, Length::Steps(_)) {
         let reason = "schedule.horizon = \"official\" counts epochs, so training.length must be in epochs";
         return Err(CliError::Recipe(reason.to_owned()));
     }
-    if evaluation.batch_size == 0 {
-        return refuse("evaluation.batch_size", 0, "at least one image a batch is needed");
-    }
-    if evaluation.labelled_images == 0 {
-        return refuse("evaluation.labelled_images", 0, "a probe needs labelled images");
-    }
-    Ok(())
+    config.evaluation.demand_possible()
 }
 
 #[cfg(test)]

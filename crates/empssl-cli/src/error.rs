@@ -110,6 +110,7 @@ impl CliError {
             }
             Self::Train(TrainError::Save { .. } | TrainError::Observer(_)) => 6,
             Self::Model(error) if is_about_a_file(error) => 6,
+            Self::Eval(error) if is_about_features_on_disk(error) => 6,
             Self::Interrupted { .. } | Self::RanksStopped => 130,
             Self::RankFailed { code, .. } => *code,
             Self::Ranks(_) => 2,
@@ -119,7 +120,13 @@ impl CliError {
 }
 
 fn is_about_a_file(error: &ModelError) -> bool {
-    matches!(error, ModelError::Read { .. } | ModelError::Format { .. } | ModelError::Write { .. })
+    use ModelError::{Format, Import, Read, Write};
+    matches!(error, Read { .. } | Format { .. } | Import { .. } | Write { .. })
+}
+
+fn is_about_features_on_disk(error: &EvalError) -> bool {
+    use EvalError::{BankFormat, NotKept, OtherBank, Read, Write};
+    matches!(error, Read { .. } | Write { .. } | BankFormat { .. } | OtherBank { .. } | NotKept { .. })
 }
 
 /// Fetching and packing write; what the disk refuses there is not bad data.

@@ -3,7 +3,8 @@
 //! - [`args`]: the command line; [`config`]: a recipe as typed, and the checked run it becomes;
 //! - [`commands`]: one file per subcommand; [`run_folder`]: what lies where in the folder of a run;
 //! - [`resume`]: what must be as it was when a run goes on; [`segments`]: which processes took part in it;
-//! - [`progress`]: the bar, the plain lines and `metrics.jsonl`; [`report`]: `run.json` and `report.json`;
+//! - [`progress`]: the bar, the plain lines and `metrics.jsonl`; [`monitor`]: how good the features are becoming;
+//!   [`report`]: `run.json` and `report.json`;
 //! - [`ranks`]: one of several processes that train together;
 //! - [`host`]: this process and its machine; [`signals`]: what asks it to stop; [`error`]: every failure and its exit code.
 //!
@@ -14,6 +15,7 @@ mod commands;
 mod config;
 mod error;
 mod host;
+mod monitor;
 mod progress;
 mod ranks;
 mod report;
@@ -48,7 +50,12 @@ fn dispatch(args: Args) -> Result<(), CliError> {
     match args.command {
         Command::Train(args) => commands::train::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Import(args) => commands::import::run(&args),
         Command::Export(args) => commands::export::run(&args),
+        Command::Recipe(args) => commands::recipe::run(&args),
+        Command::Runs(args) => commands::runs::run(&args),
+        Command::Embed(args) => commands::embed::run(&args),
+        Command::Neighbours(args) => commands::neighbours::run(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),

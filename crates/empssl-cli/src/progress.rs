@@ -5,10 +5,13 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use empssl_model::Network;
 use empssl_train::{Observer, StepRecord, TrainError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 
 use crate::error::CliError;
+use crate::monitor::{Check, Monitor};
 
 /// Steps before a time to the end is worth showing.
 const STEPS_BEFORE_ETA: u64 = 20;
@@ -22,16 +25,39 @@ pub(crate) struct TrainProgress {
     path: String,
     began: Instant,
     first_step: Option<u64>,
+    monitor: Option<Monitor>,
+    /// The step that was just taken.
+    step: u64,
+    /// The check of that step, which its record will tell of.
+    check: Option<Check>,
+    /// Top-1 of the last check, in percent.
+    knn: Option<f64>,
+    /// Seconds that the checks of this process took.
+    pub(crate) seconds_of_checks: f64,
     /// Seconds of training that the kept lines tell of.
     pub(crate) seconds_before: f64,
     /// The last record of this process.
     pub(crate) last: Option<StepRecord>,
 }
 
+/// A line of `metrics.jsonl`.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    record: &'a StepRecord,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    monitor: Option<Check>,
+}
+
 impl TrainProgress {
     /// Continues the file after `first_step` steps: lines of later steps, left by a run that was killed after its last
     /// checkpoint, are dropped, so that each step is there once.
-    pub(crate) fn new(metrics: &Path, first_step: u64, n_steps: u64) -> Result<Self, CliError> {
+    pub(crate) fn new(
+        metrics: &Path,
+        first_step: u64,
+        n_steps: u64,
+        monitor: Option<Monitor>,
+    ) -> Result<Self, CliError> {
         let seconds_before = keep_up_to(metrics, first_step)?;
         let file = OpenOptions::new().create(true).append(true).open(metrics);
         let file = file.map_err(|e| CliError::file("cannot write", metrics, e))?;
@@ -43,6 +69,11 @@ impl TrainProgress {
             path: metrics.display().to_string(),
             began: Instant::now(),
             first_step: None,
+            monitor,
+            step: first_step,
+            check: None,
+            knn: None,
+            seconds_of_checks: 0.0,
             seconds_before,
             last: None,
         })
@@ -64,13 +95,36 @@ impl Observer for TrainProgress {
         self.bar.advance(step);
     }
 
+    fn wants_network(&mut self, step: u64, _n_steps: u64) -> bool {
+        self.step = step;
+        self.monitor.as_ref().is_some_and(|monitor| monitor.is_due(step))
+    }
+
+    /// A check that fails ends the checks, never the run.
+    fn on_network(&mut self, network: &Network) -> Result<(), TrainError> {
+        match self.monitor.as_mut().map(|monitor| monitor.check(self.step, network)) {
+            None => {}
+            Some(Ok(check)) => {
+                self.seconds_of_checks += check.seconds;
+                (self.check, self.knn) = (Some(check), Some(check.knn_top1));
+            }
+            Some(Err(error)) => {
+                self.monitor = None;
+                self.bar.note(&format!("the features are not scored any more: {error}"));
+            }
+        }
+        Ok(())
+    }
+
     fn on_record(&mut self, record: &StepRecord) -> Result<(), TrainError> {
         self.last = Some(*record);
         let failed = |reason: String| TrainError::Observer(format!("cannot write {}: {reason}", self.path));
-        let line = serde_json::to_string(record).map_err(|e| failed(e.to_string()))?;
+        let line = Line { record, monitor: self.check.take() };
+        let line = serde_json::to_string(&line).map_err(|e| failed(e.to_string()))?;
         writeln!(self.metrics, "{line}").map_err(|e| failed(e.to_string()))?;
+        let knn = self.knn.map_or(String::new(), |top1| format!("  kNN {top1:.1} %"));
         self.bar.say(format!(
-            "loss {:.2}  invariance {:.3}  coding rate {:.1}  {:.0} patches/s",
+            "loss {:.2}  invariance {:.3}  coding rate {:.1}{knn}  {:.0} patches/s",
             record.loss, record.invariance, record.coding_rate, record.patches_per_s
         ));
         Ok(())
@@ -123,6 +177,11 @@ pub(crate) fn seconds_at(metrics: &Path, step: u64) -> Result<f64, CliError> {
     Ok(records(metrics, step)?.last().map_or(0.0, |(_, record)| record.seconds))
 }
 
+/// The last step that was logged; 0 when none was.
+pub(crate) fn last_step(metrics: &Path) -> Result<u64, CliError> {
+    Ok(records(metrics, u64::MAX)?.last().map_or(0, |(_, record)| record.step))
+}
+
 /// A bar on a terminal; elsewhere a plain line now and then.
 pub(crate) struct Bar {
     bar: ProgressBar,
@@ -160,6 +219,11 @@ impl Bar {
     fn left(&mut self, left: Duration) {
         self.left = Some(left);
         self.bar.set_prefix(format!("{} left  ", text_of(left)));
+    }
+
+    /// Prints a line of its own.
+    fn note(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("note: {text}"));
     }
 
     fn say(&mut self, message: String) {
@@ -211,11 +275,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, format!("{}{}{}{}", line(1), line(10), line(20), &line(30)[..7])).unwrap();
-        let mut progress = TrainProgress::new(&path, 10, 40).unwrap();
+        let mut progress = TrainProgress::new(&path, 10, 40, None).unwrap();
         assert_eq!(progress.seconds_before, 2.0);
         let record: StepRecord = serde_json::from_str(&line(20)).unwrap();
         progress.on_record(&record).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}{}{}", line(1), line(10), line(20)));
+    }
+
+    #[test]
+    fn a_check_is_part_of_its_steps_line_and_read_over_when_a_run_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut progress = TrainProgress::new(&path, 0, 40, None).unwrap();
+        let record: StepRecord = serde_json::from_str(&line(1)).unwrap();
+        progress.check = Some(Check { knn_top1: 41.5, knn_top5: 90.0, images: 1000, patches: 1, seconds: 0.25 });
+        progress.on_record(&record).unwrap();
+        progress.on_record(&StepRecord { step: 10, ..record }).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let monitor = r#","monitor":{"knn_top1":41.5,"knn_top5":90.0,"images":1000,"patches":1,"seconds":0.25}}"#;
+        let checked = line(1).trim_end().strip_suffix('}').unwrap().to_owned() + monitor + "\n";
+        assert_eq!(text, checked.clone() + &line(10));
+        assert_eq!(keep_up_to(&path, 9).unwrap(), 2.0);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), checked);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! `report.json` follows `docs/report.schema.json`; programs that render it know only that file.
 
 use empssl_data::{BadImage, Dataset};
+use empssl_eval::Metric;
+use empssl_model::Portion;
 use serde::{Deserialize, Serialize};
 
 use crate::commands::ImageSource;
-use crate::config::{Checks, Published};
+use crate::config::{Checks, CurveProbe, EvalView, Published};
 use crate::segments::Segment;
 
 /// Raised whenever a reader of the older form could misread the newer one.
@@ -150,9 +152,40 @@ pub(crate) struct RunIdentity {
     /// The processes that took part, in order.
     #[serde(default)]
     pub(crate) segments: Vec<Segment>,
+    /// Where the weights are from, when no process of ours trained them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) imported: Option<Imported>,
+}
+
+/// Weights from elsewhere.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Imported {
+    /// The file they were read from.
+    pub(crate) file: String,
+    /// What it is, in words.
+    pub(crate) origin: String,
+    /// How much of a network it holds.
+    pub(crate) portion: Portion,
+    /// Keys of it that were left out.
+    pub(crate) left_out: Vec<String>,
+    /// What whoever reads the scores should know.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Imported {
+    /// For the title of the report: the file, and what is scored where that is not the features.
+    fn title(&self) -> String {
+        let scored = if self.portion == Portion::Backbone { ", the backbone's output" } else { "" };
+        format!(", weights imported from {}{scored}", self.file)
+    }
 }
 
 impl RunIdentity {
+    /// How much of a network the run has: all of it, unless its weights were imported.
+    pub(crate) fn portion(&self) -> Portion {
+        self.imported.as_ref().map_or(Portion::Full, |imported| imported.portion)
+    }
+
     /// The run as it stood after fewer steps, and so many seconds of training.
     pub(crate) fn go_back_to(&mut self, step: u64, seconds: f64) {
         let (model, training) = (&mut self.model, &mut self.training);
@@ -178,6 +211,8 @@ pub(crate) struct Labelled {
     pub(crate) n_train: usize,
     pub(crate) n_train_available: usize,
     pub(crate) n_test: usize,
+    /// Classes without a labelled training image.
+    pub(crate) absent_classes: Vec<String>,
 }
 
 /// Which features were scored.
@@ -194,10 +229,39 @@ pub(crate) enum Encoder {
 
 /// How features were scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Probe {
+    /// The published probe, and the best of a few rates for raw pixels.
     Linear,
     Knn,
+    /// The linear probe at a rate and a weight decay chosen on held-out training images.
+    LinearGrid,
+    /// The optimum of the regularised loss, its strength chosen on held-out training images.
+    LinearOptimum,
+    /// The same where few training images have labels.
+    FewLabels,
+}
+
+impl Probe {
+    /// The word in reports and tables.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Knn => "knn",
+            Self::LinearGrid => "linear-grid",
+            Self::LinearOptimum => "linear-optimum",
+            Self::FewLabels => "few-labels",
+        }
+    }
+}
+
+impl From<CurveProbe> for Probe {
+    fn from(probe: CurveProbe) -> Self {
+        match probe {
+            CurveProbe::Linear => Self::Linear,
+            CurveProbe::Knn => Self::Knn,
+        }
+    }
 }
 
 /// One score.
@@ -207,6 +271,14 @@ pub(crate) struct Row {
     pub(crate) probe: Probe,
     pub(crate) top1: f64,
     pub(crate) top5: f64,
+    /// The probe's best epoch on the test images, as the original prints it beside the last; nothing where there are no
+    /// epochs. It flatters, so nothing is ever concluded from it.
+    pub(crate) chosen_on_test: Option<f64>,
+    /// How often the score was taken, with other seeds; top-1 and top-5 are the means.
+    pub(crate) n_seeds: usize,
+    /// Standard deviation of top-1 over the seeds, in points; nothing for a single one.
+    pub(crate) top1_deviation: Option<f64>,
+    /// Labelled images that the score learnt from.
     pub(crate) n_train: usize,
     pub(crate) n_test: usize,
     /// Features and score together.
@@ -221,6 +293,68 @@ pub(crate) struct CurvePoint {
     pub(crate) encoder: Encoder,
     pub(crate) epoch: usize,
     pub(crate) test_top1: f64,
+}
+
+/// A setting of the linear probe that was tried, and what decided about it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct TriedSetting {
+    pub(crate) encoder: Encoder,
+    pub(crate) probe: Probe,
+    /// What was tried, in words.
+    pub(crate) setting: String,
+    /// On the held-out training images; nothing where the probe diverged.
+    pub(crate) held_out_top1: Option<f64>,
+}
+
+/// One combination of the neighbours' vote.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct KnnPoint {
+    pub(crate) encoder: Encoder,
+    pub(crate) metric: Metric,
+    pub(crate) k: i64,
+    /// Nothing where it has no effect.
+    pub(crate) temperature: Option<f64>,
+    pub(crate) top1: f64,
+    pub(crate) top5: f64,
+}
+
+/// What was scored on images other than those that were learnt from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Transfer {
+    /// The data set that was learnt from.
+    pub(crate) trained_on: String,
+    /// What a patch shows of an image, in words.
+    pub(crate) patches: String,
+}
+
+/// A score of the trained encoder against what the features of a test image cost.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct TestPoint {
+    pub(crate) view: EvalView,
+    /// Patches of an image.
+    pub(crate) n_patches: usize,
+    pub(crate) probe: Probe,
+    pub(crate) top1: f64,
+    pub(crate) top5: f64,
+    /// The features of all test images.
+    pub(crate) seconds: f64,
+}
+
+/// Features that were scored.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct FeatureFile {
+    pub(crate) encoder: Encoder,
+    pub(crate) split: &'static str,
+    pub(crate) view: EvalView,
+    /// The most patches of an image.
+    pub(crate) n_patches: usize,
+    pub(crate) bytes: u64,
+    /// In the run's folder of features; nothing for those that are not kept.
+    pub(crate) file: Option<String>,
+    /// Taken from an earlier evaluation of the same state.
+    pub(crate) reused: bool,
+    /// To compute them, whenever that was.
+    pub(crate) seconds: f64,
 }
 
 /// A claim of the recipe, and whether this run bears it out.
@@ -274,6 +408,13 @@ pub(crate) struct RunReport {
     pub(crate) rows: Vec<Row>,
     pub(crate) published: Vec<Published>,
     pub(crate) probe_curve: Vec<CurvePoint>,
+    pub(crate) test_curve: Vec<TestPoint>,
+    pub(crate) knn_grid: Vec<KnnPoint>,
+    pub(crate) tried: Vec<TriedSetting>,
+    /// Nothing for the images that were learnt from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) transfer: Option<Transfer>,
+    pub(crate) features: Vec<FeatureFile>,
     pub(crate) bars: Vec<Bar>,
 }
 
@@ -282,6 +423,31 @@ impl RunReport {
     pub(crate) fn be_of_snapshot(&mut self, run: &RunIdentity, epochs: u64) {
         self.title = title(run, self.synthetic, self.partial_counts.as_ref(), Some(epochs));
         self.bars.clear();
+    }
+
+    /// Makes this the report of scores on another data set, about which the recipe neither claims nor cites anything.
+    pub(crate) fn be_of_transfer(&mut self, run: &RunIdentity, dataset: &str, transfer: Transfer) {
+        let amount = amount(self.synthetic, self.partial_counts.as_ref());
+        self.title = format!(
+            "EMP-SSL from {} to {dataset}{amount}: recipe {}, seed {}, {} steps",
+            transfer.trained_on, run.recipe, run.seed, run.model.steps
+        );
+        self.dataset = dataset.to_owned();
+        self.transfer = Some(transfer);
+        self.bars.clear();
+        self.published.clear();
+    }
+}
+
+/// How much of which images.
+fn amount(synthetic: bool, counts: Option<&PartialCounts>) -> String {
+    match counts {
+        _ if synthetic => " (generated images)".to_owned(),
+        Some(PartialCounts { train, test }) => format!(
+            " ({} of {} training and {} of {} test images)",
+            train.found, train.expected, test.found, test.expected
+        ),
+        None => String::new(),
     }
 }
 
@@ -292,17 +458,10 @@ pub(crate) fn title(
     counts: Option<&PartialCounts>,
     snapshot: Option<u64>,
 ) -> String {
-    let amount = match counts {
-        _ if synthetic => " (generated images)".to_owned(),
-        Some(PartialCounts { train, test }) => format!(
-            " ({} of {} training and {} of {} test images)",
-            train.found, train.expected, test.found, test.expected
-        ),
-        None => String::new(),
-    };
+    let amount = amount(synthetic, counts);
     let state = match snapshot {
         Some(epochs) => format!(", snapshot after {epochs} epoch{}", if epochs == 1 { "" } else { "s" }),
-        None if run.training.finished => String::new(),
+        None if run.training.finished => run.imported.as_ref().map_or_else(String::new, Imported::title),
         None => ", training not finished".to_owned(),
     };
     format!("EMP-SSL on {}{amount}: recipe {}, seed {}{state}", run.data.name, run.recipe, run.seed)
@@ -347,6 +506,9 @@ mod tests {
             probe,
             top1,
             top5: 99.0,
+            chosen_on_test: None,
+            n_seeds: 1,
+            top1_deviation: None,
             n_train: 1,
             n_test: 1,
             seconds: 0.0,

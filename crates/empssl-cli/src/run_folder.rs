@@ -101,6 +101,11 @@ impl RunFolder {
         CheckpointFiles::new(&self.0)
     }
 
+    /// Features of labelled images, computed once and scored many times.
+    pub(crate) fn features(&self) -> PathBuf {
+        self.0.join("features")
+    }
+
     /// Images with the patches that the network saw of them.
     pub(crate) fn patches(&self) -> PathBuf {
         self.0.join("patches.png")
@@ -114,12 +119,29 @@ impl RunFolder {
         }
     }
 
+    /// Test images by their features, of the same state as a report.
+    pub(crate) fn scatter(&self, snapshot: Option<u64>) -> PathBuf {
+        match snapshot {
+            Some(epochs) => self.checkpoints().snapshot(epochs).with_extension("scatter.svg"),
+            None => self.0.join("scatter.svg"),
+        }
+    }
+
     fn files(&self) -> Vec<PathBuf> {
-        let reports = ["report.md", "report.html"].map(|name| self.0.join(name));
-        let own = [self.recipe(), self.identity(), self.metrics(), self.patches(), self.report(None)];
+        let reports = ["report.md", "report.html", "scatter.svg"].map(|name| self.0.join(name));
+        let own = [self.recipe(), self.identity(), self.metrics(), self.features(), self.patches(), self.report(None)];
         let kept = self.checkpoints();
         let kept = [kept.newest(), kept.previous(), kept.damaged(), kept.snapshots()];
-        own.into_iter().chain(kept).chain(reports).collect()
+        own.into_iter().chain(kept).chain(reports).chain(self.transfer_reports()).collect()
+    }
+
+    /// The scores on other data sets.
+    fn transfer_reports(&self) -> Vec<PathBuf> {
+        let named = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("checkpoint.report-") && name.ends_with(".json")
+        };
+        fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path()).filter(named).collect()
     }
 }
 

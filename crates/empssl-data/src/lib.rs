@@ -76,7 +76,7 @@ pub mod statistics;
 pub mod verify;
 
 pub use augment::resample::Interpolation;
-pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, decode_image, detect, open};
+pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, decode_image, detect, open, open_images};
 pub use error::{DataError, DecodeError};
 pub use grid::PatchGrid;
 pub use loader::{

@@ -1,6 +1,9 @@
 //! What can go wrong while evaluating, one sentence each.
 
+use std::path::PathBuf;
+
 use empssl_data::DataError;
+use empssl_torch::ShimError;
 use thiserror::Error;
 
 /// A refusal of the evaluation.
@@ -93,6 +96,68 @@ pub enum EvalError {
         /// Images in one batch.
         batch_size: i64,
     },
+    /// Too few images of every class to keep some back.
+    #[error(
+        "the bank `{bank}` has no class with two images, so none can be held out to choose a setting by: give more \
+         labelled images"
+    )]
+    NothingToHoldOut {
+        /// Name of the bank.
+        bank: String,
+    },
+    /// An output that the extractor does not offer.
+    #[error("the encoder has no output `{wanted}`; it has {}", .offered.join(", "))]
+    UnknownOutput {
+        /// The name as asked for.
+        wanted: String,
+        /// The names that it has.
+        offered: Vec<String>,
+    },
+    /// A file of features that cannot be opened or mapped.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file of features that cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file that is no whole bank of features.
+    #[error("{path} cannot be used: {reason}; remove it, and the features are computed again")]
+    BankFormat {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Features of another encoder, other images or other patches.
+    #[error("{path} holds features of something else: {differences}")]
+    OtherBank {
+        /// The file.
+        path: PathBuf,
+        /// Each key that differs, with both of its values.
+        differences: String,
+    },
+    /// A file without the features that are asked for.
+    #[error("{path} has no features {wanted}; it has {kept}")]
+    NotKept {
+        /// The file.
+        path: PathBuf,
+        /// What is asked for.
+        wanted: String,
+        /// What it has.
+        kept: String,
+    },
+    /// The device failed while features were computed or scored.
+    #[error(transparent)]
+    Device(#[from] ShimError),
     /// A probe whose weights overflowed.
     #[error("the linear probe diverged in epoch {epoch} at lr {lr}: choose a lower rate or scale the features down")]
     Diverged {

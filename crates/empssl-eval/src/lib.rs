@@ -1,9 +1,14 @@
 //! Frozen encoder -> numbers: how good are the features that an encoder gives to labelled images?
 //!
-//! - [`features`]: [`FeatureBank`], one row of features an image, the mean over its patches ("bag of patches");
-//! - [`knn`]: [`WeightedKnn`], the vote of the nearest training images;
+//! - [`features`]: [`FeatureBank`], one row of features an image, the mean over its patches ("bag of patches"), in memory
+//!   or, as a [`BankFile`], on disk, computed in one pass and scored many times;
+//! - [`knn`]: [`WeightedKnn`], the vote of the nearest training images, and [`KnnGrid`], many votes in one pass;
 //! - [`probe`]: [`LinearProbe`], softmax regression by stochastic gradient descent on the frozen features;
-//! - [`metrics`]: [`Accuracy`], top-1 and top-5 in percent.
+//!   [`GridProbe`], many of its settings at once; [`LogisticProbe`], the optimum; [`FewLabels`];
+//! - [`metrics`]: [`Accuracy`], top-1 and top-5 in percent, and [`Spread`] over seeds;
+//! - [`monitor`]: [`KnnMonitor`], a cheap kNN score for an encoder that is still being trained;
+//! - [`embed`](mod@embed): features of images that need no labels; [`nearest`](mod@nearest): the images most
+//!   like one image; [`principal`]: the axes along which features differ most.
 //!
 //! **Invariant:** an encoder is a [`FeatureExtractor`], a function from patches to rows, and nothing else; how it was
 //! trained, its layers and its weights are unknown here.
@@ -29,16 +34,31 @@
 //! # }
 //! ```
 
+mod copies;
+pub mod embed;
 pub mod error;
 pub mod features;
 pub mod knn;
 pub mod metrics;
+pub mod monitor;
+pub mod nearest;
+pub mod principal;
 pub mod probe;
 #[cfg(test)]
 mod testing;
 
+pub use embed::{embed, embed_all};
 pub use error::EvalError;
-pub use features::{BankOptions, FeatureBank, FeatureExtractor, pixels};
-pub use knn::{KnnConfig, Metric, WeightedKnn};
-pub use metrics::Accuracy;
-pub use probe::{BestOfRates, FittedProbe, LinearProbe, LinearProbeConfig, PIXEL_RATES, best_of_rates};
+pub use features::{
+    BankFile, BankIdentity, BankOptions, BankSpec, FEATURES, FeatureBank, FeatureExtractor, Kept, pixels, powers_of_two,
+};
+pub use knn::{KnnCell, KnnConfig, KnnGrid, KnnGridConfig, Metric, WeightedKnn};
+pub use metrics::{Accuracy, Spread};
+pub use monitor::KnnMonitor;
+pub use nearest::{Neighbour, nearest};
+pub use principal::principal_axes;
+pub use probe::{
+    BestOfRates, Explored, FewLabels, FewLabelsScore, FittedProbe, GridFit, GridPoint, GridProbe, GridProbeConfig,
+    LinearProbe, LinearProbeConfig, LogisticFit, LogisticProbe, LogisticProbeConfig, PIXEL_RATES, PathPoint,
+    ProbePrecision, best_of_rates,
+};

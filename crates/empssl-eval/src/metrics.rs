@@ -1,4 +1,4 @@
-//! Accuracy: the share of images whose class is among the best scored ones.
+//! Accuracy: the share of images whose class is among the best scored ones; mean and deviation of repeated scores.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -27,6 +27,32 @@ impl Accuracy {
     pub(crate) fn among(scores: &Tensor, labels: &Tensor, most: i64) -> Result<Self, EvalError> {
         let percent = top_k(scores, labels, &[1, most.min(5)])?;
         Ok(Self { top1: percent[0], top5: percent[1] })
+    }
+}
+
+/// Mean and deviation of a score that was taken several times.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// Mean.
+    pub mean: f64,
+    /// Standard deviation of the sample, with n - 1 in the denominator; a single score has none.
+    pub deviation: Option<f64>,
+    /// How many scores.
+    pub n: usize,
+}
+
+impl Spread {
+    /// Of scores, at least one.
+    ///
+    /// # Errors
+    /// [`EvalError::Setting`] for none.
+    pub fn of(scores: &[f64]) -> Result<Self, EvalError> {
+        let n = scores.len();
+        EvalError::check(n >= 1, "seeds", "at least one", n)?;
+        let mean = scores.iter().sum::<f64>() / n as f64;
+        let squares = scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>();
+        let deviation = (n > 1).then(|| (squares / (n - 1) as f64).sqrt());
+        Ok(Self { mean, deviation, n })
     }
 }
 
@@ -130,6 +156,15 @@ mod tests {
         let scores = Tensor::from_slice(&[3.0, 2.0, 1.0]).view([1, 3]);
         let accuracy = Accuracy::of(&scores, &Tensor::from_slice(&[2i64])).unwrap();
         assert_eq!(accuracy, Accuracy { top1: 0.0, top5: 100.0 });
+    }
+
+    #[test]
+    fn spread_is_mean_and_deviation_of_the_sample() {
+        let spread = Spread::of(&[1.0, 2.0, 4.0, 5.0]).unwrap();
+        assert_eq!((spread.mean, spread.n), (3.0, 4));
+        assert!((spread.deviation.unwrap() - (10.0f64 / 3.0).sqrt()).abs() < 1e-15);
+        assert_eq!(Spread::of(&[7.0]).unwrap(), Spread { mean: 7.0, deviation: None, n: 1 });
+        assert_eq!(Spread::of(&[]).unwrap_err().to_string(), "`seeds` must be at least one, found 0");
     }
 
     #[test]

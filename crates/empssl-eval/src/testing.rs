@@ -1,11 +1,28 @@
-//! What the tests of several modules need: golden tensors in a kind, banks with and without structure.
+//! What the tests of several modules need: golden tensors in a kind, patches, banks with and without structure.
 
+use empssl_data::PatchBatch;
 use empssl_golden::Tensors;
+use ndarray::Array5;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::EvalError;
-use crate::features::FeatureBank;
+use crate::features::{BankOptions, FeatureBank};
+
+/// Features of 4 classes in float64, a few patches a call.
+pub(crate) const OPTIONS: BankOptions =
+    BankOptions { n_classes: 4, device: Device::Cpu, kind: Kind::Double, patches_per_call: 6 };
+
+/// `n` patches of one pixel and 3 channels for each label; the bytes count up.
+pub(crate) fn patches(n: usize, labels: &[u32]) -> PatchBatch {
+    let shape = (n, labels.len(), 3, 1, 1);
+    let mut byte = 0u8;
+    let patches = Array5::from_shape_simple_fn(shape, || {
+        byte = byte.wrapping_add(7);
+        byte
+    });
+    PatchBatch::new(patches, Some(labels.to_vec()), (0..labels.len()).collect()).unwrap()
+}
 
 /// Both precisions, as libtorch and as the golden index call them.
 pub(crate) const PRECISIONS: [(Kind, &str); 2] = [(Kind::Double, "float64"), (Kind::Float, "float32")];

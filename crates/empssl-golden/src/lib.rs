@@ -7,11 +7,15 @@
 //!
 //! Tests only: no other crate depends on this one outside its `[dev-dependencies]`.
 
+mod python;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
+
+pub use python::Python;
 
 /// The folder with everything that tests may use but the project does not ship: `EMPSSL_SHARED`, or `../shared`
 /// beside the checkout.

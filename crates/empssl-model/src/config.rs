@@ -10,10 +10,56 @@ use crate::ModelError;
 pub enum Stem {
     /// A 3x3 convolution of stride 1 and no pooling: 32-pixel patches keep their size (`resnet18-cifar`).
     Cifar,
+    /// The same with two pixels of padding instead of one, as solo-learn has it (`solo/methods/base.py`): maps two pixels
+    /// wider than the patch, under the same weights.
+    CifarPadded,
     /// The ImageNet stem; the reference's `resnet18-tinyimagenet` replaces only the average pool, by an equal one.
     TinyImagenet,
     /// A 7x7 convolution of stride 2, then 3x3 max-pooling of stride 2 (`resnet18-imagenet`).
     Imagenet,
+}
+
+impl Stem {
+    /// As recipes and the metadata of weights files have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cifar => "cifar",
+            Self::CifarPadded => "cifar-padded",
+            Self::TinyImagenet => "tiny-imagenet",
+            Self::Imagenet => "imagenet",
+        }
+    }
+
+    /// Whether a max-pooling of stride 2 follows the convolution.
+    pub fn pools(self) -> bool {
+        match self {
+            Self::Cifar | Self::CifarPadded => false,
+            Self::TinyImagenet | Self::Imagenet => true,
+        }
+    }
+}
+
+/// How much of a network: what is exported, and what an imported file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Portion {
+    /// The ResNet.
+    Backbone,
+    /// The ResNet and the pre-feature layer, which gives the features.
+    Encoder,
+    /// Both and the projector.
+    Full,
+}
+
+impl Portion {
+    /// Whether a tensor of this official name belongs to it.
+    pub(crate) fn holds(self, name: &str) -> bool {
+        match self {
+            Self::Backbone => name.starts_with("backbone."),
+            Self::Encoder => !name.starts_with("projection."),
+            Self::Full => true,
+        }
+    }
 }
 
 /// The residual block.
@@ -119,6 +165,13 @@ mod tests {
         assert_eq!(ResNetConfig::resnet18(Stem::Cifar).width(), 512);
         assert_eq!(ResNetConfig::resnet34(Stem::Imagenet).width(), 512);
         assert_eq!(ResNetConfig::resnet50(Stem::Imagenet).width(), 2048);
+    }
+
+    #[test]
+    fn stems_are_read_by_their_names() {
+        for stem in [Stem::Cifar, Stem::CifarPadded, Stem::TinyImagenet, Stem::Imagenet] {
+            assert_eq!(serde_json::from_value::<Stem>(stem.name().into()).unwrap(), stem);
+        }
     }
 
     #[test]

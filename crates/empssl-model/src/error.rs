@@ -56,6 +56,28 @@ pub enum ModelError {
         /// What is wrong with it, and what to do where that is known.
         reason: String,
     },
+    /// A file of another program that is refused.
+    #[error("{} cannot be imported: {reason}", path.display())]
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do where that is known.
+        reason: String,
+    },
+    /// Weights that are far fewer than their network has.
+    #[error("the network that these weights are of has {needed} numbers, and the file holds {held}")]
+    TooFew {
+        /// Of the network.
+        needed: i64,
+        /// Of the file.
+        held: usize,
+    },
+    /// A weight that is infinite or no number.
+    #[error("`{key}` holds numbers that are not finite")]
+    NotFinite {
+        /// The tensor's name.
+        key: String,
+    },
     /// A file that cannot be written.
     #[error("cannot write weights to {}: {source}", path.display())]
     Write {

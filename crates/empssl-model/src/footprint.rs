@@ -82,10 +82,11 @@ impl ResNetConfig {
         let input = 3 * side * side;
         let (kernel, side) = match self.stem {
             Stem::Cifar => (3, side),
+            Stem::CifarPadded => (3, side + 2),
             Stem::TinyImagenet | Stem::Imagenet => (7, halved(side)),
         };
         let conv = ConvSize { from: 3, to: self.base_width, kernel, side };
-        let mut side = if self.stem == Stem::Cifar { side } else { halved(side) };
+        let mut side = if self.stem.pools() { halved(side) } else { side };
         let mut from = self.base_width;
         let mut stages = vec![StageSize { input, convs: vec![conv] }];
         for index in 0..self.layers.len() {
@@ -143,7 +144,7 @@ mod tests {
 
     #[test]
     fn parameters_are_counted_as_the_built_network_has_them() {
-        for stem in [Stem::Cifar, Stem::TinyImagenet, Stem::Imagenet] {
+        for stem in [Stem::Cifar, Stem::CifarPadded, Stem::TinyImagenet, Stem::Imagenet] {
             for resnet in [ResNetConfig::resnet18(stem), ResNetConfig::resnet34(stem), ResNetConfig::resnet50(stem)] {
                 let resnet = ResNetConfig { base_width: 4, ..resnet };
                 let config = NetworkConfig { resnet, hidden: 24, projection: 10 };
@@ -171,7 +172,7 @@ mod tests {
 
     #[test]
     fn stages_take_what_the_built_network_gives_them() {
-        for (stem, side) in [(Stem::Cifar, 9), (Stem::Imagenet, 33)] {
+        for (stem, side) in [(Stem::Cifar, 9), (Stem::CifarPadded, 9), (Stem::Imagenet, 33)] {
             let resnet = ResNetConfig { base_width: 4, layers: [1, 1, 2, 1], ..ResNetConfig::resnet50(stem) };
             let config = NetworkConfig { resnet, hidden: 24, projection: 10 };
             let network = Network::new(&config, Kind::Float, Device::Cpu).unwrap();

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::arithmetic::Compute;
 use crate::init;
 use crate::scope::Scope;
+use crate::script::{self, ScriptModule};
 
 /// How BatchNorm behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +133,21 @@ impl Conv {
         Self { weight, stride: shape.stride, padding: shape.kernel / 2 }
     }
 
+    /// With so many pixels of zeros around its input.
+    pub(crate) fn padded(self, padding: i64) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// The same in TorchScript.
+    pub(crate) fn script(&self) -> ScriptModule {
+        let (stride, padding) = (self.stride, self.padding);
+        let y = format!("torch.conv2d(x, self.weight, None, [{stride}, {stride}], [{padding}, {padding}])");
+        ScriptModule {
+            parameters: script::named([("weight", &self.weight)]),
+            ..ScriptModule::new("Conv", script::function(&[], &y))
+        }
+    }
+
     /// `[N, from, y, x]` to `[N, to, y / stride, x / stride]`.
     pub(crate) fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         let weight = pass.compute.arranged(pass.compute.operand(&self.weight));
@@ -181,6 +197,24 @@ impl BatchNorm {
         }
     }
 
+    /// The same in TorchScript, which learns the running statistics in training as PyTorch's own layer does.
+    pub(crate) fn script(&self) -> ScriptModule {
+        let lines = ["if self.training:", "    _ = self.num_batches_tracked.add_(1)"].map(str::to_owned);
+        let y = format!(
+            "torch.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.training, {:?}, {:?}, \
+             True)",
+            Self::MOMENTUM,
+            Self::EPS
+        );
+        let running = [("running_mean", &self.running_mean), ("running_var", &self.running_var)];
+        let counter = [("num_batches_tracked", &self.num_batches_tracked)];
+        ScriptModule {
+            parameters: script::named([("weight", &self.weight), ("bias", &self.bias)]),
+            buffers: script::named(running).into_iter().chain(script::named(counter)).collect(),
+            ..ScriptModule::new("BatchNorm", script::function(&lines, &y))
+        }
+    }
+
     /// Shape-preserving.
     pub(crate) fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         if pass.mode.counts_a_batch() {
@@ -225,6 +259,14 @@ impl Linear {
         Self {
             weight: scope.parameter("weight", init::default_uniform(&[to, from], from)),
             bias: scope.parameter("bias", init::default_uniform(&[to], from)),
+        }
+    }
+
+    /// The same in TorchScript.
+    pub(crate) fn script(&self) -> ScriptModule {
+        ScriptModule {
+            parameters: script::named([("weight", &self.weight), ("bias", &self.bias)]),
+            ..ScriptModule::new("Linear", script::function(&[], "torch.linear(x, self.weight, self.bias)"))
         }
     }
 

@@ -11,6 +11,8 @@
 //! - [`Network`] holds it all; [`NetworkConfig`] and [`ResNetConfig`] say how large it is.
 //! - Parameters carry torchvision's and the official encoder's names in their `state_dict` order, so that
 //!   [`weights`] files move between this crate and PyTorch in both directions.
+//! - [`import`] reads weights of other programs, PyTorch's own files among them, and says what network they belong to;
+//!   [`Network::script`] describes the network as a TorchScript module.
 //! - [`Network::stages`] runs it in parts, for steps that keep less than a whole pass in memory; [`Arithmetic`] says
 //!   how convolutions and products are computed.
 //! - Weights start as PyTorch's do, which is not how tch's own layers start, and are drawn on the CPU in float32
@@ -34,17 +36,20 @@ mod arithmetic;
 mod config;
 mod error;
 mod footprint;
+pub mod import;
 mod init;
 mod layers;
 mod network;
 mod resnet;
 mod scope;
+mod script;
 mod state;
 pub mod weights;
 
 pub use arithmetic::{Arithmetic, Layout, Products};
-pub use config::{Block, NetworkConfig, ResNetConfig, Stem};
+pub use config::{Block, NetworkConfig, Portion, ResNetConfig, Stem};
 pub use error::{ModelError, StateMismatch};
 pub use footprint::StageElements;
 pub use layers::{Mode, Part, SharedNorm};
 pub use network::{Embedding, Network, Stage};
+pub use script::ScriptModule;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use crate::arithmetic::{Arithmetic, Compute};
-use crate::config::NetworkConfig;
+use crate::config::{NetworkConfig, Portion};
 use crate::layers::{BatchNorm, Linear, Mode, Pass, SharedNorm};
 use crate::resnet::{self, ResNet};
 use crate::scope::{Registry, Scope};
+use crate::script::{self, ScriptModule};
 use crate::{ModelError, state};
 
 /// What one forward pass gives for `N` patches.
@@ -90,6 +91,14 @@ impl Network {
         self.pre_feature.forward(&self.backbone(x, pass), pass).to_kind(self.kind())
     }
 
+    /// The pooled output of the backbone alone, `[N, width]`.
+    ///
+    /// # Panics
+    /// When [`Self::check_input`] refuses the patches.
+    pub fn encode_backbone(&self, x: &Tensor, mode: Mode) -> Tensor {
+        self.backbone(x, self.pass(mode)).to_kind(self.kind())
+    }
+
     /// The way from patches to projections in stages: each takes what the one before it gave, the first takes patches
     /// as [`Self::forward`] does, the last gives [`Embedding::projections`].
     ///
@@ -115,6 +124,18 @@ impl Network {
 
     fn heads(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         self.projector.forward(&self.pre_feature.forward(&ResNet::pool(x, pass), pass), pass)
+    }
+
+    pub(crate) fn resnet(&self) -> &ResNet {
+        &self.resnet
+    }
+
+    pub(crate) fn pre_feature_script(&self) -> ScriptModule {
+        self.pre_feature.script()
+    }
+
+    pub(crate) fn projector_script(&self) -> ScriptModule {
+        self.projector.script()
     }
 
     fn pass(&self, mode: Mode) -> Pass<'_> {
@@ -177,6 +198,24 @@ impl Network {
     /// The part of [`Self::state_dict`] that belongs to the backbone, under torchvision's names (`conv1.weight`, ...).
     pub fn backbone_state_dict(&self) -> Vec<(String, Tensor)> {
         state::detached(&state::backbone_part(self.registry.state()))
+    }
+
+    /// The part of [`Self::state_dict`] that belongs to a portion of the network, under the official names.
+    pub fn portion_state_dict(&self, portion: Portion) -> Vec<(String, Tensor)> {
+        state::detached(&self.portion(portion))
+    }
+
+    /// Copies weights into a portion of the network, as strictly as [`Self::load_state_dict`] does; the rest stays.
+    ///
+    /// # Errors
+    /// [`ModelError::State`], which names every key at fault.
+    pub fn load_portion_state_dict(&mut self, portion: Portion, given: &[(String, Tensor)]) -> Result<(), ModelError> {
+        state::load(&self.portion(portion), given)
+    }
+
+    fn portion(&self, portion: Portion) -> state::State {
+        let state = self.registry.state().iter().filter(|(name, _)| portion.holds(name));
+        state.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
     }
 
     /// Copies weights into the network, where it lives and in the type it has.
@@ -254,6 +293,15 @@ impl Hidden {
     fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         self.norm.forward_relu(&self.linear.forward(x, pass), pass)
     }
+
+    fn script(&self) -> ScriptModule {
+        let lines = [format!("x = {}", Self::CALL)];
+        let children = vec![("0".to_owned(), self.linear.script()), ("1".to_owned(), self.norm.script())];
+        ScriptModule { children, ..ScriptModule::new("Hidden", script::function(&lines, "x")) }
+    }
+
+    /// How TorchScript calls the three layers, which lie in the module itself.
+    const CALL: &str = r#"torch.relu(getattr(self, "1").forward(getattr(self, "0").forward(x)))"#;
 }
 
 /// From features to projections of length 1.
@@ -277,6 +325,14 @@ impl Projector {
         let z = self.last.forward(&self.hidden.forward(features, pass), pass).to_kind(self.last.kind());
         let length = z.norm_scalaropt_dim(2, [1i64].as_slice(), true).clamp_min(Self::MIN_NORM);
         z / length
+    }
+
+    fn script(&self) -> ScriptModule {
+        let hidden = self.hidden.script();
+        let lines = [format!("x = {}", Hidden::CALL), r#"z = getattr(self, "3").forward(x)"#.to_owned()];
+        let result = format!("z / torch.clamp_min(torch.norm(z, 2, [1], True), {:?})", Self::MIN_NORM);
+        let children = hidden.children.into_iter().chain([("3".to_owned(), self.last.script())]).collect();
+        ScriptModule { children, ..ScriptModule::new("Projector", script::function(&lines, &result)) }
     }
 }
 

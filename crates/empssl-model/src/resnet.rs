@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 use crate::config::{Block, ResNetConfig, Stem};
 use crate::layers::{BatchNorm, Conv, ConvShape, Pass};
 use crate::scope::Scope;
+use crate::script::{self, ScriptModule};
 
 /// A residual network: [`Self::stem`], then each of [`Self::stages`], then [`Self::pool`].
 #[derive(Debug)]
@@ -37,10 +38,10 @@ impl ResNet {
             from = planes * config.block.expansion();
             stage
         });
-        Self { conv, norm, max_pool: config.stem != Stem::Cifar, stages }
+        Self { conv, norm, max_pool: config.stem.pools(), stages }
     }
 
-    /// `[N, 3, s, s]` to `[N, w, s, s]` (CIFAR stem) or `[N, w, s/4, s/4]`, with w the base width.
+    /// `[N, 3, s, s]` to `[N, w, s, s]` (CIFAR stem), two pixels more (padded) or `[N, w, s/4, s/4]`, with w the base width.
     pub(crate) fn stem(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         let x = pass.compute.arranged(pass.compute.on_grid(x.shallow_clone()));
         let x = self.norm.forward_relu(&self.conv.forward(&x, pass), pass);
@@ -50,6 +51,19 @@ impl ResNet {
     /// The residual stages in order; each takes what the one before it gave.
     pub(crate) fn stages(&self) -> &[Stage; 4] {
         &self.stages
+    }
+
+    /// The same in TorchScript.
+    pub(crate) fn script(&self) -> ScriptModule {
+        let mut lines = vec!["x = torch.relu(self.bn1.forward(self.conv1.forward(x)))".to_owned()];
+        if self.max_pool {
+            lines.push("x = torch.max_pool2d(x, [3, 3], [2, 2], [1, 1])".to_owned());
+        }
+        lines.extend((1..=4).map(|i| format!("x = self.layer{i}.forward(x)")));
+        let stages = self.stages.iter().zip(1..).map(|(stage, i)| (format!("layer{i}"), stage.script()));
+        let stem = [("conv1".to_owned(), self.conv.script()), ("bn1".to_owned(), self.norm.script())];
+        let source = script::function(&lines, "torch.mean(x, [2, 3])");
+        ScriptModule { children: stem.into_iter().chain(stages).collect(), ..ScriptModule::new("ResNet", source) }
     }
 
     /// The mean over all positions: `[N, channels, y, x]` to `[N, channels]`.
@@ -63,6 +77,7 @@ fn stem_conv(scope: &mut Scope<'_>, config: &ResNetConfig) -> Conv {
     match config.stem {
         // The reference replaces torchvision's convolution by a new one, after torchvision's initialisation.
         Stem::Cifar => Conv::new_plain(scope, "conv1", shape(3, 1)),
+        Stem::CifarPadded => Conv::new_plain(scope, "conv1", shape(3, 1)).padded(2),
         Stem::TinyImagenet | Stem::Imagenet => Conv::new(scope, "conv1", shape(7, 2)),
     }
 }
@@ -76,6 +91,10 @@ impl Stage {
             Residual::new(scope.sub(i), config.block, from, planes, stride)
         };
         Self { blocks: (0..config.layers[index]).map(block).collect() }
+    }
+
+    fn script(&self) -> ScriptModule {
+        script::sequential(self.blocks.iter().map(Residual::script).collect())
     }
 
     /// `[N, channels, y, x]` to the stage's channels; every stage but the first halves y and x.
@@ -128,5 +147,25 @@ impl Residual {
             None => out.g_add_(x),
         };
         pass.compute.on_grid(sum).relu_()
+    }
+
+    fn script(&self) -> ScriptModule {
+        let last = self.layers.len();
+        let mut lines = vec!["y = x".to_owned()];
+        let mut children = Vec::new();
+        for (i, (conv, norm)) in (1..).zip(&self.layers) {
+            let y = format!("self.bn{i}.forward(self.conv{i}.forward(y))");
+            lines.push(if i < last { format!("y = torch.relu({y})") } else { format!("y = {y}") });
+            children.push((format!("conv{i}"), conv.script()));
+            children.push((format!("bn{i}"), norm.script()));
+        }
+        let shortcut = if let Some((conv, norm)) = &self.downsample {
+            children.push(("downsample".to_owned(), script::sequential(vec![conv.script(), norm.script()])));
+            "self.downsample.forward(x)"
+        } else {
+            "x"
+        };
+        let source = script::function(&lines, &format!("torch.relu(y + {shortcut})"));
+        ScriptModule { children, ..ScriptModule::new("Block", source) }
     }
 }

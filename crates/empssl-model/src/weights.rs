@@ -79,8 +79,7 @@ fn demand_checksum(stored: &str, header: &[u8], data: &[u8]) -> Result<(), Strin
 /// Why the bytes are not a safetensors file, with a hint for the format they are most often mistaken for.
 fn explain(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     if bytes.starts_with(b"PK\x03\x04") {
-        return "it is a zip archive, as PyTorch's .pt files are; convert it with safetensors.torch.save_file"
-            .to_owned();
+        return "it is a zip archive, as PyTorch's .pt files are; `empssl import` reads those".to_owned();
     }
     format!("{error}; it is truncated, damaged or of another format")
 }
@@ -452,7 +451,7 @@ mod tests {
     fn foreign_files_are_refused_with_a_hint() {
         let (_folder, path) = folder_with_file();
         fs::write(&path, b"PK\x03\x04 and the rest of an archive").unwrap();
-        assert!(refusal(&path).contains("safetensors.torch.save_file"));
+        assert!(refusal(&path).contains("`empssl import`"));
         for foreign in [&b"just some text that is long enough"[..], b"\x89PNG\r\n\x1a\n", &[0xff; 64]] {
             fs::write(&path, foreign).unwrap();
             assert!(refusal(&path).contains("another format"));

@@ -67,6 +67,10 @@ char *empssl_addcdiv(empssl_tensor out, empssl_tensor term, empssl_tensor divide
 // Page-locked host memory of so many bytes, all 0, as a new tensor.
 char *empssl_pinned(size_t bytes, empssl_tensor *out);
 
+// Bytes of an owner's as a new tensor; `release(owner)` is called once, when the last tensor on them is gone or at once
+// when this fails.
+char *empssl_owned_bytes(void *bytes, size_t length, void *owner, void (*release)(void *), empssl_tensor *out);
+
 // A stream of a CUDA device.
 typedef struct {
   int64_t device;
@@ -85,6 +89,18 @@ char *empssl_event_wait(const void *event);
 // stream uses the tensor too.
 char *empssl_event_admit(const void *event, empssl_tensor tensor);
 void empssl_event_free(void *event);
+
+// A TorchScript module that holds nothing yet but the switch between training and evaluation, which is off. Tensors are
+// copied; a child is shared, and complete before its parent is defined.
+char *empssl_script_new(const char *class_name, void **module);
+void empssl_script_free(void *module);
+char *empssl_script_parameter(void *module, const char *name, empssl_tensor tensor);
+char *empssl_script_buffer(void *module, const char *name, empssl_tensor tensor);
+char *empssl_script_child(void *module, const char *name, void *child);
+// Adds methods, in the language of TorchScript.
+char *empssl_script_define(void *module, const char *source);
+// The bytes of the file that torch.jit.load reads, made by malloc.
+char *empssl_script_save(void *module, char **bytes, size_t *length);
 
 // Operators of this thread: while recording, the names of those called from outside of any other operator, in order,
 // one a line. Stopping hands the text over, made by malloc.

@@ -1,4 +1,5 @@
-//! Gradient descent in host memory: two passes over lists of tensors, one that reads and one that writes.
+//! Passes through host memory that libtorch's operators would make several times: gradient descent over lists of tensors
+//! here, the largest numbers of a matrix's rows in [`largest`].
 //!
 //! libtorch's operators would go through the memory once an operator, and through fresh memory for every intermediate
 //! result; with more parameters than a cache holds, memory is all that a step costs. The work is divided into pieces of
@@ -11,6 +12,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::ffi::{self, ShimError};
 use crate::lists::Descent;
+
+pub mod largest;
 
 /// Elements of a piece: small enough to divide the work evenly, large enough to make the division free.
 const PIECE: usize = 1 << 14;
@@ -59,7 +62,9 @@ pub fn descend(kind: Kind, moves: &[Move<'_>], step: Descent) -> Result<(), Shim
 }
 
 /// The types that are computed in.
-trait Real: Copy + Send + Sync + Into<f64> + Add<Output = Self> + Mul<Output = Self> + Sub<Output = Self> {
+trait Real:
+    Copy + Send + Sync + PartialOrd + Into<f64> + Add<Output = Self> + Mul<Output = Self> + Sub<Output = Self>
+{
     const KIND: Kind;
     fn rounded(value: f64) -> Self;
 }

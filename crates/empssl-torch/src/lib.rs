@@ -7,6 +7,8 @@
 //! tensors and [`host`] their single pass through host memory, [`operators`] tells which operators a piece of code calls,
 //! [`stream`] copies beside the computing, from memory that [`pinned`] provides and [`upload`] guards until it was read,
 //! [`processes`] lets several processes compute together,
+//! [`script`] puts TorchScript modules together,
+//! [`mapped`] shows a file as tensors without reading it,
 //! [`failure`] turns the panics of tch's plain operators (out of memory above all) into errors, and
 //! [`version`] tells which libtorch is running.
 //!
@@ -20,11 +22,13 @@ pub mod failure;
 mod ffi;
 pub mod host;
 pub mod lists;
+pub mod mapped;
 pub mod memory;
 pub mod operators;
 pub mod pinned;
 pub mod precision;
 pub mod processes;
+pub mod script;
 pub mod stream;
 pub mod upload;
 pub mod version;
@@ -32,6 +36,7 @@ pub mod version;
 pub use device::{DeviceChoice, DeviceError};
 pub use failure::{TorchFailure, catch};
 pub use ffi::ShimError;
+pub use mapped::MappedFile;
 pub use pinned::PinnedBytes;
 pub use stream::{Event, Stream};
 pub use upload::{Completion, Upload};

@@ -1,5 +1,7 @@
 //! Who watches a run: progress bars, logs, monitors.
 
+use empssl_model::Network;
+
 use crate::error::TrainError;
 use crate::phase::Phase;
 
@@ -32,6 +34,25 @@ pub trait Observer {
 
     /// A phase begins, and with it the one before it ends. The device may still be computing what was issued in it.
     fn on_phase(&mut self, _phase: Phase) {}
+
+    /// Whether to be shown the network after this step, the first being 1; such a step has a record, whatever the
+    /// rhythm of the others.
+    fn wants_network(&mut self, _step: u64, _n_steps: u64) -> bool {
+        false
+    }
+
+    /// The network as a step left it, with weights that were found finite; the record of the step follows. The device
+    /// has done all that was asked of it, so the time until this returns is the observer's own.
+    ///
+    /// It is there to be read: run it in [`Mode::Eval`](empssl_model::Mode::Eval) without gradients, write to none of
+    /// its tensors, and draw nothing from libtorch's global generator. Then training goes on in the same bits as
+    /// unwatched.
+    ///
+    /// # Errors
+    /// An error ends the run.
+    fn on_network(&mut self, _network: &Network) -> Result<(), TrainError> {
+        Ok(())
+    }
 
     /// The metrics of a step were read.
     ///

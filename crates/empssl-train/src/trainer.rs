@@ -135,9 +135,13 @@ impl Trainer {
             let is_due = checkpoint.files.is_some() && rhythm.is_due(self.step);
             let wish = self.agree(Wish { stop: stop.load(Ordering::Relaxed), save: is_due })?;
             let stopping = wish.stop && self.step < last_step;
-            if stopping || self.is_record_due(last_step) {
-                let record = self.record(&terms, epoch, lr, &mut clock);
+            let shown = observer.wants_network(self.step, last_step);
+            if stopping || shown || self.is_record_due(last_step) {
                 self.demand_finite(last_loss)?;
+                if shown {
+                    observer.on_network(&self.network)?;
+                }
+                let record = self.record(&terms, epoch, lr, &mut clock);
                 last_loss = Some(record.loss);
                 observer.on_record(&record)?;
             }

@@ -23,7 +23,17 @@ pub(crate) struct Chart<'a> {
     pub(crate) title: &'a str,
     pub(crate) x_label: &'a str,
     pub(crate) y_label: &'a str,
+    pub(crate) x_scale: Scale,
     pub(crate) lines: Vec<Line<'a>>,
+}
+
+/// How the horizontal axis goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scale {
+    /// Equal steps.
+    Even,
+    /// Each step doubles; the few points of such lines are marked.
+    Doubling,
 }
 
 /// One line of a chart.
@@ -38,19 +48,32 @@ struct Axis {
     low: f64,
     high: f64,
     ticks: Vec<f64>,
+    /// Whether a tick stands for so many doublings of one.
+    doublings: bool,
 }
 
 impl Axis {
     /// An axis over the values, ending on round numbers where `rounded`.
     fn over(values: impl Iterator<Item = f64>, rounded: bool) -> Self {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
-        let (low, high) = if high > low { (low, high) } else { (low - 0.5, low + 0.5) };
+        // What differs by rounding alone is one value: ticks between would be alike too.
+        let differ = high - low > 1e-9 * low.abs().max(high.abs());
+        let (low, high) = if differ { (low, high) } else { (low - 0.5, low + 0.5) };
         let step = round_step((high - low) / if rounded { 4.5 } else { 6.5 });
         let (low, high) =
             if rounded { ((low / step).floor() * step, (high / step).ceil() * step) } else { (low, high) };
         let first = (low / step).ceil() as i64;
         let last = (high / step + 1e-9).floor() as i64;
-        Self { low, high, ticks: (first..=last).map(|i| i as f64 * step).collect() }
+        Self { low, high, ticks: (first..=last).map(|i| i as f64 * step).collect(), doublings: false }
+    }
+
+    /// An axis over logarithms to base two, marked at whole ones.
+    fn over_doublings(values: impl Iterator<Item = f64>) -> Self {
+        let even = Self::over(values, false);
+        let (first, last) = (even.low.ceil() as i64, (even.high + 1e-9).floor() as i64);
+        let stride = (last - first) / 8 + 1;
+        let ticks = (first..=last).filter(|tick| (tick - first) % stride == 0).map(|tick| tick as f64).collect();
+        Self { ticks, doublings: true, ..even }
     }
 
     /// Where a value lies between the ends, 0 to 1.
@@ -60,6 +83,9 @@ impl Axis {
 
     /// Labels with the decimals that tell the ticks apart.
     fn labels(&self) -> Vec<String> {
+        if self.doublings {
+            return self.ticks.iter().map(|tick| text::decimals(tick.exp2(), (-tick).max(0.0) as usize)).collect();
+        }
         let step = self.ticks.windows(2).map(|pair| pair[1] - pair[0]).next().unwrap_or(1.0);
         let decimals = (-step.log10().floor()).max(0.0) as usize;
         self.ticks.iter().map(|&tick| text::decimals(tick, decimals)).collect()
@@ -75,13 +101,15 @@ fn round_step(step: f64) -> f64 {
 impl Chart<'_> {
     /// The chart as an `svg` element, or nothing where no line has two finite points.
     pub(crate) fn svg(&self) -> Option<String> {
-        let lines: Vec<_> = self.lines.iter().map(|line| (line.class, thinned(&line.points))).collect();
+        let lines: Vec<_> = self.lines.iter().map(|line| (line.class, thinned(&self.placed(&line.points)))).collect();
         if !lines.iter().any(|(_, points)| points.len() > 1) {
             return None;
         }
         let all = || lines.iter().flat_map(|(_, points)| points);
-        let (x, y) = (Axis::over(all().map(|p| p.0), false), Axis::over(all().map(|p| p.1), true));
-        let drawn: String = lines.iter().map(|(class, points)| polyline(class, points, &x, &y)).collect();
+        let marked = self.x_scale == Scale::Doubling;
+        let x = if marked { Axis::over_doublings(all().map(|p| p.0)) } else { Axis::over(all().map(|p| p.0), false) };
+        let y = Axis::over(all().map(|p| p.1), true);
+        let drawn: String = lines.iter().map(|(class, points)| drawn(class, points, &x, &y, marked)).collect();
         let (width, height) = SIZE;
         Some(format!(
             "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\">{}{}{drawn}</svg>",
@@ -89,6 +117,14 @@ impl Chart<'_> {
             self.vertical(&y),
             self.horizontal(&x)
         ))
+    }
+
+    /// The points on the scale of the horizontal axis.
+    fn placed(&self, points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+        match self.x_scale {
+            Scale::Even => points.to_vec(),
+            Scale::Doubling => points.iter().map(|&(x, y)| (x.log2(), y)).collect(),
+        }
     }
 
     fn vertical(&self, axis: &Axis) -> String {
@@ -133,9 +169,13 @@ fn down(axis: &Axis, value: f64) -> f64 {
     SIZE.1 - MARGIN.bottom - axis.place(value) * (SIZE.1 - MARGIN.top - MARGIN.bottom)
 }
 
-fn polyline(class: &str, points: &[(f64, f64)], x: &Axis, y: &Axis) -> String {
-    let places: Vec<_> = points.iter().map(|&(a, b)| format!("{:.1},{:.1}", across(x, a), down(y, b))).collect();
-    format!("<polyline class=\"{class}\" points=\"{}\"/>", places.join(" "))
+/// A line, and where asked for a mark on each of its points.
+fn drawn(class: &str, points: &[(f64, f64)], x: &Axis, y: &Axis, marked: bool) -> String {
+    let places: Vec<_> = points.iter().map(|&(a, b)| (across(x, a), down(y, b))).collect();
+    let line: Vec<_> = places.iter().map(|(a, b)| format!("{a:.1},{b:.1}")).collect();
+    let mark = |(a, b): &(f64, f64)| format!("<circle class=\"{class}\" cx=\"{a:.1}\" cy=\"{b:.1}\" r=\"3.2\"/>");
+    let marks: String = if marked { places.iter().map(mark).collect() } else { String::new() };
+    format!("<polyline class=\"{class}\" points=\"{}\"/>{marks}", line.join(" "))
 }
 
 /// The finite points, of many only so many.
@@ -149,7 +189,26 @@ mod tests {
     use super::*;
 
     fn chart(points: Vec<(f64, f64)>) -> Chart<'static> {
-        Chart { title: "a < b", x_label: "step", y_label: "loss", lines: vec![Line { class: "trained", points }] }
+        let lines = vec![Line { class: "trained", points }];
+        Chart { title: "a < b", x_label: "step", y_label: "loss", x_scale: Scale::Even, lines }
+    }
+
+    #[test]
+    fn doublings_are_equally_far_apart_and_their_points_marked() {
+        let doubling = |points| Chart { x_scale: Scale::Doubling, ..chart(points) }.svg().unwrap();
+        let svg = doubling(vec![(1.0, 5.0), (2.0, 6.0), (4.0, 7.0), (128.0, 8.0)]);
+        let marks: Vec<f64> =
+            svg.split("cx=\"").skip(1).map(|rest| rest.split('"').next().unwrap().parse().unwrap()).collect();
+        assert_eq!(marks.len(), 4);
+        assert!((marks[1] - marks[0] - (marks[2] - marks[1])).abs() < 0.2 && marks[3] > marks[2], "{marks:?}");
+        for label in [">1<", ">2<", ">64<", ">128<"] {
+            assert!(svg.contains(label), "{label} is missing in {svg}");
+        }
+        assert!(!chart(vec![(1.0, 1.0), (2.0, 2.0)]).svg().unwrap().contains("<circle"));
+        let small = doubling(vec![(0.3, 5.0), (0.9, 6.0)]);
+        assert!(small.contains(">0.5<"), "{small}");
+        let far = doubling(vec![(1.0, 5.0), (65536.0, 6.0)]);
+        assert!(far.matches("class=\"tick\"").count() <= 9, "{far}");
     }
 
     #[test]
@@ -161,7 +220,9 @@ mod tests {
 
     #[test]
     fn ticks_cover_the_values_and_their_labels_differ() {
-        for (low, high) in [(0.0, 1.0), (-161.3, -12.0), (0.0003, 0.0301), (5.0, 5.0), (1.0, 1e6)] {
+        for (low, high) in
+            [(0.0, 1.0), (-161.3, -12.0), (0.0003, 0.0301), (5.0, 5.0), (51.3, 51.3f64.next_up()), (1.0, 1e6)]
+        {
             let axis = Axis::over([low, high].into_iter(), true);
             assert!(axis.low <= low && axis.high >= high && (3..=9).contains(&axis.ticks.len()), "{low} to {high}");
             let mut labels = axis.labels();

@@ -1,8 +1,9 @@
 //! report.html: one self-contained page, light and dark, for a desk and for a phone.
 
-use super::chart::{Chart, Line};
+use super::chart::{Chart, Line, Scale};
+use super::cost;
 use super::model::{Bar, Encoder, ProbePoint, Published, Report, Row, Step};
-use super::{Page, base64, text};
+use super::{Page, base64, monitor, text, votes};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -19,7 +20,10 @@ pub(crate) fn render(page: &Page) -> String {
     let sections = [
         section("Accuracy", accuracy(page)),
         section("What the run had to show", bars(&report.bars)),
+        section("Accuracy against test cost", cost::html(report)),
+        section("Neighbours by setting", votes::html(report)),
         section("Curves", charts(page)),
+        section("Test images by their features", page.scatter.as_deref().map(scatter).unwrap_or_default()),
         section("Patches as the network sees them", page.patches.as_deref().map(patches).unwrap_or_default()),
         section("How it was made", facts(report)),
         section("Images left out", skipped(report)),
@@ -63,6 +67,7 @@ fn accuracy(page: &Page) -> String {
         "Probe",
         "Top-1 on the test split",
         "Top-5",
+        text::CHOSEN_ON_TEST,
         "Labelled images",
         "Test images",
         "Time",
@@ -78,7 +83,7 @@ fn accuracy(page: &Page) -> String {
 
 /// Figures stand to the right, words and the drawn accuracy to the left.
 fn class(column: usize) -> &'static str {
-    if (3..=6).contains(&column) { " class=\"num\"" } else { "" }
+    if (3..=7).contains(&column) { " class=\"num\"" } else { "" }
 }
 
 fn measured_row(row: &Row, first: bool) -> String {
@@ -88,8 +93,9 @@ fn measured_row(row: &Row, first: bool) -> String {
     let cells = [
         format!("<td><span class=\"dot {colour}\"></span>{}</td>", row.encoder.label()),
         format!("<td>{}{setting}</td>", row.probe.label()),
-        drawn(row.top1, colour),
+        drawn(row.top1, colour, &text::top1(row)),
         cell("top-5", &row.top5.map_or(String::new(), text::percent)),
+        cell(text::CHOSEN_ON_TEST, &row.chosen_on_test.map_or(String::new(), text::percent)),
         cell("labelled images", &text::count(row.n_train)),
         cell("test images", &text::count(row.n_test)),
         cell("time", &row.seconds.map_or(String::new(), text::duration)),
@@ -103,16 +109,16 @@ fn published_row(row: &Published, first: bool) -> String {
     let class = if first { "published first" } else { "published" };
     let words = format!("<td>Published, not measured here</td><td>{}</td>", row.probe.label());
     let source = escape(&text::source(row));
-    format!("<tr class=\"{class}\">{words}{}<td colspan=\"5\"><small>{source}</small></td></tr>\n", drawn(row.top1, ""))
+    format!(
+        "<tr class=\"{class}\">{words}{}<td colspan=\"6\"><small>{source}</small></td></tr>\n",
+        drawn(row.top1, "", &text::percent(row.top1))
+    )
 }
 
 /// An accuracy with a line as long as it is high.
-fn drawn(top1: f64, colour: &str) -> String {
+fn drawn(top1: f64, colour: &str, words: &str) -> String {
     let width = top1.clamp(0.0, 100.0);
-    format!(
-        "<td class=\"top1\"><b>{}</b><i class=\"{colour}\" style=\"width:{width:.1}%\"></i></td>",
-        text::percent(top1)
-    )
+    format!("<td class=\"top1\"><b>{words}</b><i class=\"{colour}\" style=\"width:{width:.1}%\"></i></td>")
 }
 
 fn cell(name: &str, value: &str) -> String {
@@ -147,17 +153,25 @@ fn charts(page: &Page) -> String {
     let by_step = |title, y_label, value: fn(&Step) -> f64| {
         let points = steps.iter().map(|step| (step.step, value(step))).collect();
         let line = Line { class: "trained", points };
-        figure(&Chart { title, x_label: "training step", y_label, lines: vec![line] }, "")
+        let (x_label, x_scale, lines) = ("training step", Scale::Even, vec![line]);
+        figure(&Chart { title, x_label, y_label, x_scale, lines }, "")
     };
     let figures = [
         by_step("Loss", "total loss", |step| step.loss),
         by_step("Invariance", "minus mean cosine similarity", |step| step.invariance),
         by_step("Coding rate", "mean total coding rate R", |step| step.coding_rate),
         by_step("Learning rate", "learning rate", |step| step.lr),
+        monitored(page),
         probe_chart(&page.report.probe_curve),
     ];
     let figures: String = figures.into_iter().flatten().collect();
     if figures.is_empty() { figures } else { format!("<div class=\"charts\">\n{figures}</div>") }
+}
+
+fn monitored(page: &Page) -> Option<String> {
+    let steps = page.steps.as_deref()?;
+    let note = monitor::note(steps, page.report.seconds.train)?;
+    figure(&monitor::chart(steps), &format!("<p class=\"note\">{}</p>", escape(&note)))
 }
 
 fn probe_chart(points: &[ProbePoint]) -> Option<String> {
@@ -175,12 +189,14 @@ fn probe_chart(points: &[ProbePoint]) -> Option<String> {
         title: "Accuracy of the linear probe",
         x_label: "epoch of the probe on frozen features",
         y_label: "test top-1, percent",
+        x_scale: Scale::Even,
         lines,
     };
     figure(&chart, &format!("<p class=\"legend\">{legend}</p>"))
 }
 
-fn figure(chart: &Chart<'_>, legend: &str) -> Option<String> {
+/// A chart in a frame, or nothing where it would be empty.
+pub(super) fn figure(chart: &Chart<'_>, legend: &str) -> Option<String> {
     Some(format!("<figure><h3>{}</h3>{legend}{}</figure>\n", chart.title, chart.svg()?))
 }
 
@@ -189,6 +205,17 @@ fn patches(png: &[u8]) -> String {
         "<figure><img class=\"patches\" alt=\"Images, each followed by its patches\" src=\"data:image/png;base64,{}\">\
          <figcaption>Each row: an image as it is, then patches of it.</figcaption></figure>",
         base64::encode(png)
+    )
+}
+
+/// As an image, within which nothing is markup of this page.
+fn scatter(svg: &[u8]) -> String {
+    format!(
+        "<figure><img class=\"scatter\" alt=\"Test images as points, coloured by class\" \
+         src=\"data:image/svg+xml;base64,{}\">\
+         <figcaption>Images near each other have features that are alike; distances between groups say little.\
+         </figcaption></figure>",
+        base64::encode(svg)
     )
 }
 

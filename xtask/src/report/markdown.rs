@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::model::{Bar, Encoder, ProbePoint, Published, Report, Row, Step};
-use super::{Page, text};
+use super::{Page, cost, monitor, text, votes};
 
 /// Lines of the tables that stand for curves, about.
 const SAMPLES: usize = 12;
@@ -18,8 +18,15 @@ pub(crate) fn render(page: &Page) -> String {
         format!("{}\n", escape(&text::verdict(report))),
         section("Accuracy", &accuracy(page)),
         section("What the run had to show", &report.bars.iter().map(bar).collect::<String>()),
+        section("Accuracy against test cost", &cost::markdown(report)),
+        section("Neighbours by setting", &votes::markdown(report)),
         section("Training", &page.steps.as_deref().map(training).unwrap_or_default()),
+        section("Neighbours during training", &monitored(page)),
         section("Linear probe by epoch", &probe_curve(&report.probe_curve)),
+        section(
+            "Test images by their features",
+            if page.scatter.is_some() { "![Test images as points, coloured by class](scatter.svg)\n" } else { "" },
+        ),
         section(
             "Patches as the network sees them",
             if page.patches.is_some() {
@@ -42,7 +49,18 @@ fn section(title: &str, body: &str) -> String {
 }
 
 fn accuracy(page: &Page) -> String {
-    let head = table(&["Encoder", "Probe", "Top-1", "Top-5", "Labelled", "Test", "Time", "Peak memory", "Setting"]);
+    let head = table(&[
+        "Encoder",
+        "Probe",
+        "Top-1",
+        "Top-5",
+        text::CHOSEN_ON_TEST,
+        "Labelled",
+        "Test",
+        "Time",
+        "Peak memory",
+        "Setting",
+    ]);
     let measured: String = page.rows().into_iter().map(measured).collect();
     let published: String = page.report.comparable().iter().map(published).collect();
     format!("{head}{measured}{published}\n{}\n", text::TABLE_NOTE)
@@ -52,8 +70,9 @@ fn measured(row: &Row) -> String {
     line(&[
         row.encoder.label(),
         row.probe.label(),
-        &text::percent(row.top1),
+        &text::top1(row),
         &row.top5.map_or(String::new(), text::percent),
+        &row.chosen_on_test.map_or(String::new(), text::percent),
         &text::count(row.n_train),
         &text::count(row.n_test),
         &row.seconds.map_or(String::new(), text::duration),
@@ -67,6 +86,7 @@ fn published(row: &Published) -> String {
         "published, not measured here",
         row.probe.label(),
         &text::percent(row.top1),
+        "",
         "",
         "",
         "",
@@ -95,6 +115,15 @@ fn training(steps: &[Step]) -> String {
     }
 }
 
+fn monitored(page: &Page) -> String {
+    let steps = page.steps.as_deref().unwrap_or_default();
+    let Some(note) = monitor::note(steps, page.report.seconds.train) else { return String::new() };
+    let rows = monitor::rows(steps);
+    let lines: String =
+        text::sampled(&rows, SAMPLES).map(|cells| line(&cells.each_ref().map(String::as_str))).collect();
+    format!("{note}\n\n{}{lines}", table(&["Step", "kNN top-1", "kNN top-5"]))
+}
+
 fn probe_curve(points: &[ProbePoint]) -> String {
     let lines: String = Encoder::ALL
         .iter()
@@ -120,11 +149,11 @@ fn skipped(report: &Report) -> String {
     report.skipped_images.iter().map(|image| format!("- `{}`: {}\n", image.path, escape(&image.reason))).collect()
 }
 
-fn table(head: &[&str]) -> String {
+pub(crate) fn table(head: &[&str]) -> String {
     format!("{}|{}\n", line(head), " --- |".repeat(head.len()))
 }
 
-fn line(cells: &[&str]) -> String {
+pub(crate) fn line(cells: &[&str]) -> String {
     cells.iter().fold("|".to_owned(), |mut line, cell| {
         // Writing to a string cannot fail.
         let _ = write!(line, " {} |", escape(cell).replace('|', "\\|").replace('\n', " "));
@@ -133,6 +162,6 @@ fn line(cells: &[&str]) -> String {
 }
 
 /// Keeps text from being read as markup or HTML.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('*', "\\*").replace('_', "\\_").replace('`', "\\`")
 }

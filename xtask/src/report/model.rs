@@ -44,6 +44,15 @@ pub(crate) struct Report {
     pub(crate) published: Vec<Published>,
     #[serde(default)]
     pub(crate) probe_curve: Vec<ProbePoint>,
+    /// Reports of older programs have none of the next two.
+    #[serde(default)]
+    pub(crate) test_curve: Vec<TestPoint>,
+    #[serde(default)]
+    pub(crate) knn_grid: Vec<KnnPoint>,
+    #[serde(default)]
+    pub(crate) transfer: Option<Transfer>,
+    #[serde(default)]
+    pub(crate) features: Vec<FeatureFile>,
     #[serde(default)]
     pub(crate) bars: Vec<Bar>,
 }
@@ -109,6 +118,9 @@ pub(crate) struct Labelled {
     pub(crate) n_train: u64,
     pub(crate) n_train_available: Option<u64>,
     pub(crate) n_test: u64,
+    /// Classes without a labelled training image.
+    #[serde(default)]
+    pub(crate) absent_classes: Vec<String>,
 }
 
 /// One measured accuracy, in percent.
@@ -118,6 +130,12 @@ pub(crate) struct Row {
     pub(crate) probe: Probe,
     pub(crate) top1: f64,
     pub(crate) top5: Option<f64>,
+    /// The probe's best epoch on the test images, which flatters.
+    #[serde(default)]
+    pub(crate) chosen_on_test: Option<f64>,
+    /// Of `top1`, over the seeds of a score that was taken several times.
+    #[serde(default)]
+    pub(crate) top1_deviation: Option<f64>,
     pub(crate) n_train: u64,
     pub(crate) n_test: u64,
     pub(crate) seconds: Option<f64>,
@@ -148,10 +166,13 @@ impl Encoder {
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Probe {
     Linear,
     Knn,
+    LinearGrid,
+    LinearOptimum,
+    FewLabels,
 }
 
 impl Probe {
@@ -160,6 +181,9 @@ impl Probe {
         match self {
             Self::Linear => "linear probe",
             Self::Knn => "weighted kNN",
+            Self::LinearGrid => "linear probe, rate chosen on held-out images",
+            Self::LinearOptimum => "linear probe, optimum",
+            Self::FewLabels => "linear probe, few labels",
         }
     }
 }
@@ -180,6 +204,69 @@ pub(crate) struct ProbePoint {
     pub(crate) encoder: Encoder,
     pub(crate) epoch: f64,
     pub(crate) test_top1: f64,
+}
+
+/// The trained encoder's accuracy when features are taken from so many patches of an image in this way.
+#[derive(Debug, Deserialize)]
+pub(crate) struct TestPoint {
+    pub(crate) view: View,
+    pub(crate) n_patches: u64,
+    pub(crate) probe: Probe,
+    pub(crate) top1: f64,
+    /// The features of all test images.
+    pub(crate) seconds: f64,
+}
+
+/// One combination of the neighbours' vote.
+#[derive(Debug, Deserialize)]
+pub(crate) struct KnnPoint {
+    pub(crate) encoder: Encoder,
+    pub(crate) metric: String,
+    pub(crate) k: u64,
+    /// None where it has no effect.
+    pub(crate) temperature: Option<f64>,
+    pub(crate) top1: f64,
+}
+
+/// Scores of images other than those that were learnt from.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Transfer {
+    pub(crate) trained_on: String,
+    pub(crate) patches: String,
+}
+
+/// What an encoder sees of an image in evaluation.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum View {
+    Published,
+    Grid,
+    GridFlip,
+    Whole,
+}
+
+impl View {
+    /// In the order of tables and legends.
+    pub(crate) const ALL: [Self; 4] = [Self::Published, Self::Grid, Self::GridFlip, Self::Whole];
+
+    /// The words in tables and legends.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Published => "random patches, augmented, as published",
+            Self::Grid => "patches in fixed places, colours as they are",
+            Self::GridFlip => "the same, half of them mirrored",
+            Self::Whole => "the whole image, resized",
+        }
+    }
+}
+
+/// Features that were computed for the scores, or taken from an earlier evaluation.
+#[derive(Debug, Deserialize)]
+pub(crate) struct FeatureFile {
+    pub(crate) bytes: u64,
+    /// Nothing for those that were not kept.
+    pub(crate) file: Option<String>,
+    pub(crate) reused: bool,
 }
 
 /// Something the run had to show.
@@ -216,6 +303,18 @@ pub(crate) struct Step {
     pub(crate) loss: f64,
     pub(crate) invariance: f64,
     pub(crate) coding_rate: f64,
+    /// The look at the features after it, if there was one.
+    pub(crate) monitor: Option<Check>,
+}
+
+/// Weighted kNN on labelled training images while training went on, in percent.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Check {
+    pub(crate) knn_top1: f64,
+    pub(crate) knn_top5: f64,
+    pub(crate) images: u64,
+    pub(crate) patches: u64,
+    pub(crate) seconds: f64,
 }
 
 impl Report {

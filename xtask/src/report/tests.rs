@@ -53,6 +53,41 @@ fn both_pages_show_every_row_bar_and_published_figure() {
 }
 
 #[test]
+fn both_pages_show_accuracy_against_cost_and_the_best_epoch_in_a_column_of_its_own() {
+    let run = copied(|_| ());
+    let [markdown, html] = pages(run.path());
+    for page in [&markdown, &html] {
+        for text in ["chosen on test, as the original prints", "52.4 %", "39.5 %", "36.2 %", "8.6 ms", "as published"] {
+            assert!(page.contains(text), "`{text}` is missing");
+        }
+    }
+    assert!(markdown.contains("| the whole image, resized | 1 | 33.4 % | 30.1 % | 0.450 ms |"), "{markdown}");
+    assert_eq!(html.matches("<circle ").count(), 4 * 6);
+    let run = copied(|report| report["test_curve"] = Value::Array(Vec::new()));
+    assert!(pages(run.path()).iter().all(|page| !page.contains("Accuracy against test cost")));
+}
+
+#[test]
+fn a_report_of_an_older_program_is_shown_without_what_it_does_not_tell() {
+    let run = copied(|report| {
+        let keys = report.as_object_mut().unwrap();
+        keys.remove("test_curve");
+        keys.remove("features");
+        report["labelled"].as_object_mut().unwrap().remove("absent_classes");
+        report["rows"].as_array_mut().unwrap().iter_mut().for_each(|row| {
+            row.as_object_mut().unwrap().remove("chosen_on_test");
+        });
+    });
+    assert!(pages(run.path()).iter().all(|page| page.contains("51.3 %")));
+}
+
+#[test]
+fn classes_without_labelled_images_are_a_warning() {
+    let run = copied(|report| report["labelled"]["absent_classes"] = serde_json::json!(["cat", "dog"]));
+    assert!(pages(run.path()).iter().all(|page| page.contains("2 classes have no labelled training image")));
+}
+
+#[test]
 fn the_page_asks_nobody_for_anything() {
     let run = copied(|_| ());
     let [_, html] = pages(run.path());
@@ -60,7 +95,7 @@ fn the_page_asks_nobody_for_anything() {
         assert!(!html.contains(request), "the page holds `{request}`");
     }
     assert!(html.contains("default-src 'none'") && html.contains("prefers-color-scheme: dark"));
-    assert_eq!(html.matches("<svg ").count(), 5);
+    assert_eq!(html.matches("<svg ").count(), 9);
     assert!(html.contains("src=\"data:image/png;base64,iVBORw0KGgo"));
 }
 
@@ -87,7 +122,9 @@ fn text_from_outside_is_never_markup() {
 
 #[test]
 fn missing_files_are_named_and_the_rest_is_shown() {
-    let run = copied(|report| report["probe_curve"] = Value::Array(Vec::new()));
+    let run = copied(|report| {
+        ["probe_curve", "test_curve"].iter().for_each(|curve| report[*curve] = Value::Array(Vec::new()));
+    });
     for name in ["metrics.jsonl", "patches.png"] {
         fs::remove_file(run.path().join(name)).unwrap();
     }

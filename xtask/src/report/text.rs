@@ -1,6 +1,6 @@
 //! Sentences and figures that all forms of the report share.
 
-use super::model::{Counts, Encoder, Model, PeakBytes, Probe, Published, Report};
+use super::model::{Counts, Encoder, FeatureFile, Model, PeakBytes, Probe, Published, Report, Row};
 
 /// A figure with as many decimals as its size deserves, and a true minus sign.
 pub(crate) fn number(value: f64) -> String {
@@ -63,6 +63,12 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// A measured top-1, with its deviation where it was taken several times.
+pub(crate) fn top1(row: &Row) -> String {
+    let spread = row.top1_deviation.map_or(String::new(), |deviation| format!(" ± {deviation:.1}"));
+    format!("{}{spread}", percent(row.top1))
+}
+
 /// Bytes in the unit that leaves at most three digits before the point.
 pub(crate) fn bytes(value: u64) -> String {
     let (unit, name) = if value >= 1 << 30 { (1u64 << 30, "GiB") } else { (1 << 20, "MiB") };
@@ -119,7 +125,20 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
     };
     let unfinished = (!report.training_finished)
         .then(|| "Training was stopped before its last step: these are the figures of an unfinished run.".to_owned());
-    [synthetic, partial, unfinished, skipped].into_iter().flatten().collect()
+    let absent = match &report.labelled.absent_classes[..] {
+        [] => None,
+        [one] => {
+            Some(format!("The class {one} has no labelled training image, so its test images can hardly be right."))
+        }
+        all => Some(format!(
+            "{} classes have no labelled training image, so their test images can hardly be right.",
+            count(all.len() as u64)
+        )),
+    };
+    let transfer = report.transfer.as_ref().map(|transfer| {
+        format!("Scored on other images than it learnt from: trained on {}; {}.", transfer.trained_on, transfer.patches)
+    });
+    [synthetic, transfer, partial, unfinished, skipped, absent].into_iter().flatten().collect()
 }
 
 fn partial_sentence(report: &Report) -> String {
@@ -178,9 +197,24 @@ pub(crate) fn facts(report: &Report) -> Vec<(&'static str, String)> {
             "Time",
             format!("{} training, {} evaluation", duration(report.seconds.train), duration(report.seconds.evaluate)),
         ),
+        ("Features", features(&report.features)),
         ("Speed", report.patches_per_s.map_or("not measured".to_owned(), |v| format!("{} patches/s", number(v)))),
         ("Peak memory", report.peak_bytes.map_or("not measured".to_owned(), peak)),
     ]
+}
+
+/// What was computed for the scores and what of it is kept.
+fn features(files: &[FeatureFile]) -> String {
+    let kept = files.iter().filter(|file| file.file.is_some());
+    let size = bytes(kept.clone().map(|file| file.bytes).sum());
+    match (files.is_empty(), files.iter().filter(|file| file.reused).count()) {
+        (true, _) => "not told".to_owned(),
+        (false, 0) => format!("{} files of {size} in features/", kept.count()),
+        (false, reused) => format!(
+            "{} files of {size} in features/, {reused} of them from an earlier evaluation, whose time is counted",
+            kept.count()
+        ),
+    }
 }
 
 /// What sets a training apart whose steps went through the network by patches.
@@ -205,7 +239,11 @@ pub(crate) fn source(published: &Published) -> String {
 
 /// The line under the table that says what its words mean.
 pub(crate) const TABLE_NOTE: &str = "Every row uses the same labelled images and the whole test split. Raw pixels are the \
-    network's input, x/127.5 \u{2212} 1 of the whole image. The last epoch is reported, never the best.";
+    network's input, x/127.5 \u{2212} 1 of the whole image. The last epoch is what counts; the column \u{201c}chosen on test, \
+    as the original prints\u{201d} is the best epoch on the test images, which flatters, for comparison alone.";
+
+/// The name of the column of the best epoch on the test images.
+pub(crate) const CHOSEN_ON_TEST: &str = "chosen on test, as the original prints";
 
 #[cfg(test)]
 mod tests {

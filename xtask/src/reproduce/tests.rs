@@ -18,35 +18,72 @@ fn args() -> Args {
     Args { device: None, out: None, ..Args::synthetic("quick", PathBuf::new()) }
 }
 
-#[test]
-fn unknown_names_are_refused_with_those_that_exist() {
-    let (_folder, workspace) = checkout();
-    let refusal = |args: Args| recipe_file(&args, &workspace).unwrap_err().to_string();
-    let message = refusal(Args { recipe: "fast".to_owned(), ..args() });
-    assert_eq!(message, "there is no recipe `fast` in configs/synthetic/; there are: quick, smoke");
-    let message = refusal(Args { dataset: "cifar".to_owned(), ..args() });
-    assert_eq!(message, "there is no data set `cifar` in configs/; there are: cifar10, synthetic");
-    assert!(recipe_file(&args(), &workspace).unwrap().ends_with("configs/synthetic/quick.toml"));
+/// The run of these arguments.
+fn single<'a>(args: &'a Args, workspace: &Workspace) -> Single<'a> {
+    Single::new(args, workspace).unwrap()
 }
 
 #[test]
-fn a_real_set_needs_a_folder_that_exists() {
-    let cifar = |data: Option<&str>| Args { dataset: "cifar10".to_owned(), data: data.map(PathBuf::from), ..args() };
-    let message = check_data(&cifar(None)).unwrap_err().to_string();
-    assert!(message.contains("--data DIR"), "{message}");
-    let failure = check_data(&cifar(Some("/no/such/folder"))).unwrap_err();
+fn unknown_names_are_refused_with_those_that_exist() {
+    let (_folder, workspace) = checkout();
+    let refusal = |dataset: &str, recipe: &str| recipe_file(dataset, recipe, &workspace).unwrap_err().to_string();
     assert_eq!(
-        (failure.code, failure.to_string().as_str()),
-        (Code::Usage, "--data /no/such/folder: there is no such folder")
+        refusal("synthetic", "fast"),
+        "there is no recipe `fast` in configs/synthetic/; there are: quick, smoke"
     );
-    check_data(&cifar(Some("/"))).unwrap();
-    check_data(&args()).unwrap();
+    assert_eq!(refusal("cifar", "quick"), "there is no data set `cifar` in configs/; there are: cifar10, synthetic");
+    assert!(recipe_file("synthetic", "quick", &workspace).unwrap().ends_with("configs/synthetic/quick.toml"));
+}
+
+#[derive(clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    args: Args,
+}
+
+fn parsed(line: &[&str]) -> Args {
+    let Line { args } = clap::Parser::parse_from([&["reproduce"], line].concat());
+    args
+}
+
+#[test]
+fn a_set_takes_its_own_folder_before_the_common_one() {
+    let args = parsed(&["--dataset", "cifar10=/a", "--dataset", "cifar100", "--data", "/b"]);
+    let places: Vec<_> = args.sets().into_iter().map(|set| (set.name, set.dir.unwrap())).collect();
+    assert_eq!(places, [("cifar10".to_owned(), PathBuf::from("/a")), ("cifar100".to_owned(), PathBuf::from("/b"))]);
+    assert_eq!(parsed(&[]).sets()[0].name, "synthetic");
+}
+
+#[test]
+fn the_papers_tables_are_meant_only_on_a_gpu_and_only_where_nothing_is_named() {
+    let (_folder, workspace) = checkout();
+    fs::write(workspace.join("configs/cifar10/one-epoch.toml"), "").unwrap();
+    let tables = |line: &[&str], has_gpu| parsed(line).tables(has_gpu, &workspace);
+    let cifar = ["--dataset", "cifar10"];
+    assert_eq!(tables(&cifar, true), [Table::OneEpoch, Table::Main]);
+    for (line, has_gpu) in [
+        (&cifar[..], false),
+        (&[], true),
+        (&["--dataset", "cifar10", "--recipe", "quick"], true),
+        (&["--dataset", "cifar10", "--device", "cpu"], true),
+    ] {
+        assert!(tables(line, has_gpu).is_empty(), "{line:?}");
+    }
+    assert_eq!(tables(&["--table", "time"], false), [Table::Time]);
+}
+
+#[test]
+fn a_sweep_is_whatever_asks_for_more_than_one_run() {
+    for line in [&["--seeds", "2"][..], &["--table", "main"], &["--jobs", "1"], &["--dry-run"], &["--retry"]] {
+        assert!(parsed(line).sweep.is_given(), "{line:?}");
+    }
+    assert!(!parsed(&["--set", "training.n_patches=2", "--fetch"]).sweep.is_given());
 }
 
 #[test]
 fn runs_are_numbered_and_never_overwritten() {
     let (_folder, workspace) = checkout();
-    let made = |args: &Args| run_folder(args, &workspace).unwrap();
+    let made = |args: &Args| run_folder(&single(args, &workspace), &workspace).unwrap();
     let names = [made(&args()), made(&args()), made(&Args { seed: 3, ..args() })];
     let runs = workspace.join("runs");
     assert_eq!(names, ["synthetic-quick-s0", "synthetic-quick-s0-2", "synthetic-quick-s3"].map(|name| runs.join(name)));
@@ -60,32 +97,38 @@ fn a_folder_that_holds_something_is_not_taken() {
     assert!(failure.to_string().contains("is not empty: choose another --out"), "{failure}");
     let fresh = workspace.join("new/run");
     check_out(&Args { out: Some(fresh.clone()), ..args() }).unwrap();
-    assert_eq!(run_folder(&Args { out: Some(fresh.clone()), ..args() }, &workspace).unwrap(), fresh);
+    let asked = Args { out: Some(fresh.clone()), ..args() };
+    assert_eq!(run_folder(&single(&asked, &workspace), &workspace).unwrap(), fresh);
 }
 
 #[test]
 fn every_argument_reaches_the_program_and_no_other_does() {
-    let [recipe, folder] = ["r.toml", "runs/a"].map(Path::new);
-    let program = Program { path: "/target/release/empssl".into(), commit: Some("abc".to_owned()) };
-    let shown = |args: &Args| process::shown(&training(args, recipe, folder, &program));
-    assert_eq!(shown(&args()), "empssl train --dataset synthetic --recipe r.toml --seed 0 --out runs/a");
+    let (_folder, workspace) = checkout();
+    let folder = Path::new("runs/a");
+    let path = "/target/release/empssl".into();
+    let program = Program { path, commit: Some("abc".to_owned()), revision: String::new() };
+    let shown = |args: &Args| {
+        let single = Single { file: "r.toml".into(), ..single(args, &workspace) };
+        process::shown(&single.training(folder, &program))
+    };
+    assert_eq!(shown(&args()), "empssl train --recipe r.toml --dataset synthetic --seed 0 --out runs/a");
     let full = Args {
-        dataset: "cifar10".to_owned(),
-        recipe: "quick".to_owned(),
-        data: Some("d".into()),
+        dataset: vec!["cifar10".to_owned()],
+        data: Some("/".into()),
         partial: true,
         device: Some("cuda:1".to_owned()),
         seed: 5,
         on_bad_image: Some(OnBadImage::Skip),
         workers: Some(3),
-        out: None,
+        set: vec!["training.n_patches=2".to_owned()],
+        ..args()
     };
     assert_eq!(
         shown(&full),
-        "empssl train --dataset cifar10 --recipe r.toml --data d --partial --seed 5 --on-bad-image skip \
-         --device cuda:1 --workers 3 --out runs/a"
+        "empssl train --recipe r.toml --dataset cifar10 --data / --partial --on-bad-image skip --seed 5 \
+         --set training.n_patches=2 --device cuda:1 --workers 3 --out runs/a"
     );
-    let evaluation = evaluation(&full, folder, &program);
+    let evaluation = single(&full, &workspace).evaluation(folder, &program);
     assert_eq!(process::shown(&evaluation), "empssl eval runs/a --device cuda:1 --workers 3");
     assert!(evaluation.get_envs().any(|(name, value)| name == "EMPSSL_COMMIT" && value.is_some_and(|v| v == "abc")));
 }
@@ -109,15 +152,17 @@ fn stand_in(folder: &Path, evaluation: &str) -> Program {
         fixture.display()
     );
     process::write_script(&path, &script);
-    Program { path, commit: None }
+    Program { path, commit: None, revision: String::new() }
 }
 
 #[test]
 fn a_run_is_trained_evaluated_rendered_and_judged() {
     let (_folder, workspace) = checkout();
-    let run = run_folder(&args(), &workspace).unwrap();
+    let args = args();
+    let single = single(&args, &workspace);
+    let run = run_folder(&single, &workspace).unwrap();
     let program = stand_in(workspace.root(), "exit 0");
-    let failure = perform(&args(), Path::new("r.toml"), &run, &program).unwrap_err();
+    let failure = single.perform(&run, &program).unwrap_err();
     assert_eq!((failure.code, failure.to_string().as_str()), (Code::Check, "not met: kNN: trained minus raw pixels"));
     assert!(run.join("report.html").is_file() && run.join("report.md").is_file());
 }
@@ -125,9 +170,11 @@ fn a_run_is_trained_evaluated_rendered_and_judged() {
 #[test]
 fn a_failed_evaluation_says_where_the_run_is() {
     let (_folder, workspace) = checkout();
-    let run = run_folder(&args(), &workspace).unwrap();
+    let args = args();
+    let single = single(&args, &workspace);
+    let run = run_folder(&single, &workspace).unwrap();
     let program = stand_in(workspace.root(), "exit 3");
-    let failure = perform(&args(), Path::new("r.toml"), &run, &program).map_err(|f| keep_run(f, &run)).unwrap_err();
+    let failure = single.perform(&run, &program).map_err(|f| keep_run(f, &run)).unwrap_err();
     assert_eq!(failure.code, Code::Child);
     let message = failure.to_string();
     assert!(
@@ -139,7 +186,9 @@ fn a_failed_evaluation_says_where_the_run_is() {
 #[test]
 fn a_run_that_never_began_leaves_no_folder() {
     let (_folder, workspace) = checkout();
-    let run = run_folder(&args(), &workspace).unwrap();
+    let args = args();
+    let single = single(&args, &workspace);
+    let run = run_folder(&single, &workspace).unwrap();
     let failure = keep_run(Failure::new(Code::Child, "it failed"), &run);
     assert_eq!(failure.to_string(), "it failed");
     assert!(!run.exists());

@@ -3,7 +3,7 @@
 mod fetch;
 mod info;
 mod pack;
-mod sheet;
+pub(super) mod sheet;
 mod show;
 mod verify;
 mod watch;

@@ -1,49 +1,49 @@
 //! `empssl eval`: the scores of a run, beside an untrained network and raw pixels, in `report.json`.
 
 mod banks;
+mod encoders;
+mod scatter;
 mod scores;
-mod sets;
+pub(crate) mod sets;
+pub(crate) mod store;
+mod table;
+mod transfer;
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use empssl_eval::pixels;
+use empssl_model::Network;
+use empssl_train::Checkpoint;
 use tch::Device;
 
 use self::banks::BankMaker;
-use self::scores::Scorer;
+use self::encoders::{BACKBONE, Encoded, NetworkFeatures, PROJECTION};
 use self::sets::LabelledSets;
-use crate::args::EvalArgs;
+use self::store::BankStore;
+use self::table::Tables;
+use crate::args::{EvalArgs, Output};
 use crate::commands::{self, SavedRun, say, train};
 use crate::config::Run;
 use crate::error::CliError;
-use crate::progress::seconds_at;
-use crate::report::{self, CurvePoint, Encoder, Labelled, Row, RunIdentity, RunReport, Seconds};
+use crate::report::{self, Encoder, Labelled, Probe, RunIdentity, RunReport, Seconds};
 use crate::run_folder::write_json;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
-    let mut saved = SavedRun::open(&args.run, args.data.as_deref(), &[])?;
+    if let Some((checkpoint, dataset)) = args.checkpoint.as_deref().zip(args.dataset.as_deref()) {
+        return transfer::run(args, checkpoint, dataset);
+    }
+    let path = args.run.as_deref().ok_or_else(|| CliError::Run("name the folder of a run".to_owned()))?;
+    let mut saved = SavedRun::open(path, args.data.as_deref(), &args.set)?;
     let snapshot = args.snapshot.epochs;
     let checkpoint = saved.checkpoint(snapshot)?;
-    if snapshot.is_some() || checkpoint.step != saved.identity.model.steps {
-        let seconds = seconds_at(&saved.folder.metrics(), checkpoint.step)?;
-        saved.identity.go_back_to(checkpoint.step, seconds);
-    }
+    saved.go_to(&checkpoint)?;
     let SavedRun { folder, identity, run } = &saved;
     let device = commands::prepare(&args.compute)?;
     let sets = LabelledSets::open(&saved)?;
-    let mut network = train::initial_network(run, identity.seed, device)?;
-    let workers = commands::n_workers(args.workers);
-    let banks = BankMaker { run, sets: &sets, seed: identity.seed, device, workers };
-    let mut scorer = Scorer { banks, rows: Vec::new(), curve: Vec::new() };
-    let began = Instant::now();
-    commands::reset_peaks(device)?;
-    scorer.score_network(Encoder::Untrained, &network)?;
-    network.load_state_dict(&checkpoint.network)?;
-    scorer.score_network(Encoder::Trained, &network)?;
-    scorer.score_pixels()?;
-    let Scorer { mut rows, curve, .. } = scorer;
-    rows.sort_by_key(|row| (row.encoder as usize, row.probe as usize));
-    let seconds = Seconds { train: identity.training.seconds, evaluate: began.elapsed().as_secs_f64() };
-    let mut report = assemble(run, identity, &sets, rows, curve, seconds, device);
+    let (checkpoint, features, scatter) = (&checkpoint, &folder.features(), Some(folder.scatter(snapshot)));
+    let subject = Subject { run, identity, checkpoint, snapshot, sets: &sets, features, prefix: "", scatter, device };
+    let mut report = score(&subject, args)?;
     if let Some(epochs) = snapshot {
         report.be_of_snapshot(identity, epochs);
     }
@@ -54,15 +54,79 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-fn assemble(
-    run: &Run,
-    identity: &RunIdentity,
-    sets: &LabelledSets,
-    rows: Vec<Row>,
-    curve: Vec<CurvePoint>,
-    seconds: Seconds,
+/// What is scored on which images.
+struct Subject<'a> {
+    run: &'a Run,
+    identity: &'a RunIdentity,
+    checkpoint: &'a Checkpoint,
+    snapshot: Option<u64>,
+    sets: &'a LabelledSets,
+    /// The folder that features are kept in, and what the names of their files begin with.
+    features: &'a Path,
+    prefix: &'a str,
+    /// Where the test images are drawn by their features.
+    scatter: Option<PathBuf>,
     device: Device,
-) -> RunReport {
+}
+
+/// Every score of the network, of the same network untrained, and of raw pixels.
+fn score(subject: &Subject<'_>, args: &EvalArgs) -> Result<RunReport, CliError> {
+    let Subject { run, identity, checkpoint, snapshot, sets, features, prefix, ref scatter, device } = *subject;
+    let mut network = train::initial_network(run, identity.seed, device)?;
+    let store = BankStore::open(features, args.features)?;
+    let workers = commands::n_workers(args.workers);
+    let maker = BankMaker { run, sets, seed: identity.seed, device, workers, store: &store, used: Vec::new() };
+    let mut tables = Tables::new(maker);
+    let began = Instant::now();
+    commands::reset_peaks(device)?;
+    let encode = |encoder, network: &Network| -> Result<(String, String), CliError> {
+        Ok((format!("{prefix}{}", name(encoder, snapshot)), encoders::checksum(network)?))
+    };
+    let (name, checksum) = encode(Encoder::Untrained, &network)?;
+    let portion = identity.portion();
+    let extractor = &NetworkFeatures(&network, portion);
+    tables.add_network(&Encoded { encoder: Encoder::Untrained, name, extractor, checksum: Some(checksum) })?;
+    network.load_portion_state_dict(portion, &checkpoint.network)?;
+    let (name, checksum) = encode(Encoder::Trained, &network)?;
+    let extractor = &NetworkFeatures(&network, portion);
+    let trained = Encoded { encoder: Encoder::Trained, name, extractor, checksum: Some(checksum) };
+    let files = tables.add_trained(&trained, &outputs(&args.keep))?;
+    if let Some(folder) = &args.npy {
+        table::write_npy(folder, &files, run.config.evaluation.n_patches)?;
+    }
+    if let Some(path) = scatter {
+        let test = files.banks(run.config.evaluation.n_patches)?.test;
+        scatter::write(path, test.features(), test.labels(), sets.test.class_names(), identity.seed)?;
+    }
+    let name = format!("{prefix}pixels");
+    tables.add_pixels(&Encoded { encoder: Encoder::Pixels, name, extractor: &pixels, checksum: None })?;
+    let seconds = Seconds { train: identity.training.seconds, evaluate: tables.seconds_since(began) };
+    Ok(assemble(run, identity, tables, seconds, device))
+}
+
+/// What the features of a network are kept under.
+fn name(encoder: Encoder, snapshot: Option<u64>) -> String {
+    match (encoder, snapshot) {
+        (Encoder::Untrained, _) => "untrained".to_owned(),
+        (_, Some(epochs)) => format!("epoch-{epochs:04}"),
+        _ => "trained".to_owned(),
+    }
+}
+
+/// The names of outputs as the network gives them.
+fn outputs(kept: &[Output]) -> Vec<String> {
+    let name = |output: &Output| match output {
+        Output::Backbone => BACKBONE.to_owned(),
+        Output::Projection => PROJECTION.to_owned(),
+    };
+    let mut names: Vec<String> = kept.iter().map(name).collect();
+    names.dedup();
+    names
+}
+
+fn assemble(run: &Run, identity: &RunIdentity, tables: Tables<'_>, seconds: Seconds, device: Device) -> RunReport {
+    let Tables { banks: BankMaker { sets, used, .. }, mut rows, probe_curve, test_curve, knn_grid, tried, .. } = tables;
+    rows.sort_by_key(|row| (row.encoder as usize, row.probe as usize));
     let machine = commands::machine(device);
     let synthetic = sets.train.is_synthetic();
     let peak_bytes = rows.iter().fold(identity.training.peak_bytes, |peak, row| peak.max(row.peak_bytes));
@@ -94,11 +158,17 @@ fn assemble(
             n_train: sets.train.len(),
             n_train_available: sets.n_train_available,
             n_test: sets.test.len(),
+            absent_classes: sets.absent_classes.clone(),
         },
         rows,
         // A number for a real set says nothing about generated images.
         published: if synthetic { Vec::new() } else { run.config.published.clone() },
-        probe_curve: curve,
+        probe_curve,
+        test_curve,
+        knn_grid,
+        tried,
+        transfer: None,
+        features: used,
         bars,
     }
 }
@@ -107,10 +177,22 @@ fn print_table(report: &RunReport) {
     say(&report.title);
     for row in &report.rows {
         let encoder = format!("{:?}", row.encoder).to_lowercase();
-        let probe = format!("{:?}", row.probe).to_lowercase();
+        let probe = row.probe.name();
+        let spread = row.top1_deviation.map_or(String::new(), |deviation| format!("  +- {deviation:.2}"));
+        let few = if row.probe == Probe::FewLabels { format!("  {} labels", row.n_train) } else { String::new() };
         say(format_args!(
-            "  {encoder:<10} {probe:<7} top-1 {:6.2} %  top-5 {:6.2} %  {:7.1} s",
+            "  {encoder:<10} {probe:<14} top-1 {:6.2} %  top-5 {:6.2} %  {:7.1} s{spread}{few}",
             row.top1, row.top5, row.seconds
+        ));
+    }
+    for point in &report.test_curve {
+        let probe = point.probe.name();
+        let per_image = 1e3 * point.seconds / report.labelled.n_test as f64;
+        let (view, n) = (point.view.name(), point.n_patches);
+        let patches = if n == 1 { "patch  " } else { "patches" };
+        say(format_args!(
+            "  {view:<10} {probe:<14} top-1 {:6.2} %  {n:>3} {patches}  {per_image:7.2} ms an image",
+            point.top1
         ));
     }
 }

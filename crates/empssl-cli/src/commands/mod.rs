@@ -4,8 +4,14 @@ pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod data;
 pub(crate) mod doctor;
+pub(crate) mod embed;
+pub(crate) mod encode;
 pub(crate) mod eval;
 pub(crate) mod export;
+pub(crate) mod import;
+pub(crate) mod neighbours;
+pub(crate) mod recipe;
+pub(crate) mod runs;
 pub(crate) mod train;
 
 use std::io::{self, Write};
@@ -13,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use empssl_data::dataset::DEFAULT_ROOT;
 use empssl_data::{DataError, Dataset, OpenOptions, Split};
+use empssl_model::{Network, Portion};
 use empssl_torch::{determinism, device, memory, precision};
 use empssl_train::{Checkpoint, CheckpointFiles, LastCheckpoint};
 use serde::{Deserialize, Serialize};
@@ -22,6 +29,7 @@ use crate::args::{BadImage, DeviceArgs, ImageArgs};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
+use crate::progress::seconds_at;
 use crate::report::{DataIdentity, Machine, PeakBytes, RunIdentity};
 use crate::resume;
 use crate::run_folder::{RunFolder, read_json};
@@ -92,6 +100,16 @@ impl SavedRun {
         Ok(Self { folder, identity, run })
     }
 
+    /// Makes the identity that of the run as it stood at a checkpoint, evaluated as the recipe says now.
+    pub(crate) fn go_to(&mut self, checkpoint: &Checkpoint) -> Result<(), CliError> {
+        if checkpoint.step != self.identity.model.steps {
+            let seconds = seconds_at(&self.folder.metrics(), checkpoint.step)?;
+            self.identity.go_back_to(checkpoint.step, seconds);
+        }
+        self.identity.model.test_patches = self.run.config.evaluation.n_patches;
+        Ok(())
+    }
+
     /// The newest checkpoint, or the snapshot after so many epochs.
     pub(crate) fn checkpoint(&self, snapshot: Option<u64>) -> Result<Checkpoint, CliError> {
         let files = self.folder.checkpoints();
@@ -103,6 +121,16 @@ impl SavedRun {
         let (kept, run) = (&self.run.config.training.snapshot_epochs, self.folder.path().display());
         let reason = format!("{run} has no snapshot after {epochs} epochs; its recipe has snapshot_epochs = {kept:?}");
         Err(CliError::Run(reason))
+    }
+
+    /// How much of a network the run has: all of it, unless its weights were imported.
+    pub(crate) fn portion(&self) -> Portion {
+        self.identity.portion()
+    }
+
+    /// Puts the run's weights into its network. What an import does not have stays as it was drawn.
+    pub(crate) fn load(&self, network: &mut Network, checkpoint: &Checkpoint) -> Result<(), CliError> {
+        Ok(network.load_portion_state_dict(self.portion(), &checkpoint.network)?)
     }
 
     /// Scores of an earlier state than the last are not what was asked for: the previous checkpoint is no substitute.
@@ -159,6 +187,9 @@ impl SavedRun {
     pub(crate) fn training_images(&self) -> Result<Dataset, CliError> {
         let expected = &self.identity.data;
         let dataset = expected.source.open(Split::Train)?;
+        if self.identity.imported.is_some() {
+            return Ok(dataset); // What those weights were trained on is not known.
+        }
         let found = DataIdentity::new(&dataset, expected.source.clone());
         if found.fingerprint == expected.fingerprint {
             return Ok(dataset);

@@ -10,10 +10,11 @@ use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, TrainConfig
 use tch::{Device, Kind};
 
 use crate::args::TrainArgs;
-use crate::commands::{self, ImageSource, PREFETCH, SavedRun, data};
+use crate::commands::{self, ImageSource, PREFETCH, SavedRun, data, import};
 use crate::config::{Logging, Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
+use crate::monitor::{self, Monitor};
 use crate::progress::TrainProgress;
 use crate::ranks::{self, Member, Role};
 use crate::report::{DataIdentity, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
@@ -107,6 +108,7 @@ impl<'a> Job<'a> {
         let is_first = ranks::is_first(member);
         let lock = RunFolder::open(path).and_then(|folder| is_first.then(|| folder.lock()).transpose())?;
         let saved = SavedRun::open(path, args.images.data.as_deref(), &args.set)?;
+        import::demand_training(&saved)?;
         let device = commands::prepare(&ranks::compute(&args.compute, member))?;
         let (checkpoint, is_newest_damaged) = saved.last_checkpoint()?;
         if checkpoint.is_none() {
@@ -138,7 +140,7 @@ impl<'a> Job<'a> {
             run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
         }
         identity.machine = commands::machine(device);
-        identity.model = model_summary(&run, &trainer);
+        identity.model = model_summary(&run, trainer.n_steps(), trainer.n_epochs());
         identity.command = format!("{}; {}", identity.command, commands::command_line());
         Ok(Self { folder, lock, group, run, identity, source, trainer, device })
     }
@@ -155,14 +157,15 @@ impl<'a> Job<'a> {
         write_json(&self.folder.identity(), &self.identity)?;
         commands::reset_peaks(self.device)?;
         let (first_step, n_steps) = (self.trainer.steps_done(), self.trainer.n_steps());
-        let mut progress = TrainProgress::new(&self.folder.metrics(), first_step, n_steps)?;
+        let monitor = self.monitor(args)?;
+        let mut progress = TrainProgress::new(&self.folder.metrics(), first_step, n_steps, monitor)?;
         let plan = CheckpointPlan {
             files: Some(self.folder.checkpoints()),
             recipe: self.run.config.to_toml(),
             seconds_before: progress.seconds_before,
         };
         let outcome = self.trainer.run(&self.source, &plan, stop.flag(), &mut progress);
-        let (last, seconds_before) = (progress.last, progress.seconds_before);
+        let (last, seconds_before, checking) = (progress.last, progress.seconds_before, progress.seconds_of_checks);
         drop(progress);
         // First of all: after a failure the device may answer nothing else.
         let outcome = outcome?;
@@ -172,7 +175,7 @@ impl<'a> Job<'a> {
         }
         self.note(last.map_or(seconds_before, |last| last.seconds), commands::peaks(self.device)?)?;
         if outcome == Outcome::Finished {
-            self.conclude(last);
+            self.conclude(last, checking);
         }
         self.end(outcome, stop)
     }
@@ -187,6 +190,22 @@ impl<'a> Job<'a> {
                 Err(CliError::Interrupted { by: stop.by(), step, path, run })
             }
         }
+    }
+
+    /// Who looks at the features meanwhile.
+    fn monitor(&self, args: &TrainArgs) -> Result<Option<Monitor>, CliError> {
+        if args.no_monitor {
+            return Ok(None);
+        }
+        let model = &self.identity.model;
+        let job = monitor::Job {
+            n_steps: self.trainer.n_steps(),
+            first_step: self.trainer.steps_done(),
+            patches_a_step: model.patches_a_step(),
+            patches_at_once: (model.norm_patches * model.batch_size) as i64,
+        };
+        let BatchSource { dataset, n_workers, .. } = &self.source;
+        Monitor::new(&self.run, dataset, self.identity.seed, self.device, *n_workers, args.monitor_every, job)
     }
 
     /// Writes into `run.json` how far training has come.
@@ -246,11 +265,11 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn conclude(&self, last: Option<StepRecord>) {
+    fn conclude(&self, last: Option<StepRecord>, seconds_of_checks: f64) {
         let training = &self.identity.training;
         let loss = last.map_or(String::new(), |last| format!(", loss {:.2}", last.loss));
         eprintln!(
-            "trained {} steps in {:.1} s ({:.0} patches/s){loss}; saved in {}",
+            "trained {} steps in {:.1} s ({:.0} patches/s, {seconds_of_checks:.1} s of kNN){loss}; saved in {}",
             training.steps,
             training.seconds,
             training.patches_per_s,
@@ -349,15 +368,16 @@ fn identity(
         data: DataIdentity::new(dataset, source),
         machine: commands::machine(device),
         command: commands::command_line(),
-        model: model_summary(run, trainer),
+        model: model_summary(run, trainer.n_steps(), trainer.n_epochs()),
         training: TrainingSummary { finished: false, steps: 0, seconds: 0.0, patches_per_s: 0.0, peak_bytes },
         segments: Vec::new(),
+        imported: None,
     }
 }
 
 /// How large the job is.
-fn model_summary(run: &Run, trainer: &Trainer) -> ModelSummary {
-    let (training, steps) = (&run.config.training, trainer.n_steps());
+pub(crate) fn model_summary(run: &Run, steps: u64, epochs: f64) -> ModelSummary {
+    let training = &run.config.training;
     let mut model = ModelSummary {
         parameters: run.network.n_parameters(),
         patch_side: run.sampler.side(),
@@ -366,7 +386,7 @@ fn model_summary(run: &Run, trainer: &Trainer) -> ModelSummary {
         norm_patches: training.memory.patches_at_once(training.n_patches),
         batch_size: training.batch_size,
         steps,
-        epochs: trainer.n_epochs(),
+        epochs,
         patches_seen: 0,
     };
     model.patches_seen = steps * model.patches_a_step();

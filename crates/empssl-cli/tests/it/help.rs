@@ -11,7 +11,21 @@ fn help(arguments: &[&str]) -> String {
 #[test]
 fn help_texts() {
     insta::assert_snapshot!("help", help(&["--help"]));
-    for command in ["train", "eval", "export", "data", "bench", "doctor", "completions"] {
+    let commands = [
+        "train",
+        "eval",
+        "import",
+        "export",
+        "recipe",
+        "runs",
+        "embed",
+        "neighbours",
+        "data",
+        "bench",
+        "doctor",
+        "completions",
+    ];
+    for command in commands {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));
     }
     insta::assert_snapshot!("help-bench-step", help(&["bench", "step", "--help"]));
@@ -30,7 +44,10 @@ fn the_names_of_all_sets_are_told() {
 fn completions_name_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = help(&["completions", shell]);
-        assert!(["train", "eval", "export", "doctor"].iter().all(|command| script.contains(command)), "{shell}");
+        assert!(
+            ["train", "eval", "export", "runs", "doctor"].iter().all(|command| script.contains(command)),
+            "{shell}"
+        );
     }
 }
 

@@ -3,24 +3,35 @@
 //! - `chain`: train, resume, evaluate, export on generated images, in seconds;
 //! - `bench`: where the time of a step goes;
 //! - `data`: fetching, checking, packing and showing data sets; `packs`: packs that change, break and are interrupted;
+//! - `recipes`: the shipped recipes, and what `empssl recipe` says of them;
+//! - `features`: what is kept of an evaluation, and the list of runs;
 //! - `resume`: what stops a run, what it goes on from, and what it refuses; `kill`: runs killed at any moment;
 //! - `ranks`: several processes that train as one, and what ends them;
 //! - `resident`: what a long run takes of the memory;
 //! - `help`: the texts of `--help`, as snapshots;
+//! - `monitor`: kNN while a run goes on; `embed`: features of any images, and neighbours;
 //! - `refusals`: every bad input, with its sentence and exit code;
+//! - `transfer`: a run scored on other images;
+//! - `weights`: weights from elsewhere and for elsewhere;
 //! - `shared`: the same program on genuine images, where they are at hand.
 
 mod bench;
 mod chain;
 mod data;
+mod embed;
+mod features;
 mod help;
 mod kill;
+mod monitor;
 mod packs;
 mod ranks;
+mod recipes;
 mod refusals;
 mod resident;
 mod resume;
 mod shared;
+mod transfer;
+mod weights;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -11,7 +11,7 @@ use std::path::Path;
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entry};
 
-use super::bytes::Fault;
+use super::bytes::{Fault, InFile};
 use crate::error::DataError;
 
 /// How much may come out of a compressed file.

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::bytes::{Cursor, Fault};
+use super::bytes::{Cursor, Fault, InFile};
 use super::store::Store;
 use super::{About, Dataset, OpenOptions, Split, check_count};
 use crate::error::DataError;

@@ -92,6 +92,11 @@ impl Tree {
         Self { source, dir, class_names, files, labels }
     }
 
+    /// Files without labels, in this order; `dir` stands for all of them in messages.
+    pub(crate) fn unlabelled(dir: PathBuf, files: Vec<ImageFile>) -> Self {
+        Self { source: Source::Disk, dir, class_names: Vec::new(), files, labels: Vec::new() }
+    }
+
     fn add_class(&mut self, dir: &Path, label: u32) -> Result<(), DataError> {
         let before = self.files.len();
         collect(dir, 0, &mut self.files)?;

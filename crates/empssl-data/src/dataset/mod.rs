@@ -26,6 +26,7 @@ pub(crate) mod fingerprint;
 mod fuzz_targets;
 mod idx;
 mod image_folder;
+mod image_list;
 mod imagenet100;
 mod jpeg;
 #[cfg(feature = "pack")]
@@ -44,6 +45,7 @@ pub use detect::detect;
 use fingerprint::Hasher;
 #[cfg(test)]
 pub(crate) use fuzz_targets::all as fuzz_targets;
+pub use image_list::open_images;
 use store::Store;
 
 /// Where a data set is looked for when no folder is given, relative to the working folder.
@@ -342,6 +344,15 @@ impl Dataset {
     /// When the index is out of range, or the file cannot be read or decoded.
     pub fn image(&self, index: usize) -> Result<CowArray<'_, u8, Ix3>, DataError> {
         self.whole.store.image(self.row(index)?, self.short_side)
+    }
+
+    /// The file of one image, in an archive with the archive's path in front; `None` for images that have no file of
+    /// their own, such as records.
+    ///
+    /// # Errors
+    /// When the index is out of range.
+    pub fn path(&self, index: usize) -> Result<Option<&Path>, DataError> {
+        Ok(self.whole.store.path(self.row(index)?))
     }
 
     /// The same images, but JPEG files that are decoded on demand come at the smallest eighth of their size whose

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::bytes::Fault;
+use super::bytes::{Fault, InFile};
 use super::files::{Official, Place};
 use super::store::Store;
 use super::{About, Dataset, OpenOptions, Split, check_count};

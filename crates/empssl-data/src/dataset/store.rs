@@ -139,6 +139,14 @@ impl Store {
         }
     }
 
+    /// The file of image `row`, which must exist, if it has one.
+    pub(crate) fn path(&self, row: usize) -> Option<&Path> {
+        match self {
+            Self::Files { files, .. } => Some(&files[row].path),
+            _ => None,
+        }
+    }
+
     /// The bytes of the file of image `row`, which must exist, if it has a file.
     #[cfg(feature = "pack")]
     pub(crate) fn encoded(&self, row: usize) -> Result<Option<Vec<u8>>, DataError> {

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output};
 
+use empssl_golden::Python;
 use empssl_model::{Mode, NetworkConfig, ResNetConfig, Stem, weights};
 use tch::{Kind, Tensor};
 
@@ -56,23 +56,6 @@ save_file(outputs, f"{folder}/outputs.safetensors")
 save_file(net.state_dict(), f"{folder}/theirs.safetensors")
 "#;
 
-fn python(arguments: &[&str]) -> Option<Output> {
-    let interpreter = std::env::var("EMPSSL_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    Command::new(interpreter).args(arguments).output().ok()
-}
-
-fn can_import() -> bool {
-    let output = python(&["-c", "import torch, torchvision, safetensors.torch"]);
-    let Some(reason) = output.as_ref().map_or(Some("there is no python3".into()), |output| {
-        let text = String::from_utf8_lossy(&output.stderr);
-        (!output.status.success()).then(|| text.lines().last().unwrap_or("python3 failed").to_owned())
-    }) else {
-        return true;
-    };
-    eprintln!("skipped: loading our weights in PyTorch: {reason}");
-    false
-}
-
 fn write(folder: &Path, file: &str, tensors: &[(String, Tensor)]) {
     weights::write(&folder.join(file), tensors, &BTreeMap::new()).expect("the folder is writable");
 }
@@ -83,16 +66,15 @@ fn read(folder: &Path, file: &str) -> Vec<(String, Tensor)> {
 
 #[test]
 fn files_move_between_pytorch_and_us_strictly() {
-    if !can_import() {
-        return;
-    }
+    let packages = "torch, torchvision, safetensors.torch";
+    let Some(python) = Python::with(packages, "loading our weights in PyTorch") else { return };
     for (stem, name) in [(Stem::Cifar, "cifar"), (Stem::Imagenet, "imagenet")] {
         let config = NetworkConfig { resnet: ResNetConfig::resnet18(stem), hidden: 32, projection: 16 };
-        round_trip(&config, name);
+        round_trip(&python, &config, name);
     }
 }
 
-fn round_trip(config: &NetworkConfig, stem: &str) {
+fn round_trip(python: &Python, config: &NetworkConfig, stem: &str) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let network = build(config, Kind::Float);
     let x = patches(4, 32, Kind::Float);
@@ -103,8 +85,7 @@ fn round_trip(config: &NetworkConfig, stem: &str) {
 
     let place = folder.path().to_str().expect("temporary folders have plain names");
     let (hidden, out) = (config.hidden.to_string(), config.projection.to_string());
-    let output = python(&["-c", SCRIPT, place, stem, &hidden, &out]).expect("python3 ran a moment ago");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    python.run(&["-c", SCRIPT, place, stem, &hidden, &out]);
 
     let theirs: BTreeMap<_, _> = read(folder.path(), "outputs.safetensors").into_iter().collect();
     let ours = network.forward(&x, Mode::Eval);

@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 /// So many images.
 const IMAGES: usize = 14;
 
-fn source() -> BatchSource {
+pub(crate) fn source() -> BatchSource {
     let options = OpenOptions { name: "synthetic".into(), root: None, partial: false, on_bad_image: OnBadImage::Fail };
     let images = empssl_data::open(&options, Split::Test).unwrap();
     let dataset = images.subset(&(0..IMAGES).collect::<Vec<_>>()).unwrap();
@@ -23,7 +23,7 @@ fn source() -> BatchSource {
 }
 
 /// Three steps an epoch, eight epochs.
-fn config(log_every: u64) -> TrainConfig {
+pub(crate) fn config(log_every: u64) -> TrainConfig {
     TrainConfig {
         n_patches: 2,
         batch_size: 4,
@@ -40,7 +40,7 @@ fn config(log_every: u64) -> TrainConfig {
     }
 }
 
-fn trainer(config: TrainConfig, device: Device) -> Trainer {
+pub(crate) fn trainer(config: TrainConfig, device: Device) -> Trainer {
     let resnet = ResNetConfig { base_width: 4, ..ResNetConfig::resnet18(Stem::Cifar) };
     let network = Network::new(&NetworkConfig { resnet, hidden: 16, projection: 8 }, Kind::Float, device).unwrap();
     let loss = EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap();

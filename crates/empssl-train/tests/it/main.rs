@@ -5,7 +5,8 @@
 //! - `hosts`: two hosts, and what is told when one dies or the link is cut;
 //! - `memory`: peaks of a step in each memory mode, measured and estimated;
 //! - `ranks`: several processes against one, as real processes;
-//! - `step`: whole training steps against the official code (golden family `step`).
+//! - `step`: whole training steps against the official code (golden family `step`);
+//! - `watched`: runs whose network somebody looks at.
 
 mod cuda;
 mod feed;
@@ -13,3 +14,4 @@ mod hosts;
 mod memory;
 mod ranks;
 mod step;
+mod watched;

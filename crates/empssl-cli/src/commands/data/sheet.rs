@@ -9,38 +9,47 @@ use embedded_graphics::pixelcolor::{Rgb888, RgbColor};
 use embedded_graphics::text::{Baseline, Text};
 use image::imageops::{FilterType, resize};
 use image::{Rgb, RgbImage};
+use ndarray::ArrayView3;
 
 /// Width and height of a letter with the space around it, in pixels.
-pub(super) const LETTER: [u32; 2] = [6, 10];
+pub(in crate::commands) const LETTER: [u32; 2] = [6, 10];
 
 /// A place on the sheet, in pixels from its left and upper edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct At {
-    pub(super) x: u32,
-    pub(super) y: u32,
+pub(in crate::commands) struct At {
+    pub(in crate::commands) x: u32,
+    pub(in crate::commands) y: u32,
 }
 
 /// The sheet.
-pub(super) struct Sheet(RgbImage);
+pub(in crate::commands) struct Sheet(RgbImage);
 
 impl Sheet {
-    pub(super) fn new(width: u32, height: u32) -> Self {
+    pub(in crate::commands) fn new(width: u32, height: u32) -> Self {
         Self(RgbImage::from_pixel(width, height, Rgb([255; 3])))
     }
 
-    pub(super) fn into_picture(self) -> RgbImage {
+    pub(in crate::commands) fn into_picture(self) -> RgbImage {
         self.0
     }
 
     /// Puts a picture down, enlarged or shrunk to a size; single pixels stay visible where it is enlarged.
-    pub(super) fn put(&mut self, at: At, picture: &RgbImage, [width, height]: [u32; 2]) {
+    pub(in crate::commands) fn put(&mut self, at: At, picture: &RgbImage, [width, height]: [u32; 2]) {
         let filter = if picture.width() > width { FilterType::Triangle } else { FilterType::Nearest };
         let sized = resize(picture, width, height, filter);
         image::imageops::replace(&mut self.0, &sized, i64::from(at.x), i64::from(at.y));
     }
 
+    /// Puts an image down as large as fits into a square of `side`; returns by how much it was enlarged.
+    pub(in crate::commands) fn fit(&mut self, at: At, image: ArrayView3<'_, u8>, side: u32) -> f64 {
+        let (height, width, _) = image.dim();
+        let scale = f64::from(side) / height.max(width) as f64;
+        self.put(at, &picture_of(image), [width, height].map(|side| ((side as f64 * scale).round() as u32).max(1)));
+        scale
+    }
+
     /// Draws a frame of two pixels whose outer edge has this size.
-    pub(super) fn frame(&mut self, at: At, [width, height]: [u32; 2], colour: [u8; 3]) {
+    pub(in crate::commands) fn frame(&mut self, at: At, [width, height]: [u32; 2], colour: [u8; 3]) {
         let is_edge = |x: u32, y: u32| x < 2 || y < 2 || x + 2 >= width || y + 2 >= height;
         for (x, y) in (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).filter(|&(x, y)| is_edge(x, y)) {
             self.set(i64::from(at.x + x), i64::from(at.y + y), colour);
@@ -48,7 +57,7 @@ impl Sheet {
     }
 
     /// Writes a line of text whose upper left corner is `at`, cut to `width` pixels.
-    pub(super) fn write(&mut self, at: At, width: u32, text: &str) {
+    pub(in crate::commands) fn write(&mut self, at: At, width: u32, text: &str) {
         let text: String = text.chars().take((width / LETTER[0]) as usize).collect();
         let style = MonoTextStyle::new(&FONT_6X10, Rgb888::BLACK);
         let place = Point::new(at.x as i32, at.y as i32);
@@ -63,6 +72,13 @@ impl Sheet {
             *pixel = Rgb(colour);
         }
     }
+}
+
+fn picture_of(view: ArrayView3<'_, u8>) -> RgbImage {
+    let (height, width, _) = view.dim();
+    RgbImage::from_fn(width as u32, height as u32, |x, y| {
+        Rgb([0, 1, 2].map(|channel| view[[y as usize, x as usize, channel]]))
+    })
 }
 
 impl OriginDimensions for Sheet {

@@ -146,12 +146,8 @@ impl Row<'_> {
 
     /// Puts the image down as large as fits.
     fn place(&mut self, view: ArrayView3<'_, u8>) -> Shown {
-        let (height, width, _) = view.dim();
-        let scale = f64::from(self.layout.image()) / height.max(width) as f64;
-        let size = [width, height].map(|side| ((side as f64 * scale).round() as u32).max(1));
         let at = At { x: GAP, y: self.top };
-        self.sheet.put(at, &picture_of(view), size);
-        Shown { at, scale }
+        Shown { at, scale: self.sheet.fit(at, view, self.layout.image()) }
     }
 
     /// The plain crop above, the augmented patch below, and what was done.
@@ -205,13 +201,6 @@ fn done(params: &PatchParams) -> String {
         (params.solarize.is_some(), "S"),
     ];
     steps.into_iter().filter(|(was_done, _)| *was_done).map(|(_, letter)| letter).collect::<Vec<_>>().join(" ")
-}
-
-fn picture_of(view: ArrayView3<'_, u8>) -> RgbImage {
-    let (height, width, _) = view.dim();
-    RgbImage::from_fn(width as u32, height as u32, |x, y| {
-        image::Rgb([0, 1, 2].map(|channel| view[[y as usize, x as usize, channel]]))
-    })
 }
 
 fn picture_of_planes(planes: &[u8], side: usize) -> RgbImage {

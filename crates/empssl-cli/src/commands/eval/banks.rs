@@ -1,31 +1,59 @@
-//! Feature banks of the labelled images.
+//! Feature banks of the labelled images: computed in one pass, kept on disk, scored many times.
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::path::Path;
 
-use empssl_data::{Dataset, LoaderConfig, Order, PatchLoader, View};
-use empssl_eval::{BankOptions, FeatureBank, FeatureExtractor};
+use empssl_data::{Dataset, LoaderConfig, Order, PatchLoader};
+use empssl_eval::{BankFile, BankOptions, BankSpec, FEATURES, FeatureBank, Kept};
 use empssl_torch::catch;
 use tch::{Device, Kind};
 
+use super::encoders::Encoded;
 use super::sets::LabelledSets;
-use crate::commands::{self, NO_EPOCH, PREFETCH};
-use crate::config::Run;
+use super::store::BankStore;
+use crate::commands::{self, NO_EPOCH, PREFETCH, encode};
+use crate::config::{EvalView, Run};
 use crate::error::CliError;
 use crate::progress::Bar;
-use crate::report::PeakBytes;
+use crate::report::{FeatureFile, PeakBytes};
 
-/// Most patches in one forward pass on a GPU.
-const PATCHES_PER_CALL: i64 = 2000;
-/// Largest feature map of a forward pass on the CPU, in bytes. Allocators hand larger blocks back to the system, and
-/// fetching fresh pages for every layer then costs as much as computing it.
-const CPU_MAP_BYTES: i64 = 16 << 20;
-
-/// Features of one encoder, and what they cost.
+/// Features of one encoder over so many patches, and what they cost.
 pub(crate) struct Banks {
     pub(crate) train: FeatureBank,
     pub(crate) test: FeatureBank,
+    /// Of both.
     pub(crate) seconds: f64,
+    /// Of the test images alone.
+    pub(crate) test_seconds: f64,
     pub(crate) peaks: PeakBytes,
+}
+
+/// All that one pass over both splits gave.
+pub(crate) struct BankFiles {
+    pub(crate) train: BankFile,
+    pub(crate) test: BankFile,
+    device: Device,
+    peaks: PeakBytes,
+}
+
+impl BankFiles {
+    /// The scored features, averaged over so many patches.
+    pub(crate) fn banks(&self, n_patches: usize) -> Result<Banks, CliError> {
+        let count = n_patches as i64;
+        let bank = |name, file: &BankFile| file.bank(name, FEATURES, count, self.device);
+        let (train, test) = (bank("training", &self.train)?, bank("test", &self.test)?);
+        let seconds = |file: &BankFile| file.seconds(count).unwrap_or(0.0);
+        let (train_seconds, test_seconds) = (seconds(&self.train), seconds(&self.test));
+        Ok(Banks { train, test, seconds: train_seconds + test_seconds, test_seconds, peaks: self.peaks })
+    }
+}
+
+/// Which banks of an encoder: a view, over how many patches, and what is kept besides the scored features.
+pub(crate) struct Wanted<'a> {
+    pub(crate) view: EvalView,
+    /// Increasing.
+    pub(crate) counts: &'a [usize],
+    pub(crate) outputs: &'a [String],
 }
 
 /// Makes the banks of any encoder from the same images.
@@ -35,40 +63,107 @@ pub(crate) struct BankMaker<'a> {
     pub(crate) seed: u64,
     pub(crate) device: Device,
     pub(crate) workers: usize,
+    pub(crate) store: &'a BankStore,
+    /// The files that were used, for the report.
+    pub(crate) used: Vec<FeatureFile>,
 }
 
 impl BankMaker<'_> {
-    fn patches_per_call(&self) -> i64 {
-        let side = self.run.sampler.side() as i64;
-        let map = self.run.network.resnet.base_width * side * side * Kind::Float.elt_size_in_bytes() as i64;
-        if self.device.is_cuda() { PATCHES_PER_CALL } else { (CPU_MAP_BYTES / map).max(1) }
-    }
-
-    pub(crate) fn banks(
-        &self,
-        extractor: &dyn FeatureExtractor,
-        view: View,
-        n_patches: usize,
-    ) -> Result<Banks, CliError> {
+    /// The banks of both splits.
+    pub(crate) fn files(&mut self, encoded: &Encoded<'_>, wanted: &Wanted<'_>) -> Result<BankFiles, CliError> {
         commands::reset_peaks(self.device)?;
-        let started = Instant::now();
-        let train = self.bank("training", &self.sets.train, extractor, view, n_patches)?;
-        let test = self.bank("test", &self.sets.test, extractor, view, n_patches)?;
-        Ok(Banks { train, test, seconds: started.elapsed().as_secs_f64(), peaks: commands::peaks(self.device)? })
+        let sets = self.sets;
+        let test_ids: Vec<i64> = (0..sets.test.len() as i64).collect();
+        let train = self.file("train", (&sets.train, &sets.train_ids), encoded, wanted)?;
+        let test = self.file("test", (&sets.test, &test_ids), encoded, wanted)?;
+        Ok(BankFiles { train, test, device: self.device, peaks: commands::peaks(self.device)? })
     }
 
-    fn bank(
+    fn file(
+        &mut self,
+        split: &'static str,
+        (set, ids): (&Dataset, &[i64]),
+        encoded: &Encoded<'_>,
+        wanted: &Wanted<'_>,
+    ) -> Result<BankFile, CliError> {
+        let most = wanted.counts.iter().copied().max().unwrap_or(1);
+        // A lattice of other places is another view, with a file of its own.
+        let lattice = if wanted.view.begins_alike() { String::new() } else { format!("-{most}") };
+        let name = format!("{}-{}{lattice}.{split}", encoded.name, wanted.view.name());
+        let spec = BankSpec {
+            identity: self.identity(split, set, encoded, wanted.view, most),
+            kept: Kept {
+                outputs: wanted.outputs.to_vec(),
+                counts: wanted.counts.iter().map(|&count| count as i64).collect(),
+            },
+            ids: ids.to_vec(),
+            n_classes: self.sets.n_classes,
+        };
+        let build = |path: &Path| self.build(path, split, set, encoded, wanted.view, most, &spec);
+        let (file, reused) = match encoded.checksum {
+            Some(_) => self.store.bank(&name, &spec, build)?,
+            None => (self.store.scratch(&name, build)?, false),
+        };
+        if reused {
+            eprintln!("note: features taken from {}", file.path().display());
+        }
+        let kept = encoded.checksum.is_some().then(|| format!("{name}.safetensors"));
+        self.used.push(FeatureFile {
+            encoder: encoded.encoder,
+            split,
+            view: wanted.view,
+            n_patches: most,
+            bytes: file.bytes(),
+            file: kept,
+            reused,
+            seconds: file.seconds(most as i64).unwrap_or(0.0),
+        });
+        Ok(file)
+    }
+
+    /// Everything that shapes the features of a split.
+    fn identity(
         &self,
-        name: &'static str,
+        split: &str,
         set: &Dataset,
-        extractor: &dyn FeatureExtractor,
-        view: View,
+        encoded: &Encoded<'_>,
+        view: EvalView,
+        most: usize,
+    ) -> BTreeMap<String, String> {
+        let mut identity: BTreeMap<String, String> = [
+            ("encoder", encoded.checksum.clone().unwrap_or_default()),
+            ("data", format!("{:016x}", set.fingerprint())),
+            ("split", split.to_owned()),
+            ("view", view.name().to_owned()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into();
+        if view.begins_alike() {
+            identity.insert("seed".to_owned(), self.seed.to_string());
+        } else {
+            identity.insert("n_patches".to_owned(), most.to_string());
+        }
+        let patches = serde_json::to_value(&self.run.config.patches).unwrap_or_default();
+        let keys = patches.as_object().into_iter().flatten();
+        identity.extend(keys.map(|(key, value)| (format!("patches.{key}"), value.to_string())));
+        identity
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one pass has so many sides, and each has one caller")]
+    fn build(
+        &self,
+        path: &Path,
+        split: &'static str,
+        set: &Dataset,
+        encoded: &Encoded<'_>,
+        view: EvalView,
         n_patches: usize,
-    ) -> Result<FeatureBank, CliError> {
+        spec: &BankSpec,
+    ) -> Result<BankFile, CliError> {
         let loader = LoaderConfig {
             n_patches,
             batch_size: self.run.config.evaluation.batch_size,
-            view,
+            view: view.view(),
             order: Order::Sequential,
             drop_last: false,
             seed: self.seed,
@@ -84,12 +179,12 @@ impl BankMaker<'_> {
             n_classes: self.sets.n_classes,
             device: self.device,
             kind: Kind::Float,
-            patches_per_call: self.patches_per_call(),
+            patches_per_call: encode::patches_per_call(self.run, self.device),
         };
         let mut bar = Bar::new("features", set.len() as u64, "images");
-        let bank =
-            catch(|| FeatureBank::build(name, extractor, loader, &options, &mut |done| bar.advance(done as u64)));
+        let mut progress = |done: usize| bar.advance(done as u64);
+        let file = catch(|| BankFile::build(path, split, spec, encoded.extractor, loader, &options, &mut progress));
         bar.finish();
-        Ok(bank??)
+        Ok(file??)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::bytes::Fault;
+use super::super::bytes::{Fault, InFile};
 use super::super::pickle::Pickle;
 use super::{Label, PLANE, Records, checked_label};
 use crate::error::DataError;

@@ -1,20 +1,17 @@
-//! A restricted reader of Python's pickles, as the CIFAR archives for Python hold them.
+//! Reads the pickles that the CIFAR archives for Python hold.
 //!
-//! A pickle is a program for a stack machine, and Python's own reader lets it call anything. This one knows the opcodes
-//! (protocols 0 to 5) that build numbers, strings, bytes, lists, tuples, dicts and numpy arrays, and a fixed list of the
-//! functions by which numpy stores an array ([`Global`](value::Global)): these are carried out here, in Rust, and nothing
-//! else is. Every other function, class or opcode is refused by its name and place. Nothing recurses, so nesting costs no
-//! stack; objects are counted, so memory stays in proportion to the file.
+//! The machine is `empssl_pickle`'s, which executes nothing: a fixed list of the functions by which numpy stores an
+//! array ([`Global`](value::Global)) is carried out here, in Rust, and every other function, class or opcode is refused
+//! by its name and place.
 
-mod machine;
 mod numpy;
 mod value;
 
 use std::borrow::Cow;
 
 use super::bytes::Fault;
-use machine::Machine;
-use value::{Array, Value};
+use numpy::{Arrays, Value};
+use value::{Array, Numpy};
 
 /// The longest name of a class, and the most names, that are believed: a pickle may name one string many times over.
 const MAX_NAME: usize = 200;
@@ -42,9 +39,9 @@ impl<'a> Pickle<'a> {
     /// # Errors
     /// When the bytes end too early, hold an opcode or name a function that is refused, or do not fit together.
     pub(crate) fn load(bytes: &'a [u8]) -> Result<Self, Fault> {
-        let (values, root) = Machine::new(bytes).run()?;
-        match values[root] {
-            Value::Dict(_) => Ok(Self { values, root }),
+        let pickled = empssl_pickle::load(bytes, &mut Arrays)?;
+        match pickled.root() {
+            Value::Dict(_) => Ok(Self { values: pickled.values, root: pickled.root }),
             _ => Err(Fault::new("it holds something other than a dict")),
         }
     }
@@ -53,7 +50,7 @@ impl<'a> Pickle<'a> {
     pub(crate) fn integers(&self, key: &str) -> Result<Vec<i64>, Fault> {
         let numbers = match self.value(key)? {
             Value::List(list) => list.iter().map(|&id| self.values[id].as_integer()).collect(),
-            Value::Array(array) => self.array_integers(array),
+            Value::Own(Numpy::Array(array)) => self.array_integers(array),
             _ => None,
         };
         numbers.ok_or_else(|| Fault::new(format!("`{key}` is no list of whole numbers")))
@@ -71,7 +68,7 @@ impl<'a> Pickle<'a> {
     /// The array of bytes under `key`.
     pub(crate) fn matrix(&self, key: &str) -> Result<Matrix<'_>, Fault> {
         let matrix = match self.value(key)? {
-            Value::Array(array) => self.array_matrix(array),
+            Value::Own(Numpy::Array(array)) => self.array_matrix(array),
             _ => None,
         };
         matrix.ok_or_else(|| Fault::new(format!("`{key}` is no array of unsigned bytes with two axes")))

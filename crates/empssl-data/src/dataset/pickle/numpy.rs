@@ -3,22 +3,64 @@
 //! See `__reduce__` and `__setstate__` of `ndarray` and `dtype`: an array is created blank and then filled from
 //! (version, shape, type, column-major, bytes), or since protocol 5 made at once from (bytes, type, shape, order).
 
-use super::value::{Array, Element, Global, Value};
+use empssl_pickle::{Dialect, Made};
+
+use super::super::bytes::shown;
+use super::value::{Array, Element, Global, Numpy};
+
+/// An object of a pickle that may hold arrays.
+pub(crate) type Value<'a> = empssl_pickle::Value<'a, Numpy>;
 
 /// The most axes of an array.
 const MAX_AXES: usize = 8;
 
-type Made<'a> = Result<Value<'a>, &'static str>;
+/// Knows numpy's functions and nothing else.
+pub(crate) struct Arrays;
+
+impl<'a> Dialect<'a> for Arrays {
+    type Own = Numpy;
+
+    const HAS_OBJECTS: bool = false;
+
+    fn named(&mut self, module: &[u8], name: &[u8]) -> Result<Numpy, String> {
+        Global::find(module, name).map(Numpy::Global).ok_or_else(|| {
+            let name = format!("`{}.{}`", shown(module), shown(name));
+            format!("it asks for {name}, and only what stores numpy arrays is carried out,")
+        })
+    }
+
+    fn call(&mut self, function: &Numpy, arguments: &[usize], values: &[Value<'a>]) -> Made<'a, Numpy> {
+        match function {
+            Numpy::Global(global) => call(*global, arguments, values).map_err(str::to_owned),
+            _ => Err("a call of something that is no function".to_owned()),
+        }
+    }
+
+    fn filled(&mut self, object: usize, state: usize, values: &[Value<'a>]) -> Result<Option<Value<'a>>, String> {
+        let Value::Tuple(state) = &values[state] else { return Err("a state that is no tuple".to_owned()) };
+        filled(&values[object], state, values).map(Some).map_err(str::to_owned)
+    }
+
+    fn persistent(&mut self, _id: usize, _values: &[Value<'a>]) -> Made<'a, Numpy> {
+        Err("something kept outside of the pickle".to_owned())
+    }
+
+    fn swallows_items(&self, _object: &Numpy) -> bool {
+        false
+    }
+}
+
+type Part<'a> = Result<Value<'a>, &'static str>;
 
 /// Calls `global` with objects of the list.
-pub(crate) fn call<'a>(global: Global, arguments: &[usize], values: &[Value<'a>]) -> Made<'a> {
+fn call<'a>(global: Global, arguments: &[usize], values: &[Value<'a>]) -> Part<'a> {
     let argument = |place: usize| arguments.get(place).map_or(&Value::None, |&id| &values[id]);
     match global {
         Global::Reconstruct => match argument(0) {
-            Value::Global(Global::NdArray) => Ok(Value::Blank),
+            Value::Own(Numpy::Global(Global::NdArray)) => Ok(Value::Own(Numpy::Blank)),
             _ => Err("an array of a class of its own"),
         },
-        Global::Dtype => argument(0).as_bytes().and_then(Element::named).map(Value::Element).ok_or(ELEMENT),
+        Global::Dtype => argument(0).as_bytes().and_then(Element::named).map(of_element).ok_or(ELEMENT),
         Global::Scalar => scalar(argument(0), argument(1)),
         Global::FromBuffer => from_buffer(arguments, values),
         Global::Encode => encode(argument(0), argument(1)),
@@ -26,14 +68,18 @@ pub(crate) fn call<'a>(global: Global, arguments: &[usize], values: &[Value<'a>]
     }
 }
 
+fn of_element<'a>(element: Element) -> Value<'a> {
+    Value::Own(Numpy::Element(element))
+}
+
 /// What `object` becomes when it gets a state.
-pub(crate) fn filled<'a>(object: &Value<'a>, state: &[usize], values: &[Value<'a>]) -> Made<'a> {
+fn filled<'a>(object: &Value<'a>, state: &[usize], values: &[Value<'a>]) -> Part<'a> {
     match (object, state) {
-        (Value::Blank, &[_, shape, element, column_major, data]) => {
+        (Value::Own(Numpy::Blank), &[_, shape, element, column_major, data]) => {
             let column_major = values[column_major].as_integer().ok_or("an order that is neither true nor false")? != 0;
             array(shape, element, column_major, data, values)
         }
-        (&Value::Element(element), [_, order, subtype, names, fields, ..]) => {
+        (&Value::Own(Numpy::Element(element)), [_, order, subtype, names, fields, ..]) => {
             if [subtype, names, fields].iter().any(|&&id| !matches!(values[id], Value::None)) {
                 return Err(ELEMENT);
             }
@@ -45,21 +91,21 @@ pub(crate) fn filled<'a>(object: &Value<'a>, state: &[usize], values: &[Value<'a
 
 const ELEMENT: &str = "an array of something other than whole numbers";
 
-fn ordered<'a>(element: Element, order: &Value) -> Made<'a> {
+fn ordered<'a>(element: Element, order: &Value<'_>) -> Part<'a> {
     match order.as_bytes() {
-        Some(b"|" | b"<") => Ok(Value::Element(Element { big_endian: false, ..element })),
-        Some(b">") => Ok(Value::Element(Element { big_endian: true, ..element })),
+        Some(b"|" | b"<") => Ok(of_element(Element { big_endian: false, ..element })),
+        Some(b">") => Ok(of_element(Element { big_endian: true, ..element })),
         _ => Err("an unknown order of bytes"),
     }
 }
 
-fn scalar<'a>(element: &Value, data: &Value) -> Made<'a> {
-    let (Value::Element(element), Some(bytes)) = (element, data.as_bytes()) else { return Err(ELEMENT) };
+fn scalar<'a>(element: &Value<'_>, data: &Value<'_>) -> Part<'a> {
+    let (Value::Own(Numpy::Element(element)), Some(bytes)) = (element, data.as_bytes()) else { return Err(ELEMENT) };
     let number = if bytes.len() == element.size { element.integer(bytes) } else { None };
     number.map(Value::Int).ok_or("a number of the wrong size")
 }
 
-fn from_buffer<'a>(arguments: &[usize], values: &[Value<'a>]) -> Made<'a> {
+fn from_buffer<'a>(arguments: &[usize], values: &[Value<'a>]) -> Part<'a> {
     let &[data, element, shape, order] = arguments else { return Err("an array with arguments missing") };
     let column_major = match values[order].as_bytes() {
         Some(b"C") => false,
@@ -70,24 +116,26 @@ fn from_buffer<'a>(arguments: &[usize], values: &[Value<'a>]) -> Made<'a> {
 }
 
 /// Checks that the parts of an array fit together.
-fn array<'a>(shape: usize, element: usize, column_major: bool, data: usize, values: &[Value<'a>]) -> Made<'a> {
-    let Value::Element(element) = values[element] else { return Err(ELEMENT) };
+fn array<'a>(shape: usize, element: usize, column_major: bool, data: usize, values: &[Value<'a>]) -> Part<'a> {
+    let Value::Own(Numpy::Element(element)) = values[element] else { return Err(ELEMENT) };
     let (Value::Tuple(axes), Value::Bytes(bytes)) = (&values[shape], &values[data]) else {
         return Err("an array without shape or data");
     };
     if axes.len() > MAX_AXES {
         return Err("an array of too many axes");
     }
-    let size = |&id: &usize| values[id].as_integer().and_then(|size| usize::try_from(size).ok());
+    let size = |&id: &usize| values[id].as_size();
     let shape: Vec<usize> = axes.iter().map(size).collect::<Option<_>>().ok_or("an array of an impossible size")?;
     match shape.iter().try_fold(element.size, |bytes, &size| bytes.checked_mul(size)) {
-        Some(expected) if expected == bytes.len() => Ok(Value::Array(Array { shape, element, column_major, data })),
+        Some(expected) if expected == bytes.len() => {
+            Ok(Value::Own(Numpy::Array(Array { shape, element, column_major, data })))
+        }
         _ => Err("an array whose data do not fit its shape"),
     }
 }
 
 /// Text to bytes in Latin-1, which is how Python 3 writes bytes into the protocols of Python 2.
-fn encode<'a>(text: &Value, encoding: &Value) -> Made<'a> {
+fn encode<'a>(text: &Value<'_>, encoding: &Value<'_>) -> Part<'a> {
     let (Value::Text(text), Some(b"latin1" | b"latin-1")) = (text, encoding.as_bytes()) else {
         return Err("an encoding other than Latin-1");
     };

@@ -1,26 +1,8 @@
-//! What a pickle builds.
+//! What only pickles of numpy arrays build.
 
-use std::borrow::Cow;
-
-/// An object; it refers to others by their place in the list of all objects, so dropping a deep nesting does not recurse.
+/// An object of numpy, or one of the functions that make them.
 #[derive(Debug)]
-pub(crate) enum Value<'a> {
-    /// `None`.
-    None,
-    /// `True` or `False`, or a whole number.
-    Int(i64),
-    /// A number with a fraction; kept for being there, no file of interest has one that matters.
-    Float,
-    /// Bytes, or a string of Python 2.
-    Bytes(Cow<'a, [u8]>),
-    /// A text.
-    Text(Cow<'a, str>),
-    /// A list.
-    List(Vec<usize>),
-    /// A tuple.
-    Tuple(Vec<usize>),
-    /// Keys and values in the order in which they were set.
-    Dict(Vec<(usize, usize)>),
+pub(crate) enum Numpy {
     /// One of the functions that are carried out here.
     Global(Global),
     /// The type of an array's elements.
@@ -112,23 +94,4 @@ pub(crate) struct Array {
     pub(crate) column_major: bool,
     /// The object with the bytes.
     pub(crate) data: usize,
-}
-
-impl Value<'_> {
-    /// The bytes of a string of either kind.
-    pub(crate) fn as_bytes(&self) -> Option<&[u8]> {
-        match self {
-            Self::Bytes(bytes) => Some(bytes),
-            Self::Text(text) => Some(text.as_bytes()),
-            _ => None,
-        }
-    }
-
-    /// The whole number, if it is one.
-    pub(crate) fn as_integer(&self) -> Option<i64> {
-        match self {
-            Self::Int(number) => Some(*number),
-            _ => None,
-        }
-    }
 }

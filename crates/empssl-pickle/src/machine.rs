@@ -3,43 +3,73 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::super::bytes::{Cursor, Fault, shown};
-use super::numpy;
-use super::value::{Global, Value};
+use crate::bytes::{Cursor, Fault, shown};
+use crate::dialect::Dialect;
+use crate::value::Value;
 
-/// The most objects that a pickle may put on the stack; the largest file of interest has 150,000.
+/// The most objects that a pickle may put on the stack or remember; the largest file of interest has 150,000.
 const MAX_OBJECTS: usize = 1 << 20;
 
+/// A read pickle.
+#[derive(Debug)]
+pub struct Pickled<'a, X> {
+    /// Every object, in the order in which they were made.
+    pub values: Vec<Value<'a, X>>,
+    /// Which of them is the result.
+    pub root: usize,
+    /// How many bytes the pickle has.
+    pub length: usize,
+}
+
+impl<'a, X> Pickled<'a, X> {
+    /// The result.
+    pub fn root(&self) -> &Value<'a, X> {
+        &self.values[self.root]
+    }
+}
+
+/// Reads the pickle at the beginning of `bytes`.
+///
+/// # Errors
+/// When the bytes end too early, hold an opcode or name a function that is refused, or do not fit together.
+pub fn load<'a, D: Dialect<'a>>(bytes: &'a [u8], dialect: &mut D) -> Result<Pickled<'a, D::Own>, Fault> {
+    Machine::new(bytes, dialect).run()
+}
+
 /// A pickle being read.
-pub(crate) struct Machine<'a> {
+struct Machine<'a, 'd, D: Dialect<'a>> {
+    dialect: &'d mut D,
     input: Cursor<'a>,
     /// Where the current opcode is.
     at: usize,
     /// Every object made so far; all else refers to them by place.
-    values: Vec<Value<'a>>,
+    values: Vec<Value<'a, D::Own>>,
     stack: Vec<usize>,
     /// How high the stack was when each of the open marks was set.
     marks: Vec<usize>,
     memo: HashMap<u32, usize>,
     /// How many objects were put on the stack in all.
     pushed: usize,
-    /// How many bytes `_codecs.encode` made.
-    encoded: usize,
+    /// How many bytes calls made.
+    made: usize,
 }
 
-impl<'a> Machine<'a> {
+impl<'a, 'd, D: Dialect<'a>> Machine<'a, 'd, D> {
     /// A machine about to read the first opcode.
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    fn new(bytes: &'a [u8], dialect: &'d mut D) -> Self {
         let (values, stack, marks, memo) = (Vec::new(), Vec::new(), Vec::new(), HashMap::new());
-        Self { input: Cursor::new(bytes), at: 0, values, stack, marks, memo, pushed: 0, encoded: 0 }
+        Self { dialect, input: Cursor::new(bytes), at: 0, values, stack, marks, memo, pushed: 0, made: 0 }
     }
 
-    /// Reads to the end of the pickle: all objects, and which of them is the result.
-    pub(crate) fn run(mut self) -> Result<(Vec<Value<'a>>, usize), Fault> {
+    /// Reads to the end of the pickle.
+    fn run(mut self) -> Result<Pickled<'a, D::Own>, Fault> {
         loop {
             self.at = self.input.place;
             match self.input.byte()? {
-                b'.' => return self.pop().map(|root| (self.values, root)),
+                b'.' => {
+                    let root = self.pop()?;
+                    return Ok(Pickled { values: self.values, root, length: self.input.place });
+                }
                 opcode => match self.constant(opcode)? {
                     Some(value) => self.push_new(value)?,
                     None => self.act(opcode)?,
@@ -54,7 +84,7 @@ impl<'a> Machine<'a> {
     }
 
     /// What an opcode pushes that only reads a value; `None` for other opcodes.
-    fn constant(&mut self, opcode: u8) -> Result<Option<Value<'a>>, Fault> {
+    fn constant(&mut self, opcode: u8) -> Result<Option<Value<'a, D::Own>>, Fault> {
         let input = &mut self.input;
         let value = match opcode {
             b'N' => Value::None,
@@ -63,8 +93,8 @@ impl<'a> Machine<'a> {
             b'K' => Value::Int(input.byte()?.into()),
             b'M' => Value::Int(u16::from_le_bytes(input.array()?).into()),
             b'J' => Value::Int(i32::from_le_bytes(input.array()?).into()),
-            b'I' | b'L' => Value::Int(self.decimal()?),
-            0x8a => Value::Int(self.long()?),
+            b'I' | b'L' => self.decimal()?.map_or(Value::Wide, Value::Int),
+            0x8a => self.long()?.map_or(Value::Wide, Value::Int),
             b'G' => input.take(8).map(|_| Value::Float)?,
             b'F' => input.line().map(|_| Value::Float)?,
             b'U' | b'C' | b'T' | b'B' | 0x8e | 0x96 => Value::Bytes(self.counted(opcode)?.into()),
@@ -72,9 +102,10 @@ impl<'a> Machine<'a> {
             b'S' => Value::Bytes(self.quoted()?),
             b'V' => Value::Text(self.escaped_text()?.into()),
             b']' => Value::List(Vec::new()),
+            0x8f => Value::Set(Vec::new()),
             b'}' => Value::Dict(Vec::new()),
             b')' => Value::Tuple(Vec::new()),
-            b'c' => Value::Global(self.global()?),
+            b'c' => Value::Own(self.global()?),
             _ => return Ok(None),
         };
         Ok(Some(value))
@@ -89,22 +120,30 @@ impl<'a> Machine<'a> {
             b'(' => self.mark(),
             b'l' => self.collect(Value::List),
             b't' => self.collect(Value::Tuple),
+            0x91 => self.collect(Value::Set),
             b'd' => self.collect_dict(),
             0x85..=0x87 => self.tuple(usize::from(opcode - 0x84)),
             b'a' => self.pop().and_then(|item| self.append(&[item])),
-            b'e' => self.pop_to_mark().and_then(|items| self.append(&items)),
+            b'e' | 0x90 => self.pop_to_mark().and_then(|items| self.append(&items)),
             b's' => self.pop_many(2).and_then(|pair| self.set_items(&pair)),
             b'u' => self.pop_to_mark().and_then(|pairs| self.set_items(&pairs)),
             b'p' | b'q' | b'r' | 0x94 => self.remember(opcode),
             b'g' | b'h' | b'j' => self.recall(opcode),
             0x93 => self.stack_global(),
-            b'R' => self.reduce(),
+            b'0' => self.pop().map(drop),
+            b'1' => self.pop_to_mark().map(drop),
+            b'2' => self.top_id().and_then(|id| self.push(id)),
+            b'R' => self.pop_many(2).and_then(|call| self.call(call[0], call[1])),
+            0x81 if D::HAS_OBJECTS => self.pop_many(2).and_then(|call| self.call(call[0], call[1])),
+            // Arguments by name only ever go to classes that are not carried out.
+            0x92 if D::HAS_OBJECTS => self.pop_many(3).and_then(|call| self.call(call[0], call[1])),
+            b'Q' if D::HAS_OBJECTS => self.persistent(),
             b'b' => self.build(),
             _ => Err(self.fault(format!("opcode {opcode:#04x} makes what no such file needs and is refused,"))),
         }
     }
 
-    fn push_new(&mut self, value: Value<'a>) -> Result<(), Fault> {
+    fn push_new(&mut self, value: Value<'a, D::Own>) -> Result<(), Fault> {
         self.values.push(value);
         self.push(self.values.len() - 1)
     }
@@ -147,7 +186,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn collect(&mut self, make: fn(Vec<usize>) -> Value<'a>) -> Result<(), Fault> {
+    fn collect(&mut self, make: fn(Vec<usize>) -> Value<'a, D::Own>) -> Result<(), Fault> {
         let items = self.pop_to_mark()?;
         self.push_new(make(items))
     }
@@ -163,16 +202,18 @@ impl<'a> Machine<'a> {
         self.push_new(Value::Tuple(items))
     }
 
-    /// The object that the next one on the stack belongs to, and that stays there.
-    fn top(&mut self) -> Result<&mut Value<'a>, Fault> {
+    /// The last object on the stack, which stays there.
+    fn top_id(&mut self) -> Result<usize, Fault> {
         let id = self.pop()?;
         self.stack.push(id);
-        Ok(&mut self.values[id])
+        Ok(id)
     }
 
     fn append(&mut self, items: &[usize]) -> Result<(), Fault> {
-        match self.top()? {
-            Value::List(list) => list.extend(items),
+        let id = self.top_id()?;
+        match &mut self.values[id] {
+            Value::List(list) | Value::Set(list) => list.extend(items),
+            Value::Own(object) if self.dialect.swallows_items(object) => {}
             _ => return Err(self.fault("items for something other than a list")),
         }
         Ok(())
@@ -182,8 +223,10 @@ impl<'a> Machine<'a> {
         if !pairs.len().is_multiple_of(2) {
             return Err(self.fault("a key without a value"));
         }
-        match self.top()? {
+        let id = self.top_id()?;
+        match &mut self.values[id] {
             Value::Dict(dict) => dict.extend(pairs.chunks_exact(2).map(|pair| (pair[0], pair[1]))),
+            Value::Own(object) if self.dialect.swallows_items(object) => {}
             _ => return Err(self.fault("keys for something other than a dict")),
         }
         Ok(())
@@ -194,10 +237,10 @@ impl<'a> Machine<'a> {
             0x94 => self.memo.len() as u32,
             opcode => self.memo_name(opcode.to_ascii_lowercase())?,
         };
-        let id = self.pop()?;
-        self.stack.push(id);
+        let id = self.top_id()?;
         self.memo.insert(name, id);
-        Ok(())
+        let few = self.memo.len() <= MAX_OBJECTS;
+        if few { Ok(()) } else { Err(self.fault(format!("more than {MAX_OBJECTS} remembered objects"))) }
     }
 
     fn recall(&mut self, opcode: u8) -> Result<(), Fault> {
@@ -213,29 +256,36 @@ impl<'a> Machine<'a> {
         match opcode {
             b'q' | b'h' => self.input.byte().map(u32::from),
             b'r' | b'j' => self.input.array().map(u32::from_le_bytes),
-            _ => self.decimal().and_then(|name| name.try_into().map_err(|_| self.fault("a number out of range"))),
+            _ => {
+                let name = self.decimal()?.and_then(|name| name.try_into().ok());
+                name.ok_or_else(|| self.fault("a number out of range"))
+            }
         }
     }
 
-    /// A whole number in decimal digits, as protocol 0 writes it; a long one of Python 2 ends in `L`.
-    fn decimal(&mut self) -> Result<i64, Fault> {
+    /// A whole number in decimal digits, as protocol 0 writes it; a long one of Python 2 ends in `L`. `None` beyond 64
+    /// bits.
+    fn decimal(&mut self) -> Result<Option<i64>, Fault> {
         let line = self.input.line()?;
         let digits = line.strip_suffix(b"L").unwrap_or(line);
-        let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-        number.ok_or_else(|| self.fault(format!("`{}` is no number that fits 64 bits", shown(line))))
+        match std::str::from_utf8(digits).ok().map(str::parse) {
+            Some(Ok(number)) => Ok(Some(number)),
+            _ if is_whole(digits) => Ok(None),
+            _ => Err(self.fault(format!("`{}` is no whole number", shown(line)))),
+        }
     }
 
-    /// A whole number of a stated number of bytes, lowest first, in two's complement.
-    fn long(&mut self) -> Result<i64, Fault> {
+    /// A whole number of a stated number of bytes, lowest first, in two's complement; `None` beyond 64 bits.
+    fn long(&mut self) -> Result<Option<i64>, Fault> {
         let count = self.input.byte()?;
         let bytes = self.input.take(count.into())?;
         if bytes.len() > 8 {
-            return Err(self.fault(format!("a number of {} bytes does not fit 64 bits", bytes.len())));
+            return Ok(None);
         }
         let sign = bytes.last().map_or(0, |&byte| (byte as i8 >> 7) as u8);
         let mut number = [sign; 8];
         number[..bytes.len()].copy_from_slice(bytes);
-        Ok(i64::from_le_bytes(number))
+        Ok(Some(i64::from_le_bytes(number)))
     }
 
     /// Bytes after their count, which has one, four or eight bytes itself.
@@ -286,39 +336,32 @@ impl<'a> Machine<'a> {
     }
 
     /// The function named by the next two lines.
-    fn global(&mut self) -> Result<Global, Fault> {
+    fn global(&mut self) -> Result<D::Own, Fault> {
         let (module, name) = (self.input.line()?, self.input.line()?);
-        self.find_global(module, name)
+        self.dialect.named(module, name).map_err(|reason| self.fault(reason))
     }
 
     /// The function named by the last two objects.
     fn stack_global(&mut self) -> Result<(), Fault> {
         let names = self.pop_many(2)?;
-        let global = match [&self.values[names[0]], &self.values[names[1]]] {
-            [Value::Text(module), Value::Text(name)] => self.find_global(module.as_bytes(), name.as_bytes())?,
+        let named = match [&self.values[names[0]], &self.values[names[1]]] {
+            [Value::Text(module), Value::Text(name)] => self.dialect.named(module.as_bytes(), name.as_bytes()),
             _ => return Err(self.fault("a function whose name is no text")),
         };
-        self.push_new(Value::Global(global))
-    }
-
-    fn find_global(&self, module: &[u8], name: &[u8]) -> Result<Global, Fault> {
-        Global::find(module, name).ok_or_else(|| {
-            let name = format!("`{}.{}`", shown(module), shown(name));
-            self.fault(format!("it asks for {name}, and only what stores numpy arrays is carried out,"))
-        })
+        let named = named.map_err(|reason| self.fault(reason))?;
+        self.push_new(Value::Own(named))
     }
 
     /// Calls a function with a tuple of arguments.
-    fn reduce(&mut self) -> Result<(), Fault> {
-        let call = self.pop_many(2)?;
-        let made = match [&self.values[call[0]], &self.values[call[1]]] {
-            [Value::Global(global), Value::Tuple(arguments)] => numpy::call(*global, arguments, &self.values),
+    fn call(&mut self, function: usize, arguments: usize) -> Result<(), Fault> {
+        let made = match [&self.values[function], &self.values[arguments]] {
+            [Value::Own(function), Value::Tuple(arguments)] => self.dialect.call(function, arguments, &self.values),
             _ => return Err(self.fault("a call of something that is no function")),
         };
         let value = made.map_err(|reason| self.fault(reason))?;
         if let Value::Bytes(bytes) = &value {
-            self.encoded += bytes.len();
-            if self.encoded > self.input.whole().len() {
+            self.made += bytes.len();
+            if self.made > self.input.whole().len() {
                 return Err(self.fault("more encoded bytes than the file has"));
             }
         }
@@ -328,13 +371,24 @@ impl<'a> Machine<'a> {
     /// Fills the object below the state on the stack.
     fn build(&mut self) -> Result<(), Fault> {
         let state = self.pop()?;
-        let id = self.pop()?;
-        self.stack.push(id);
-        let Value::Tuple(state) = &self.values[state] else { return Err(self.fault("a state that is no tuple")) };
-        let filled = numpy::filled(&self.values[id], state, &self.values);
-        self.values[id] = filled.map_err(|reason| self.fault(reason))?;
+        let id = self.top_id()?;
+        if let Some(filled) = self.dialect.filled(id, state, &self.values).map_err(|reason| self.fault(reason))? {
+            self.values[id] = filled;
+        }
         Ok(())
     }
+
+    /// Looks up what is kept outside of the pickle.
+    fn persistent(&mut self) -> Result<(), Fault> {
+        let id = self.pop()?;
+        let value = self.dialect.persistent(id, &self.values).map_err(|reason| self.fault(reason))?;
+        self.push_new(value)
+    }
+}
+
+fn is_whole(digits: &[u8]) -> bool {
+    let digits = digits.strip_prefix(b"-").unwrap_or(digits);
+    !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
 }
 
 /// Undoes the escapes of a Python 2 `repr`; `None` for one that it does not write.

@@ -1,19 +1,24 @@
-//! Fuzzing of every parser of bytes from outside, on stable Rust and always with the same inputs.
+//! Fuzzing of parsers of bytes from outside, on stable Rust and always with the same inputs.
 //!
 //! A [`Target`] is a parser with some good inputs. The harness damages these in ways that parsers get wrong
-//! ([`mutate`]): bits, lengths, truncations, splices. Input number k of a target is a function of its name and k alone, so
+//! (`mutate`): bits, lengths, truncations, splices. Input number k of a target is a function of its name and k alone, so
 //! what fails once fails again. A parser must not panic, must come to an end, and must not ask for memory out of
 //! proportion to its input.
 //!
-//! `cargo test` runs some thousands of inputs per parser. For a long run, give the number per parser:
+//! A crate with parsers lists them in a unit test that calls [`hold`]; `cargo test` runs some thousands of inputs per
+//! parser. For a long run, give the number per parser:
 //!
 //! ```text
-//! EMPSSL_FUZZ_INPUTS=1000000 cargo test --release -p empssl-data --lib fuzz -- --nocapture
+//! EMPSSL_FUZZ_INPUTS=1000000 cargo test --release -p empssl-data -p empssl-pickle --lib fuzz -- --nocapture
 //! ```
 //!
 //! `EMPSSL_FUZZ_FIRST=K` starts at input K, to repeat one that failed; `EMPSSL_FUZZ_ONLY=NAME` runs one parser.
+//!
+//! Tests only: no other crate depends on this one outside its `[dev-dependencies]`. It counts every allocation of the
+//! process, which no program should.
 
 mod mutate;
+mod stream;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,7 +26,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use crate::rng::{Purpose, Stream, mix};
+use rayon::prelude::*;
+
+use crate::stream::Stream;
 
 /// Inputs per parser in an ordinary test run.
 const FEW: u64 = 20_000;
@@ -29,22 +36,23 @@ const FEW: u64 = 20_000;
 const HANG: Duration = Duration::from_secs(30);
 
 /// A parser of outside bytes.
-pub(crate) struct Target {
+#[derive(Debug)]
+pub struct Target {
     /// What messages call it.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// Parses; whether the bytes were accepted.
-    pub(crate) parse: fn(&[u8]) -> bool,
+    pub parse: fn(&[u8]) -> bool,
     /// Inputs that are accepted.
-    pub(crate) seeds: Vec<Vec<u8>>,
+    pub seeds: Vec<Vec<u8>>,
     /// Puts right what would stop the parser at once, such as a checksum; applied to half of the inputs.
-    pub(crate) repair: fn(&mut [u8]),
+    pub repair: fn(&mut [u8]),
     /// Bytes that the parser may hold at any time: so many, and so many per byte of its input.
-    pub(crate) memory: [u64; 2],
+    pub memory: [u64; 2],
 }
 
 impl Target {
     /// A parser that needs no repair and may hold 64 KiB and 16 bytes per byte of its input.
-    pub(crate) fn new(name: &'static str, parse: fn(&[u8]) -> bool, seeds: Vec<Vec<u8>>) -> Self {
+    pub fn new(name: &'static str, parse: fn(&[u8]) -> bool, seeds: Vec<Vec<u8>>) -> Self {
         Self { name, parse, seeds, repair: |_| (), memory: [64 << 10, 16] }
     }
 
@@ -53,8 +61,7 @@ impl Target {
         if let Some(seed) = self.seeds.get(number as usize) {
             return seed.clone();
         }
-        let name = self.name.bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte)));
-        let mut stream = Stream::new(name, Purpose::Synthetic, 0, number, 0);
+        let mut stream = Stream::new(self.name, number);
         let mut input = mutate::mutated(&self.seeds, &mut stream);
         if stream.chance(0.5) {
             (self.repair)(&mut input);
@@ -126,85 +133,70 @@ impl Watchdog {
     }
 }
 
-/// Every parser of outside bytes in this crate.
-fn targets() -> Vec<Target> {
-    let mut targets = Vec::new();
-    targets.extend(crate::dataset::fuzz_targets());
-    #[cfg(feature = "fetch")]
-    targets.extend(crate::fetch::fuzz_targets());
-    #[cfg(feature = "pack")]
-    targets.extend(crate::pack::fuzz_targets());
-    targets
+/// Runs every target on some thousands of inputs each, or on as many as the environment says.
+///
+/// # Panics
+/// When a parser panics, takes memory out of proportion, refuses one of its seeds or accepts everything; when two
+/// targets have the same name, or an environment variable is no number.
+pub fn hold(targets: &[Target]) {
+    let mut names: Vec<_> = targets.iter().map(|target| target.name).collect();
+    names.sort_unstable();
+    names.windows(2).for_each(|pair| assert_ne!(pair[0], pair[1], "two targets have one name"));
+    let (first, inputs) = (setting("EMPSSL_FUZZ_FIRST").unwrap_or(0), setting("EMPSSL_FUZZ_INPUTS").unwrap_or(FEW));
+    let only = std::env::var("EMPSSL_FUZZ_ONLY").ok();
+    let wanted = |target: &&Target| only.as_ref().is_none_or(|name| name == target.name);
+    targets.par_iter().filter(wanted).for_each(|target| {
+        let Tally { inputs, accepted } = target.run(first, inputs);
+        println!("{:<24}{inputs:>12} inputs {accepted:>12} accepted", target.name);
+        assert!(accepted < inputs || inputs == 1, "{} accepts everything", target.name);
+    });
 }
 
-/// Writes the right checksum into every header of a tape archive, found by the sizes as they are now.
-#[cfg(feature = "archives")]
-pub(crate) fn repair_tar(bytes: &mut [u8]) {
-    const CHECKSUM: std::ops::Range<usize> = 148..156;
-    const SIZE: std::ops::Range<usize> = 124..136;
-    let mut start = 0_usize;
-    while let Some(header) = bytes.get_mut(start..start.saturating_add(512)) {
-        header[CHECKSUM].fill(b' ');
-        let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
-        header[CHECKSUM].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        let digit = |size: usize, &byte: &u8| size << 3 | usize::from(byte.wrapping_sub(b'0') & 7);
-        let size = header[SIZE].iter().take(11).fold(0, digit);
-        start = start.saturating_add(512).saturating_add(size.next_multiple_of(512));
-    }
+/// A number from the environment.
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
+#[cfg(test)]
 mod tests {
-    use rayon::prelude::*;
-
     use super::*;
-
-    /// A number from the environment.
-    fn setting(name: &str) -> Option<u64> {
-        std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
-    }
-
-    #[test]
-    fn no_parser_panics_hangs_or_takes_memory_out_of_proportion() {
-        let (first, inputs) = (setting("EMPSSL_FUZZ_FIRST").unwrap_or(0), setting("EMPSSL_FUZZ_INPUTS").unwrap_or(FEW));
-        let only = std::env::var("EMPSSL_FUZZ_ONLY").ok();
-        let wanted = |target: &&Target| only.as_ref().is_none_or(|name| name == target.name);
-        targets().par_iter().filter(wanted).for_each(|target| {
-            let Tally { inputs, accepted } = target.run(first, inputs);
-            println!("{:<24}{inputs:>12} inputs {accepted:>12} accepted", target.name);
-            assert!(accepted < inputs || inputs == 1, "{} accepts everything", target.name);
-        });
-    }
-
-    #[test]
-    fn names_are_unique_and_inputs_repeatable() {
-        let targets = targets();
-        let mut names: Vec<_> = targets.iter().map(|target| target.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), targets.len());
-        let few = |target: &Target| (0..50).map(|number| target.input(number)).collect::<Vec<_>>();
-        let inputs: Vec<_> = targets.iter().map(few).collect();
-        assert!(inputs == targets.iter().map(few).collect::<Vec<_>>());
-        assert!(inputs[0].windows(2).any(|pair| pair[0] != pair[1]));
-    }
 
     /// A target whose parser does what it must not on an input of a certain length.
     fn target(parse: fn(&[u8]) -> bool) -> Target {
         Target::new("a parser", parse, vec![vec![1, 2, 3]])
     }
 
-    fn complaint(parse: fn(&[u8]) -> bool) -> String {
-        let caught = catch_unwind(|| target(parse).run(0, 1)).err().and_then(|panic| panic.downcast::<String>().ok());
+    fn complaint(run: impl FnOnce()) -> String {
+        let caught = catch_unwind(AssertUnwindSafe(run)).err().and_then(|panic| panic.downcast::<String>().ok());
         caught.map_or(String::new(), |message| *message)
     }
 
     #[test]
+    fn inputs_are_repeatable_and_differ() {
+        let inputs = |target: Target| (0..50).map(|number| target.input(number)).collect::<Vec<_>>();
+        let first = inputs(target(|_| true));
+        assert_eq!(first, inputs(target(|_| true)));
+        assert!(first.windows(2).any(|pair| pair[0] != pair[1]));
+        assert_ne!(first, inputs(Target { name: "another", ..target(|_| true) }));
+    }
+
+    #[test]
     fn the_harness_notices_panics_refused_seeds_and_memory() {
-        assert_eq!(complaint(|_| true), "");
-        assert!(complaint(|bytes| bytes[3] == 0).contains("input 0 of 3 bytes: the parser panicked"));
-        assert!(complaint(|_| false).contains("refuses its seed 0"));
-        assert!(
-            complaint(|_| !std::hint::black_box(vec![1_u8; 1 << 20]).is_empty()).contains("1048576 bytes of memory")
-        );
+        let of = |parse| {
+            complaint(move || {
+                target(parse).run(0, 1);
+            })
+        };
+        assert_eq!(of(|_| true), "");
+        assert!(of(|bytes| bytes[3] == 0).contains("input 0 of 3 bytes: the parser panicked"));
+        assert!(of(|_| false).contains("refuses its seed 0"));
+        assert!(of(|_| !std::hint::black_box(vec![1_u8; 1 << 20]).is_empty()).contains("1048576 bytes of memory"));
+    }
+
+    #[test]
+    fn a_parser_that_refuses_nothing_and_a_name_used_twice_are_noticed() {
+        hold(&[target(|bytes| bytes == [1, 2, 3])]);
+        assert!(complaint(|| hold(&[target(|_| true)])).contains("accepts everything"));
+        assert!(complaint(|| hold(&[target(|_| true), target(|_| true)])).contains("two targets have one name"));
     }
 }

@@ -1,0 +1,237 @@
+//! Rows of features on their way to a file that is whole or not there.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind, Tensor};
+
+use crate::args::{RowsFile, RowsForm};
+use crate::error::CliError;
+
+/// What is known of the rows before the first is there.
+pub(super) struct About {
+    pub(super) n_rows: usize,
+    pub(super) width: i64,
+    /// What they are of, for files that have room for it.
+    pub(super) text: [(&'static str, String); 4],
+}
+
+/// Writes rows as they come, and the names of their images.
+pub(super) struct RowsWriter {
+    rows: Growing,
+    /// In a file of their own, where the form has no place for them.
+    names: Option<Growing>,
+}
+
+impl RowsWriter {
+    pub(super) fn create(out: &RowsFile, about: About) -> Result<Self, CliError> {
+        let mut rows = Growing::create(&out.path)?;
+        let names = match out.form {
+            RowsForm::Csv => None,
+            _ => Some(Growing::create(&out.path.with_extension("paths.txt"))?),
+        };
+        rows.append(&match out.form {
+            RowsForm::Npy => npy_header(&about),
+            RowsForm::Safetensors => safetensors_header(&about),
+            RowsForm::Csv => csv_header(&about),
+        })?;
+        Ok(Self { rows, names })
+    }
+
+    /// Appends a row `[b, width]` for each image.
+    pub(super) fn push(&mut self, images: &[&Path], features: &Tensor) -> Result<(), CliError> {
+        let width = features.size()[1] as usize;
+        let numbers = features.to_device(Device::Cpu).to_kind(Kind::Float).contiguous().flatten(0, -1);
+        let numbers = Vec::<f32>::try_from(numbers).map_err(|error| self.rows.failed(error))?;
+        let Some(names) = &mut self.names else {
+            let rows = images.iter().zip(numbers.chunks(width));
+            let text: String = rows.map(|(image, numbers)| csv_line(image, numbers)).collect();
+            return self.rows.append(text.as_bytes());
+        };
+        for image in images {
+            names.append(line_of(image).map_err(|reason| names.failed(reason))?.as_bytes())?;
+        }
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        self.rows.append(&bytes)
+    }
+
+    /// Gives the files their names and returns these.
+    pub(super) fn finish(self) -> Result<Vec<PathBuf>, CliError> {
+        // The rows come last: whoever sees them finds their names.
+        let names = self.names.map(Growing::finish).transpose()?;
+        let rows = self.rows.finish()?;
+        Ok([Some(rows), names].into_iter().flatten().collect())
+    }
+}
+
+/// The line of an image in a file of names.
+fn line_of(image: &Path) -> Result<String, String> {
+    let name = image.to_string_lossy();
+    match name.contains(['\n', '\r']) {
+        true => Err(format!("the name {name:?} has a line break; rename the file, or write a .csv file")),
+        false => Ok(format!("{name}\n")),
+    }
+}
+
+/// Version 1.0: magic, length, and a Python dictionary, filled up to a multiple of 64.
+fn npy_header(about: &About) -> Vec<u8> {
+    let shape = format!("({}, {})", about.n_rows, about.width);
+    let dictionary = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
+    let length = (10 + dictionary.len() + 1).next_multiple_of(64) - 10;
+    let dictionary = format!("{dictionary:<width$}\n", width = length - 1);
+    [b"\x93NUMPY\x01\x00", &(length as u16).to_le_bytes()[..], dictionary.as_bytes()].concat()
+}
+
+/// The length of a JSON object and this, filled up to a multiple of 8.
+fn safetensors_header(about: &About) -> Vec<u8> {
+    let text: Map<String, Value> =
+        about.text.iter().map(|(key, text)| ((*key).to_owned(), Value::String(text.clone()))).collect();
+    let bytes = about.n_rows as i64 * about.width * Kind::Float.elt_size_in_bytes() as i64;
+    let features = json!({ "dtype": "F32", "shape": [about.n_rows, about.width], "data_offsets": [0, bytes] });
+    let header = json!({ "__metadata__": text, "features": features }).to_string();
+    let header = format!("{header:<length$}", length = header.len().next_multiple_of(8));
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()
+}
+
+fn csv_header(about: &About) -> Vec<u8> {
+    let mut line = "path".to_owned();
+    for column in 0..about.width {
+        // Writing to a string cannot fail.
+        let _ = write!(line, ",{column}");
+    }
+    (line + "\n").into_bytes()
+}
+
+/// The name, quoted where it has to be, and as many digits as tell each number from its neighbours.
+fn csv_line(image: &Path, numbers: &[f32]) -> String {
+    let name = image.to_string_lossy();
+    let mut line = match name.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", name.replace('"', "\"\"")),
+        false => name.into_owned(),
+    };
+    for number in numbers {
+        let _ = write!(line, ",{number}");
+    }
+    line + "\n"
+}
+
+/// A file that grows under another name.
+struct Growing {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Growing {
+    fn create(path: &Path) -> Result<Self, CliError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+        let file = File::create(&temporary).map_err(|error| CliError::file("cannot write", path, error))?;
+        Ok(Self { path: path.to_owned(), temporary, file: BufWriter::new(file) })
+    }
+
+    fn failed(&self, reason: impl std::fmt::Display) -> CliError {
+        CliError::file("cannot write", &self.path, reason)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        self.file.write_all(bytes).map_err(|error| self.failed(error))
+    }
+
+    fn finish(mut self) -> Result<PathBuf, CliError> {
+        let sync = |file: &mut BufWriter<File>| -> io::Result<()> {
+            file.flush()?;
+            file.get_ref().sync_all()
+        };
+        let finished = sync(&mut self.file).and_then(|()| fs::rename(&self.temporary, &self.path));
+        finished.map_err(|error| self.failed(error))?;
+        Ok(self.path.clone())
+    }
+}
+
+/// What was not finished goes; what was has another name by now.
+impl Drop for Growing {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about() -> About {
+        let text = [("recipe", "smoke"), ("step", "4"), ("features", "features"), ("view", "the whole image")];
+        About { n_rows: 3, width: 2, text: text.map(|(key, value)| (key, value.to_owned())) }
+    }
+
+    /// Three rows written in two pieces.
+    fn written(folder: &Path, name: &str, images: [&str; 3]) -> Result<Vec<PathBuf>, CliError> {
+        let out: RowsFile = folder.join(name).to_str().unwrap().parse().unwrap();
+        let mut writer = RowsWriter::create(&out, about())?;
+        let images = images.map(Path::new);
+        writer.push(&images[..2], &Tensor::from_slice(&[1.5f32, -0.1, 1e-7, 3.0]).view([2, 2]))?;
+        assert!(!out.path.exists(), "nothing half done has a final name");
+        writer.push(&images[2..], &Tensor::from_slice(&[4.0f64, 0.5]).view([1, 2]))?;
+        writer.finish()
+    }
+
+    const NUMBERS: [f32; 6] = [1.5, -0.1, 1e-7, 3.0, 4.0, 0.5];
+
+    fn numbers(bytes: &[u8]) -> Vec<f32> {
+        bytes.chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
+    }
+
+    #[test]
+    fn numpy_gets_its_header_and_the_names_lie_beside() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = written(folder.path(), "x.npy", ["a.png", "d/b.png", "c, d.png"]).unwrap();
+        assert_eq!(files, [folder.path().join("x.npy"), folder.path().join("x.paths.txt")]);
+        let bytes = fs::read(&files[0]).unwrap();
+        assert_eq!((&bytes[..8], u16::from_le_bytes([bytes[8], bytes[9]])), (&b"\x93NUMPY\x01\x00"[..], 118));
+        let header = std::str::from_utf8(&bytes[10..128]).unwrap();
+        assert!(header.starts_with("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2), }"), "{header}");
+        assert!(header.ends_with(" \n"));
+        assert_eq!(numbers(&bytes[128..]), NUMBERS);
+        assert_eq!(fs::read_to_string(&files[1]).unwrap(), "a.png\nd/b.png\nc, d.png\n");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn safetensors_hold_one_tensor_and_what_it_is_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = written(folder.path(), "x.safetensors", ["a", "b", "c"]).unwrap();
+        let file = empssl_model::weights::read(&files[0]).unwrap();
+        let (name, features) = &file.tensors[0];
+        assert_eq!((name.as_str(), features.size(), file.tensors.len()), ("features", vec![3, 2], 1));
+        assert_eq!(Vec::<f32>::try_from(features.flatten(0, -1)).unwrap(), NUMBERS);
+        assert_eq!((file.metadata["step"].as_str(), file.metadata["view"].as_str()), ("4", "the whole image"));
+    }
+
+    #[test]
+    fn a_table_quotes_names_and_keeps_every_digit() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = written(folder.path(), "x.csv", ["a.png", "b, c.png", "d \"e\"\n.png"]).unwrap();
+        assert_eq!(files.len(), 1);
+        let text = fs::read_to_string(&files[0]).unwrap();
+        let expected = "path,0,1\na.png,1.5,-0.1\n\"b, c.png\",0.0000001,3\n\"d \"\"e\"\"\n.png\",4,0.5\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = written(folder.path(), "x.npy", ["a", "b", "c\nd"]).unwrap_err().to_string();
+        assert!(error.contains("x.paths.txt") && error.contains("\"c\\nd\" has a line break"), "{error}");
+        let error = written(&folder.path().join("absent"), "x.csv", ["a", "b", "c"]).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write") && error.contains("absent/x.csv"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        for name in ["x", "x.txt", "x.NPY", ".npy"] {
+            let refusal = name.parse::<RowsFile>().unwrap_err();
+            assert_eq!(refusal, "name a file that ends in .npy, .safetensors or .csv", "{name}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! A trained encoder for any images: from a run or a checkpoint, and what it sees of an image.
+
+use std::path::Path;
+
+use empssl_data::{Dataset, LoaderConfig, Order, PatchLoader};
+use empssl_eval::BankOptions;
+use empssl_model::{Mode, Network, Portion};
+use empssl_train::Checkpoint;
+use tch::{Device, Kind, Tensor};
+
+use crate::args::{EncodeArgs, FeatureChoice};
+use crate::commands::{self, ImageSource, NO_EPOCH, PREFETCH, SavedRun, train};
+use crate::config::{EvalView, Run, RunConfig};
+use crate::error::CliError;
+use crate::report::RunIdentity;
+use crate::run_folder::{RunFolder, read_json};
+
+/// Most patches in one forward pass on a GPU.
+const PATCHES_PER_CALL: i64 = 2000;
+/// Largest feature map of a forward pass on the CPU, in bytes. Allocators hand larger blocks back to the system, and
+/// fetching fresh pages for every layer then costs as much as computing it.
+const CPU_MAP_BYTES: i64 = 16 << 20;
+
+/// How many patches of a run go through its network at once when nothing is trained.
+pub(crate) fn patches_per_call(run: &Run, device: Device) -> i64 {
+    let side = run.sampler.side() as i64;
+    let map = run.network.resnet.base_width * side * side * Kind::Float.elt_size_in_bytes() as i64;
+    if device.is_cuda() { PATCHES_PER_CALL } else { (CPU_MAP_BYTES / map).max(1) }
+}
+
+/// A network with its weights, and the recipe that it was trained by.
+pub(crate) struct Encoder {
+    pub(crate) run: Run,
+    pub(crate) seed: u64,
+    /// The training images, where a run's folder tells of them.
+    pub(crate) images: Option<ImageSource>,
+    /// Steps of training.
+    pub(crate) step: u64,
+    pub(crate) glance: Glance,
+    network: Network,
+    features: FeatureChoice,
+    device: Device,
+    workers: usize,
+}
+
+/// What is seen of each image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Glance {
+    pub(crate) view: EvalView,
+    pub(crate) n_patches: usize,
+}
+
+impl Encoder {
+    /// The encoder of the newest checkpoint in a run's folder, or of a checkpoint file.
+    pub(crate) fn open(args: &EncodeArgs) -> Result<Self, CliError> {
+        let device = commands::prepare(&args.compute)?;
+        let path = &args.checkpoint;
+        let (run, checkpoint, images, portion) = if path.is_dir() {
+            let saved = SavedRun::open(path, None, &[])?;
+            let (checkpoint, portion) = (saved.checkpoint(None)?, saved.portion());
+            (saved.run, checkpoint, Some(saved.identity.data.source), portion)
+        } else {
+            let checkpoint = Checkpoint::load(path)?;
+            let config = RunConfig::parse(&checkpoint.recipe, &[])
+                .map_err(|reason| CliError::file("cannot use the recipe in", path, reason))?;
+            (Run::new(config, Run::name_of(path))?, checkpoint, images_of(path), Portion::Full)
+        };
+        let mut network = train::initial_network(&run, checkpoint.seed, device)?;
+        network.load_portion_state_dict(portion, &checkpoint.network)?;
+        demand_output(path, portion, args.features)?;
+        let glance = Glance::new(args.view, args.patches, run.config.evaluation.view, run.config.evaluation.n_patches);
+        let (features, workers) = (args.features, commands::n_workers(args.workers));
+        Ok(Self {
+            run,
+            seed: checkpoint.seed,
+            images,
+            step: checkpoint.step,
+            glance,
+            network,
+            features,
+            device,
+            workers,
+        })
+    }
+
+    /// The features of normalised patches.
+    pub(crate) fn extract(&self, patches: &Tensor) -> Tensor {
+        match self.features {
+            FeatureChoice::Features => self.network.encode(patches, Mode::Eval),
+            FeatureChoice::Backbone => self.network.encode_backbone(patches, Mode::Eval),
+            FeatureChoice::Projection => self.network.forward(patches, Mode::Eval).projections,
+        }
+    }
+
+    /// The numbers of a row.
+    pub(crate) fn width(&self) -> i64 {
+        match self.features {
+            FeatureChoice::Features => self.run.network.hidden,
+            FeatureChoice::Backbone => self.run.network.resnet.width(),
+            FeatureChoice::Projection => self.run.network.projection,
+        }
+    }
+
+    /// What the encoder is to see of these images, in their order.
+    pub(crate) fn patches(&self, set: &Dataset) -> Result<PatchLoader, CliError> {
+        let config = LoaderConfig {
+            n_patches: self.glance.n_patches,
+            batch_size: self.run.config.evaluation.batch_size,
+            view: self.glance.view.view(),
+            order: Order::Sequential,
+            drop_last: false,
+            seed: self.seed,
+            epoch: NO_EPOCH,
+            first_batch: 0,
+            rank: 0,
+            world: 1,
+            n_workers: self.workers,
+            prefetch: PREFETCH,
+        };
+        Ok(PatchLoader::new(set, &self.run.sampler, &config)?)
+    }
+
+    pub(crate) fn options(&self) -> BankOptions {
+        let patches_per_call = patches_per_call(&self.run, self.device);
+        BankOptions { n_classes: 1, device: self.device, kind: Kind::Float, patches_per_call }
+    }
+}
+
+impl Glance {
+    /// As asked for; else as the recipe evaluates, in fixed places where it would draw them.
+    fn new(view: Option<EvalView>, patches: Option<usize>, recipe: EvalView, recipe_patches: usize) -> Self {
+        let view = view.unwrap_or(match recipe {
+            EvalView::Published => EvalView::Grid,
+            fixed => fixed,
+        });
+        let usual = if view == EvalView::Whole { 1 } else { recipe_patches };
+        Self { view, n_patches: patches.unwrap_or(usual) }
+    }
+
+    /// The same in words.
+    pub(crate) fn text(self) -> String {
+        let Self { view, n_patches } = self;
+        match view {
+            EvalView::Grid => format!("{n_patches} patches in fixed places"),
+            EvalView::GridFlip => format!("{n_patches} patches in fixed places, half of them mirrored"),
+            EvalView::Published => format!("{n_patches} random patches, augmented as in training"),
+            EvalView::Whole => "the whole image".to_owned(),
+        }
+    }
+}
+
+/// Refuses an output of layers that imported weights lack.
+fn demand_output(path: &Path, portion: Portion, features: FeatureChoice) -> Result<(), CliError> {
+    let (holds, instead) = match (portion, features) {
+        (Portion::Full, _) | (_, FeatureChoice::Backbone) | (Portion::Encoder, FeatureChoice::Features) => {
+            return Ok(());
+        }
+        (Portion::Encoder, FeatureChoice::Projection) => ("no projector", "features or --features backbone"),
+        (Portion::Backbone, _) => ("a backbone alone", "backbone"),
+    };
+    let reason = format!("it holds {holds}; ask for --features {instead}");
+    Err(CliError::file("cannot compute such features with", path, reason))
+}
+
+/// The training images of the run in whose folder, or among whose snapshots, a checkpoint file lies.
+fn images_of(checkpoint: &Path) -> Option<ImageSource> {
+    let folder = checkpoint.ancestors().skip(1).take(2).find_map(|folder| RunFolder::open(folder).ok())?;
+    let identity: RunIdentity = read_json(&folder.identity()).ok()?;
+    Some(identity.data.source)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use empssl_data::{OnBadImage, OpenOptions, Split};
+
+    use super::*;
+
+    /// Sixty generated images.
+    pub(crate) fn synthetic() -> Dataset {
+        let options =
+            OpenOptions { name: "synthetic".into(), root: None, partial: false, on_bad_image: OnBadImage::Fail };
+        let set = empssl_data::open(&options, Split::Test).unwrap();
+        set.subset(&(0..60).collect::<Vec<_>>()).unwrap()
+    }
+
+    /// The smallest recipe.
+    pub(crate) fn smoke() -> Run {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/synthetic/smoke.toml");
+        Run::new(RunConfig::read(&path, &[]).unwrap(), "smoke".into()).unwrap()
+    }
+
+    #[test]
+    fn what_is_seen_is_what_the_recipe_evaluates_without_its_chance() {
+        let glance = |view, patches, recipe| Glance::new(view, patches, recipe, 8);
+        let grid = Glance { view: EvalView::Grid, n_patches: 8 };
+        assert_eq!(glance(None, None, EvalView::Published), grid);
+        assert_eq!(glance(None, Some(4), EvalView::Published), Glance { n_patches: 4, ..grid });
+        let whole = Glance { view: EvalView::Whole, n_patches: 1 };
+        assert_eq!(Glance::new(None, None, EvalView::Whole, 1), whole);
+        assert_eq!(glance(Some(EvalView::Whole), None, EvalView::Published), whole);
+        assert_eq!(glance(Some(EvalView::Published), None, EvalView::Published).view, EvalView::Published);
+    }
+
+    #[test]
+    fn a_call_of_the_network_stays_in_its_memory() {
+        let run = smoke();
+        // Maps of 4 x 32 x 32 numbers of 4 bytes.
+        assert_eq!(patches_per_call(&run, Device::Cpu), 1024);
+        assert_eq!(patches_per_call(&run, Device::Cuda(0)), 2000);
+    }
+}

@@ -1,0 +1,79 @@
+//! Where banks lie: one folder, in which those that fit are taken and others are computed anew.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use empssl_eval::{BankFile, BankSpec, EvalError};
+
+use crate::args::FeatureUse;
+use crate::error::CliError;
+
+/// The file by which a folder of banks is held.
+const LOCK: &str = ".lock";
+
+/// A folder of banks.
+pub(crate) struct BankStore {
+    folder: PathBuf,
+    policy: FeatureUse,
+    /// Keeps `empssl runs --clean` away; several processes may use the banks at once.
+    _lock: File,
+}
+
+impl BankStore {
+    /// A store in `folder`, made where it is missing.
+    pub(crate) fn open(folder: &Path, policy: FeatureUse) -> Result<Self, CliError> {
+        fs::create_dir_all(folder).map_err(|e| CliError::file("cannot make the folder of features", folder, e))?;
+        let lock = lock_file(folder)?;
+        // Where a file system knows no locks, nobody is kept away.
+        let _ = lock.lock_shared();
+        Ok(Self { folder: folder.to_path_buf(), policy, _lock: lock })
+    }
+
+    /// The bank of this name, and whether it was there already: one that fits is taken, another is told and computed
+    /// anew, unless the user forbids one or the other.
+    pub(crate) fn bank(
+        &self,
+        name: &str,
+        spec: &BankSpec,
+        build: impl FnOnce(&Path) -> Result<BankFile, CliError>,
+    ) -> Result<(BankFile, bool), CliError> {
+        let path = self.folder.join(format!("{name}.safetensors"));
+        match self.policy {
+            FeatureUse::Auto if !path.exists() => {}
+            FeatureUse::Fresh => {}
+            FeatureUse::Reuse => return Ok((fitting(&path, spec)?, true)),
+            FeatureUse::Auto => match fitting(&path, spec) {
+                Ok(file) => return Ok((file, true)),
+                Err(reason) => eprintln!("note: {reason}; these features are computed again"),
+            },
+        }
+        Ok((build(&path)?, false))
+    }
+
+    /// A bank that nobody asks for twice: it is removed as soon as it is open, and gone when it is closed.
+    pub(crate) fn scratch(
+        &self,
+        name: &str,
+        build: impl FnOnce(&Path) -> Result<BankFile, CliError>,
+    ) -> Result<BankFile, CliError> {
+        let path = self.folder.join(format!(".{name}.{}.tmp", std::process::id()));
+        let file = build(&path);
+        let _ = fs::remove_file(&path);
+        file
+    }
+}
+
+/// The bank at `path`, if it holds what is wanted.
+fn fitting(path: &Path, spec: &BankSpec) -> Result<BankFile, EvalError> {
+    let file = BankFile::open(path)?;
+    file.demand(&spec.identity)?;
+    file.demand_kept(&spec.kept)?;
+    Ok(file)
+}
+
+/// The lock of a folder of banks, not held yet.
+pub(crate) fn lock_file(folder: &Path) -> Result<File, CliError> {
+    let path = folder.join(LOCK);
+    let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+    opened.map_err(|e| CliError::file("cannot write", &path, e))
+}

@@ -1,0 +1,216 @@
+//! From encoders to the tables of the report: which banks are made, which scores are taken of them.
+
+use std::path::Path;
+use std::time::Instant;
+
+use empssl_eval::features::npy;
+use empssl_eval::{BankFile, FEATURES, Metric};
+
+use super::banks::{BankFiles, BankMaker, Banks, Wanted};
+use super::encoders::Encoded;
+use super::scores::{Score, Scorer, Scores};
+use crate::commands;
+use crate::config::{CurveProbe, CurveSection, EvalView};
+use crate::error::CliError;
+use crate::report::{CurvePoint, Encoder, KnnPoint, Probe, Row, TestPoint, TriedSetting};
+
+/// Fills the tables.
+pub(crate) struct Tables<'a> {
+    pub(crate) banks: BankMaker<'a>,
+    pub(crate) scorer: Scorer<'a>,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) probe_curve: Vec<CurvePoint>,
+    pub(crate) test_curve: Vec<TestPoint>,
+    pub(crate) knn_grid: Vec<KnnPoint>,
+    pub(crate) tried: Vec<TriedSetting>,
+}
+
+impl<'a> Tables<'a> {
+    pub(crate) fn new(banks: BankMaker<'a>) -> Self {
+        let scorer = Scorer { run: banks.run, seed: banks.seed };
+        let (rows, probe_curve, test_curve) = (Vec::new(), Vec::new(), Vec::new());
+        Self { banks, scorer, rows, probe_curve, test_curve, knn_grid: Vec::new(), tried: Vec::new() }
+    }
+
+    /// The rows of a network's features.
+    pub(crate) fn add_network(&mut self, encoded: &Encoded<'_>) -> Result<(), CliError> {
+        let (view, n) = self.main();
+        let files = self.banks.files(encoded, &Wanted { view, counts: &[n], outputs: &scored() })?;
+        self.add_rows(encoded, &files.banks(n)?)
+    }
+
+    /// The rows of the network that the run is about, the curve against patches, and the files of both splits that the
+    /// rows are from; `kept` names outputs that are kept besides the scored one.
+    pub(crate) fn add_trained(&mut self, encoded: &Encoded<'_>, kept: &[String]) -> Result<BankFiles, CliError> {
+        let (view, n) = self.main();
+        let curve = self.banks.run.config.evaluation.curve.clone();
+        let mut counts = if view.begins_alike() { counts(curve.as_ref(), view) } else { Vec::new() };
+        counts.push(n);
+        counts.sort_unstable();
+        counts.dedup();
+        let outputs = [scored(), kept.to_vec()].concat();
+        let files = self.banks.files(encoded, &Wanted { view, counts: &counts, outputs: &outputs })?;
+        self.add_rows(encoded, &files.banks(n)?)?;
+        if let Some(curve) = &curve {
+            self.add_curve(encoded, curve, &files)?;
+        }
+        Ok(files)
+    }
+
+    /// Raw pixels: the whole image as the network's numbers.
+    pub(crate) fn add_pixels(&mut self, encoded: &Encoded<'_>) -> Result<(), CliError> {
+        let wanted = Wanted { view: EvalView::Whole, counts: &[1], outputs: &scored() };
+        let banks = self.banks.files(encoded, &wanted)?.banks(1)?;
+        let scores = self.scorer.of_pixels(&banks)?;
+        self.add_scores(encoded, scores, &banks)
+    }
+
+    /// What the evaluation took, with the features that were taken from an earlier one at what they took then.
+    pub(crate) fn seconds_since(&self, began: Instant) -> f64 {
+        let earlier: f64 = self.banks.used.iter().filter(|file| file.reused).map(|file| file.seconds).sum();
+        began.elapsed().as_secs_f64() + earlier
+    }
+
+    /// What the table of scores is from.
+    fn main(&self) -> (EvalView, usize) {
+        let evaluation = &self.banks.run.config.evaluation;
+        (evaluation.view, evaluation.n_patches)
+    }
+
+    fn add_rows(&mut self, encoded: &Encoded<'_>, banks: &Banks) -> Result<(), CliError> {
+        let scores = self.scorer.of_encoder(banks)?;
+        self.add_scores(encoded, scores, banks)
+    }
+
+    fn add_scores(&mut self, encoded: &Encoded<'_>, scores: Scores, banks: &Banks) -> Result<(), CliError> {
+        let encoder = encoded.encoder;
+        let Scores { rows, curve, neighbours, tried } = scores;
+        let points = curve.iter().enumerate();
+        self.probe_curve.extend(points.map(|(index, point)| CurvePoint {
+            encoder,
+            epoch: index + 1,
+            test_top1: point.top1,
+        }));
+        self.knn_grid.extend(neighbours.into_iter().map(|cell| KnnPoint {
+            encoder,
+            metric: cell.config.metric,
+            k: cell.config.k,
+            temperature: (cell.config.metric == Metric::Cosine).then_some(cell.config.temperature),
+            top1: cell.accuracy.top1,
+            top5: cell.accuracy.top5,
+        }));
+        self.tried.extend(tried.into_iter().map(|tried| TriedSetting {
+            encoder,
+            probe: tried.probe,
+            setting: tried.setting,
+            held_out_top1: tried.held_out_top1,
+        }));
+        rows.into_iter().try_for_each(|score| self.add_row(encoded, score, banks))
+    }
+
+    fn add_row(&mut self, encoded: &Encoded<'_>, score: Score, banks: &Banks) -> Result<(), CliError> {
+        let n_train = score.n_train.unwrap_or_else(|| self.banks.sets.train.len());
+        let n_test = self.banks.sets.test.len();
+        let peak_bytes = banks.peaks.max(commands::peaks(self.banks.device)?);
+        self.rows.push(Row {
+            encoder: encoded.encoder,
+            probe: score.probe,
+            top1: score.accuracy.top1,
+            top5: score.accuracy.top5,
+            chosen_on_test: score.chosen_on_test,
+            n_seeds: score.n_seeds,
+            top1_deviation: score.top1_deviation,
+            n_train,
+            n_test,
+            seconds: banks.seconds + score.seconds,
+            peak_bytes,
+            setting: score.setting,
+        });
+        Ok(())
+    }
+
+    /// Every point of the curve; `main` holds the passes that the rows are from.
+    fn add_curve(&mut self, encoded: &Encoded<'_>, curve: &CurveSection, main: &BankFiles) -> Result<(), CliError> {
+        for view in EvalView::ALL {
+            let counts = curve.counts(view);
+            if view.begins_alike() {
+                self.add_pass(encoded, view, counts, curve, main)?;
+            } else {
+                counts.chunks(1).try_for_each(|alone| self.add_pass(encoded, view, alone, curve, main))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The points that one pass gives, which may be the one that the rows are from.
+    fn add_pass(
+        &mut self,
+        encoded: &Encoded<'_>,
+        view: EvalView,
+        counts: &[usize],
+        curve: &CurveSection,
+        main: &BankFiles,
+    ) -> Result<(), CliError> {
+        let (main_view, n) = self.main();
+        if counts.is_empty() {
+            Ok(())
+        } else if view == main_view && (view.begins_alike() || counts == [n]) {
+            self.add_points(view, counts, curve, main)
+        } else {
+            let files = self.banks.files(encoded, &Wanted { view, counts, outputs: &scored() })?;
+            self.add_points(view, counts, curve, &files)
+        }
+    }
+
+    fn add_points(
+        &mut self,
+        view: EvalView,
+        counts: &[usize],
+        curve: &CurveSection,
+        files: &BankFiles,
+    ) -> Result<(), CliError> {
+        for &n_patches in counts {
+            let banks = files.banks(n_patches)?;
+            for &probe in &curve.probes {
+                let (top1, top5) = self.scored_already(view, n_patches, probe).map_or_else(
+                    || self.scorer.on_curve(probe, &banks).map(|score| (score.accuracy.top1, score.accuracy.top5)),
+                    Ok,
+                )?;
+                let probe = probe.into();
+                self.test_curve.push(TestPoint { view, n_patches, probe, top1, top5, seconds: banks.test_seconds });
+            }
+        }
+        Ok(())
+    }
+
+    /// The row that is this point of the curve.
+    fn scored_already(&self, view: EvalView, n_patches: usize, probe: CurveProbe) -> Option<(f64, f64)> {
+        let same = |row: &&Row| row.encoder == Encoder::Trained && row.probe == Probe::from(probe);
+        let row = self.rows.iter().find(same).filter(|_| self.main() == (view, n_patches))?;
+        Some((row.top1, row.top5))
+    }
+}
+
+/// The numbers of patches of a view's curve.
+fn counts(curve: Option<&CurveSection>, view: EvalView) -> Vec<usize> {
+    curve.map_or_else(Vec::new, |curve| curve.counts(view).to_vec())
+}
+
+/// The output that is scored.
+fn scored() -> Vec<String> {
+    vec![FEATURES.to_owned()]
+}
+
+/// Writes labels, ids and every output over `n_patches` patches as NumPy arrays, `SPLIT-NAME.npy`.
+pub(crate) fn write_npy(folder: &Path, files: &BankFiles, n_patches: usize) -> Result<(), CliError> {
+    std::fs::create_dir_all(folder).map_err(|e| CliError::file("cannot make the folder", folder, e))?;
+    for (split, file) in [("train", &files.train), ("test", &files.test)] {
+        let path = |name: &str| folder.join(format!("{split}-{name}.npy"));
+        npy::write(&path("labels"), &file.labels()?)?;
+        npy::write(&path("ids"), &file.ids()?)?;
+        for output in &BankFile::kept(file).outputs {
+            npy::write(&path(output), &file.features(output, n_patches as i64)?)?;
+        }
+    }
+    Ok(())
+}

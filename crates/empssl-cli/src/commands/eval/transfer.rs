@@ -1,0 +1,132 @@
+//! `empssl eval --checkpoint C --dataset OTHER`: a frozen network on images other than those that it learnt from.
+
+use std::path::{Path, PathBuf};
+
+use empssl_data::{Dataset, Split};
+use empssl_train::Checkpoint;
+
+use super::sets::LabelledSets;
+use super::{Subject, score};
+use crate::args::{EvalArgs, ImageArgs};
+use crate::commands::train::model_summary;
+use crate::commands::{self, ImageSource, SavedRun, say};
+use crate::config::{Run, RunConfig};
+use crate::error::CliError;
+use crate::report::{DataIdentity, PeakBytes, RunIdentity, RunReport, SCHEMA_VERSION, TrainingSummary, Transfer};
+use crate::run_folder::write_json;
+
+/// Scores the network of `checkpoint`, a run or a file, on the images of `dataset`.
+pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str) -> Result<(), CliError> {
+    let device = commands::prepare(&args.compute)?;
+    let origin = Origin::open(checkpoint, args)?;
+    let Origin { run, identity, checkpoint, features, report } = &origin;
+    let images = ImageArgs { data: args.data.clone(), partial: args.partial, on_bad_image: args.on_bad_image };
+    let source = ImageSource::new(dataset, &images)?;
+    let (train, test) = (source.open(Split::Train)?, source.open(Split::Test)?);
+    for set in [&train, &test] {
+        set.check_serves(&run.config.patches)?;
+    }
+    let transfer = Transfer { trained_on: identity.data.name.clone(), patches: shown(run, &train)? };
+    eprintln!("note: trained on {}, scored on {}; {}", transfer.trained_on, train.name(), transfer.patches);
+    let sets = LabelledSets::of(&train, test, run.config.evaluation.labelled_images, identity.seed)?;
+    let prefix = format!("{}-", source.name);
+    let (sets, prefix) = (&sets, &prefix);
+    let subject = Subject { run, identity, checkpoint, snapshot: None, sets, features, prefix, scatter: None, device };
+    let mut scored: RunReport = score(&subject, args)?;
+    scored.be_of_transfer(identity, &source.name, transfer);
+    let path = args.out.clone().unwrap_or_else(|| report.with_extension(format!("report-{}.json", source.name)));
+    write_json(&path, &scored)?;
+    super::print_table(&scored);
+    say(path.display());
+    Ok(())
+}
+
+/// Where the network comes from.
+struct Origin {
+    run: Run,
+    identity: RunIdentity,
+    checkpoint: Checkpoint,
+    /// The folder of features.
+    features: PathBuf,
+    /// The report's path but for its ending.
+    report: PathBuf,
+}
+
+impl Origin {
+    fn open(path: &Path, args: &EvalArgs) -> Result<Self, CliError> {
+        if path.is_dir() {
+            let saved = SavedRun::open(path, None, &args.set)?;
+            let checkpoint = saved.checkpoint(args.snapshot.epochs)?;
+            return Self::of_run(saved, checkpoint, args.snapshot.epochs);
+        }
+        if args.snapshot.epochs.is_some() {
+            let reason = format!("--snapshot names a state of a run, but {} is one file", path.display());
+            return Err(CliError::Run(reason));
+        }
+        Self::of_file(path, Checkpoint::load(path)?, args)
+    }
+
+    fn of_run(mut saved: SavedRun, checkpoint: Checkpoint, snapshot: Option<u64>) -> Result<Self, CliError> {
+        saved.go_to(&checkpoint)?;
+        let files = saved.folder.checkpoints();
+        let report = snapshot.map_or_else(|| files.newest(), |epochs| files.snapshot(epochs));
+        let features = saved.folder.features();
+        let SavedRun { run, identity, .. } = saved;
+        Ok(Self { run, identity, checkpoint, features, report })
+    }
+
+    /// A checkpoint holds the recipe and the seed; what only its run's folder would tell is left open.
+    fn of_file(path: &Path, checkpoint: Checkpoint, args: &EvalArgs) -> Result<Self, CliError> {
+        let fault = |reason: String| CliError::Recipe(format!("the recipe within {}: {reason}", path.display()));
+        let config = RunConfig::parse(&checkpoint.recipe, &args.set).map_err(fault)?;
+        let run = Run::new(config, Run::name_of(path))?;
+        let identity = identity(&run, &checkpoint);
+        Ok(Self { run, identity, checkpoint, features: path.with_extension("features"), report: path.to_owned() })
+    }
+}
+
+/// What a checkpoint alone tells of its run.
+fn identity(run: &Run, checkpoint: &Checkpoint) -> RunIdentity {
+    let peak_bytes = PeakBytes { host: None, device: None };
+    let name = run.config.dataset.clone();
+    let source =
+        ImageSource { name: name.clone(), root: None, partial: false, on_bad_image: crate::args::BadImage::Fail };
+    RunIdentity {
+        schema_version: SCHEMA_VERSION,
+        recipe: run.recipe.clone(),
+        seed: checkpoint.seed,
+        data: DataIdentity { name, source, n_images: 0, fingerprint: String::new() },
+        machine: commands::machine(tch::Device::Cpu),
+        command: "a checkpoint without its run".to_owned(),
+        model: model_summary(run, checkpoint.step, checkpoint.position.epoch as f64),
+        training: TrainingSummary {
+            finished: checkpoint.step == checkpoint.position.schedule_steps,
+            steps: checkpoint.step,
+            seconds: 0.0,
+            patches_per_s: 0.0,
+            peak_bytes,
+        },
+        segments: Vec::new(),
+        imported: None,
+    }
+}
+
+/// The stated rule in figures: a patch shows the same share of an image as in training, whatever the image's size.
+fn shown(run: &Run, train: &Dataset) -> Result<String, CliError> {
+    let image = train.image(0)?;
+    let (height, width) = (image.shape()[0], image.shape()[1]);
+    let [least, most] = run.config.patches.crop_scale;
+    let pixels = |share: f64| (share * (height * width) as f64).sqrt().round();
+    let percent = |share: f64| 100.0 * share;
+    let (shares, sides) = if least == most {
+        (format!("{} %", percent(least)), format!("{} pixels", pixels(least)))
+    } else {
+        let sides = format!("{} to {} pixels", pixels(least), pixels(most));
+        (format!("{} to {} %", percent(least), percent(most)), sides)
+    };
+    let side = run.sampler.side();
+    Ok(format!(
+        "a random patch shows {shares} of an image's area as in training, of a {width} x {height} image about {sides} a \
+         side, resized to {side}"
+    ))
+}

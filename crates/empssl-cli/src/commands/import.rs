@@ -1,0 +1,189 @@
+//! `empssl import`: weights from elsewhere become a run that is evaluated and exported like one of ours.
+
+use std::path::{Path, PathBuf};
+
+use empssl_model::import::{self, Import};
+use empssl_model::{Block, Network, ResNetConfig};
+use empssl_train::{Checkpoint, Position, Versions};
+use tch::Device;
+
+use crate::args::ImportArgs;
+use crate::commands::{self, ImageSource, SavedRun, say};
+use crate::config::{Backbone, NetworkSection, Run, RunConfig};
+use crate::error::CliError;
+use crate::report::{DataIdentity, Imported, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
+use crate::run_folder::{self, RunFolder, write_json};
+
+/// What is evaluated by where no recipe is named: the paper's settings for small images and for photographs.
+const RECIPES: [&str; 2] = [
+    include_str!("../../../../configs/cifar10/one-epoch.toml"),
+    include_str!("../../../../configs/imagenet100/one-epoch.toml"),
+];
+
+pub(crate) fn run(args: &ImportArgs) -> Result<(), CliError> {
+    let import = import::read(&args.file)?;
+    let (mut config, name) = recipe(args, &import)?;
+    let images = ImageSource::new(args.dataset.as_ref().unwrap_or(&config.dataset), &args.images)?;
+    config.dataset.clone_from(&images.name);
+    // Both are claims about trainings by the recipe, of which this is none.
+    (config.checks, config.published) = (None, Vec::new());
+    let run = Run::new(config, name)?;
+    tch::manual_seed(args.seed as i64);
+    let network = import.network(&run.network)?;
+    let path = args.out.clone().unwrap_or_else(|| default_folder(&args.file));
+    let (folder, _lock) = RunFolder::create(&path, args.force)?;
+    run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
+    checkpoint(&run, &import, &network, args.seed).save(&folder.checkpoints().newest())?;
+    write_json(&folder.identity(), &identity(&run, args, &import, &network, images))?;
+    announce(&import, &network, &path);
+    Ok(())
+}
+
+/// The recipe that was named, which must fit, or the paper's with the sizes of the weights; `--set` has the last word.
+fn recipe(args: &ImportArgs, import: &Import) -> Result<(RunConfig, String), CliError> {
+    let found = section(&args.file, import)?;
+    let (config, name) = match &args.recipe {
+        Some(path) => (RunConfig::read(path, &args.set)?, Run::name_of(path)),
+        None => (derived(import, &found, &args.set)?, "imported".to_owned()),
+    };
+    let section = &config.network;
+    let stem_fits = import.stems().contains(&section.stem);
+    let differing = [
+        difference("backbone", &section.backbone, &found.backbone),
+        (!stem_fits).then(|| {
+            let (recipe, weights) = (section.stem.name(), found.stem.name());
+            format!("`network.stem` is \"{recipe}\" there and \"{weights}\" in the weights")
+        }),
+        difference("base_width", &section.base_width, &found.base_width),
+        import.hidden.and_then(|hidden| difference("hidden", &section.hidden, &hidden)),
+        import.projection.and_then(|projection| difference("projection", &section.projection, &projection)),
+    ];
+    let named: Vec<String> = differing.into_iter().flatten().collect();
+    match named.is_empty() {
+        true => Ok((config, name)),
+        false => Err(CliError::Recipe(format!(
+            "the recipe is for another network than {}: {}; change it with --set, or leave --recipe out",
+            args.file.display(),
+            named.join("; ")
+        ))),
+    }
+}
+
+/// A key of the recipe's network that is not what the weights say.
+fn difference<T: PartialEq + std::fmt::Debug>(key: &str, recipe: &T, weights: &T) -> Option<String> {
+    (recipe != weights).then(|| format!("`network.{key}` is {recipe:?} there and {weights:?} in the weights"))
+}
+
+/// The paper's recipe for the weights' stem, with their sizes. What the file does not say, the width of heads that it
+/// does not have, stays the paper's and is not used.
+fn derived(import: &Import, found: &NetworkSection, changes: &[String]) -> Result<RunConfig, CliError> {
+    let text = RECIPES[usize::from(import.resnet.stem.pools())];
+    let mut config = RunConfig::parse(text, &[]).map_err(CliError::Recipe)?;
+    config.network = NetworkSection {
+        hidden: import.hidden.unwrap_or(config.network.hidden),
+        projection: import.projection.unwrap_or(config.network.projection),
+        ..found.clone()
+    };
+    RunConfig::parse(&config.to_toml(), changes).map_err(CliError::Recipe)
+}
+
+/// The backbone as recipes name it.
+fn section(file: &Path, import: &Import) -> Result<NetworkSection, CliError> {
+    let ResNetConfig { block, layers, base_width, stem } = import.resnet;
+    let backbone = match (block, layers) {
+        (Block::Basic, [2, 2, 2, 2]) => Backbone::Resnet18,
+        (Block::Basic, [3, 4, 6, 3]) => Backbone::Resnet34,
+        (Block::Bottleneck, [3, 4, 6, 3]) => Backbone::Resnet50,
+        _ => {
+            let what = format!("{layers:?} {} blocks", if block == Block::Basic { "basic" } else { "bottleneck" });
+            let reason = format!("its stages have {what}; ResNet-18, -34 and -50 are known");
+            return Err(CliError::file("cannot import", file, reason));
+        }
+    };
+    let (hidden, projection) = (import.hidden.unwrap_or_default(), import.projection.unwrap_or_default());
+    Ok(NetworkSection { backbone, stem, base_width, hidden, projection })
+}
+
+/// The weights, at step 0 of no training.
+fn checkpoint(run: &Run, import: &Import, network: &Network, seed: u64) -> Checkpoint {
+    Checkpoint {
+        world: 1,
+        step: 0,
+        position: Position { epoch: 0, batch: 0, schedule_steps: 0 },
+        seed,
+        threads: tch::get_num_threads() as u64,
+        versions: Versions::running(),
+        recipe: run.config.to_toml(),
+        network: network.portion_state_dict(import.portion),
+        momentum: Vec::new(),
+    }
+}
+
+/// What `run.json` says: nothing of a training, as nothing of it is known.
+fn identity(run: &Run, args: &ImportArgs, import: &Import, network: &Network, source: ImageSource) -> RunIdentity {
+    let training = &run.config.training;
+    let imported = Imported {
+        file: args.file.file_name().unwrap_or(args.file.as_os_str()).to_string_lossy().into_owned(),
+        origin: import.origin.clone(),
+        portion: import.portion,
+        left_out: import.left_out.clone(),
+        notes: import.notes.clone(),
+    };
+    RunIdentity {
+        schema_version: SCHEMA_VERSION,
+        recipe: run.recipe.clone(),
+        seed: args.seed,
+        data: DataIdentity { name: source.name.clone(), source, n_images: 0, fingerprint: String::new() },
+        machine: commands::machine(Device::Cpu),
+        command: commands::command_line(),
+        model: ModelSummary {
+            parameters: n_parameters(import, network),
+            patch_side: run.sampler.side(),
+            n_patches: training.n_patches,
+            test_patches: run.config.evaluation.n_patches,
+            norm_patches: training.n_patches,
+            batch_size: training.batch_size,
+            steps: 0,
+            epochs: 0.0,
+            patches_seen: 0,
+        },
+        training: TrainingSummary {
+            finished: true,
+            steps: 0,
+            seconds: 0.0,
+            patches_per_s: 0.0,
+            peak_bytes: PeakBytes { host: None, device: None },
+        },
+        segments: Vec::new(),
+        imported: Some(imported),
+    }
+}
+
+/// Numbers that were trained, of the parts that the file holds.
+fn n_parameters(import: &Import, network: &Network) -> i64 {
+    let held = |name: &String| import.tensors.iter().any(|(key, _)| key == name);
+    network.parameters().iter().filter(|(name, _)| held(name)).map(|(_, tensor)| tensor.numel() as i64).sum()
+}
+
+fn announce(import: &Import, network: &Network, path: &Path) {
+    let count = n_parameters(import, network);
+    say(format_args!("{} ({count} parameters, {} tensors)", import.origin, import.tensors.len()));
+    if !import.left_out.is_empty() {
+        say(format_args!("left out: {}", import.left_out.join(", ")));
+    }
+    import.notes.iter().for_each(|note| say(format_args!("note: {note}")));
+    say(path.display());
+}
+
+/// Refuses to go on with a training of which nothing is known but its result.
+pub(crate) fn demand_training(saved: &SavedRun) -> Result<(), CliError> {
+    let Some(imported) = &saved.identity.imported else { return Ok(()) };
+    let (run, file) = (saved.folder.path().display(), &imported.file);
+    Err(CliError::Run(format!("{run} holds weights imported from {file}, and no training that could go on")))
+}
+
+/// `runs/imported-FILE`
+fn default_folder(file: &Path) -> PathBuf {
+    let name = file.file_stem().map_or_else(|| "weights".into(), |name| name.to_string_lossy().into_owned());
+    Path::new("runs").join(format!("imported-{name}"))
+}

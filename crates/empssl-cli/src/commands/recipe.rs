@@ -1,0 +1,108 @@
+//! `empssl recipe`: a recipe with every key, and what a run by it would do, for people and for programs that plan runs.
+
+use empssl_data::Split;
+use empssl_train::Length;
+use serde::Serialize;
+
+use crate::args::RecipeArgs;
+use crate::commands::{ImageSource, say};
+use crate::config::{Precision, Published, Run, RunConfig};
+use crate::error::CliError;
+use crate::report::PartialCounts;
+
+pub(crate) fn run(args: &RecipeArgs) -> Result<(), CliError> {
+    let mut config = RunConfig::read(&args.recipe, &args.set)?;
+    let images = ImageSource::new(args.dataset.as_ref().unwrap_or(&config.dataset), &args.images)?;
+    config.dataset.clone_from(&images.name);
+    let run = Run::new(config, Run::name_of(&args.recipe))?;
+    if !args.json {
+        say(run.config.to_toml().trim_end());
+        return Ok(());
+    }
+    let outline = Outline::new(run, &images)?;
+    say(serde_json::to_string_pretty(&outline).map_err(|e| CliError::file("cannot print", &args.recipe, e))?);
+    Ok(())
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Outline {
+    schema_version: u32,
+    recipe: String,
+    /// With every key, as a run stores it.
+    recipe_toml: String,
+    dataset: String,
+    data: DataOutline,
+    patch_side: usize,
+    parameters: i64,
+    precision: Precision,
+    training: TrainingOutline,
+    evaluation: EvaluationOutline,
+    published: Vec<Published>,
+}
+
+#[derive(Serialize)]
+struct DataOutline {
+    description: String,
+    synthetic: bool,
+    partial_counts: Option<PartialCounts>,
+    /// Of names, labels and sizes of the training and of the test images.
+    fingerprints: [String; 2],
+}
+
+#[derive(Serialize)]
+struct TrainingOutline {
+    n_patches: usize,
+    batch_size: usize,
+    steps: u64,
+    epochs: f64,
+    snapshot_epochs: Vec<u64>,
+}
+
+#[derive(Serialize)]
+struct EvaluationOutline {
+    n_patches: usize,
+    /// Labelled training images and test images, whose features are taken.
+    images: usize,
+}
+
+impl Outline {
+    fn new(run: Run, source: &ImageSource) -> Result<Self, CliError> {
+        let [train, test] = [source.open(Split::Train)?, source.open(Split::Test)?];
+        train.check_serves(run.sampler.config())?;
+        let (training, evaluation) = (&run.config.training, &run.config.evaluation);
+        let steps_an_epoch = (train.len() / training.batch_size.max(1)) as u64;
+        let steps = match training.length {
+            Length::Epochs(epochs) => epochs.saturating_mul(steps_an_epoch),
+            Length::Steps(steps) => steps,
+        };
+        let data = DataOutline {
+            description: train.description(),
+            synthetic: train.is_synthetic(),
+            partial_counts: PartialCounts::of(&train, &test),
+            fingerprints: [&train, &test].map(|set| format!("{:016x}", set.fingerprint())),
+        };
+        Ok(Self {
+            schema_version: 1,
+            recipe_toml: run.config.to_toml(),
+            dataset: source.name.clone(),
+            data,
+            patch_side: run.sampler.side(),
+            parameters: run.network.n_parameters(),
+            precision: training.precision,
+            training: TrainingOutline {
+                n_patches: training.n_patches,
+                batch_size: training.batch_size,
+                steps,
+                epochs: steps as f64 / steps_an_epoch.max(1) as f64,
+                snapshot_epochs: training.snapshot_epochs.clone(),
+            },
+            evaluation: EvaluationOutline {
+                n_patches: evaluation.n_patches,
+                images: evaluation.labelled_images.min(train.len()) + test.len(),
+            },
+            published: if train.is_synthetic() { Vec::new() } else { run.config.published.clone() },
+            recipe: run.recipe,
+        })
+    }
+}

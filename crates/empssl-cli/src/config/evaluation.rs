@@ -1,0 +1,236 @@
+//! `[evaluation]` of a recipe: what features are taken from, and how they are scored.
+
+use clap::ValueEnum;
+use empssl_data::{PatchGrid, View};
+use empssl_eval::{EvalError, KnnConfig, LinearProbe, LinearProbeConfig, Metric, WeightedKnn};
+use serde::{Deserialize, Serialize};
+
+use super::scores::ScoresSection;
+use crate::error::CliError;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EvaluationSection {
+    /// What the table of scores is from.
+    pub(crate) view: EvalView,
+    /// Patches whose features are averaged for each image; 1 for the whole image.
+    pub(crate) n_patches: usize,
+    /// Images a batch when features are extracted.
+    pub(crate) batch_size: usize,
+    /// At most so many labelled training images; a larger number means all.
+    pub(crate) labelled_images: usize,
+    pub(crate) probe: ProbeSection,
+    pub(crate) knn: KnnSection,
+    /// Accuracy against the patches of an image; a recipe without it has no such curve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) curve: Option<CurveSection>,
+    /// More scores; a recipe without it has only those that need no setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scores: Option<ScoresSection>,
+}
+
+/// What the encoder sees of an image when its features are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum EvalView {
+    /// Random patches under the full training augmentation, as published; by the seed of the run.
+    Published,
+    /// Patches in fixed places, without any change of colour.
+    Grid,
+    /// Half as many places, each as it is and mirrored.
+    GridFlip,
+    /// The whole image, resized to the side of a patch.
+    Whole,
+}
+
+impl EvalView {
+    /// In the order of the report.
+    pub(crate) const ALL: [Self; 4] = [Self::Published, Self::Grid, Self::GridFlip, Self::Whole];
+
+    /// What the loader makes of it.
+    pub(crate) fn view(self) -> View {
+        match self {
+            Self::Published => View::Augmented,
+            Self::Grid => View::Grid { flip: false },
+            Self::GridFlip => View::Grid { flip: true },
+            Self::Whole => View::Whole,
+        }
+    }
+
+    /// The word in recipes, reports and names of files.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Grid => "grid",
+            Self::GridFlip => "grid-flip",
+            Self::Whole => "whole",
+        }
+    }
+
+    /// Whether the first patches of many are the patches that few would be. Random patches are drawn one after the
+    /// other; a lattice of few places is another lattice.
+    pub(crate) fn begins_alike(self) -> bool {
+        self == Self::Published
+    }
+
+    /// Refuses numbers of patches that an image has not in this view.
+    pub(crate) fn demand_patches(self, key: &str, n_patches: usize) -> Result<(), CliError> {
+        let refuse = |rule: String| Err(impossible(key, n_patches, &rule));
+        match self {
+            _ if n_patches == 0 => refuse("at least one patch an image is needed".to_owned()),
+            Self::Whole if n_patches != 1 => refuse("the whole image is one view, so it must be 1".to_owned()),
+            Self::Grid | Self::GridFlip => match PatchGrid::new(n_patches, self == Self::GridFlip) {
+                Err(reason) => refuse(format!("the patches form no lattice ({reason})")),
+                Ok(_) => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Which points the curve of accuracy against the patches of an image has: for each view the numbers of patches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CurveSection {
+    /// Points of one pass over the largest number.
+    pub(crate) published: Vec<usize>,
+    /// Each is a pass of its own, over another lattice.
+    pub(crate) grid: Vec<usize>,
+    pub(crate) grid_flip: Vec<usize>,
+    /// Whether the whole image is a point.
+    pub(crate) whole: bool,
+    pub(crate) probes: Vec<CurveProbe>,
+}
+
+/// How a point of the curve is scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CurveProbe {
+    Linear,
+    Knn,
+}
+
+impl CurveSection {
+    /// The numbers of patches of a view.
+    pub(crate) fn counts(&self, view: EvalView) -> &[usize] {
+        match view {
+            EvalView::Published => &self.published,
+            EvalView::Grid => &self.grid,
+            EvalView::GridFlip => &self.grid_flip,
+            EvalView::Whole if self.whole => &[1],
+            EvalView::Whole => &[],
+        }
+    }
+
+    fn demand_possible(&self) -> Result<(), CliError> {
+        for view in EvalView::ALL {
+            let (key, counts) = (format!("evaluation.curve.{}", view.name().replace('-', "_")), self.counts(view));
+            counts.iter().try_for_each(|&count| view.demand_patches(&key, count))?;
+            if let Some(pair) = counts.windows(2).find(|pair| pair[0] >= pair[1]) {
+                return Err(impossible(&key, pair[1], "the numbers of patches must increase"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProbeSection {
+    pub(crate) lr: f64,
+    pub(crate) momentum: f64,
+    pub(crate) weight_decay: f64,
+    pub(crate) batch_size: i64,
+    pub(crate) epochs: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KnnSection {
+    pub(crate) k: i64,
+    pub(crate) temperature: f64,
+}
+
+impl EvaluationSection {
+    /// The probe and the neighbours, refused before anything is trained if they are impossible.
+    pub(super) fn resolve(&self) -> Result<(LinearProbeConfig, KnnConfig), CliError> {
+        let refuse = |section: &str, error: EvalError| CliError::Recipe(format!("evaluation.{section}: {error}"));
+        let probe = self.probe.resolve();
+        LinearProbe::new(&probe, 0).map_err(|error| refuse("probe", error))?;
+        let knn = KnnConfig { k: self.knn.k, temperature: self.knn.temperature, metric: Metric::Cosine };
+        WeightedKnn::new(&knn).map_err(|error| refuse("knn", error))?;
+        let scores = self.scores.iter().try_for_each(|scores| scores.check(&probe));
+        scores.map_err(|error| refuse("scores", error))?;
+        Ok((probe, knn))
+    }
+
+    /// What no crate below checks.
+    pub(super) fn demand_possible(&self) -> Result<(), CliError> {
+        self.view.demand_patches("evaluation.n_patches", self.n_patches)?;
+        if self.batch_size == 0 {
+            return Err(impossible("evaluation.batch_size", 0, "at least one image a batch is needed"));
+        }
+        if self.labelled_images == 0 {
+            return Err(impossible("evaluation.labelled_images", 0, "a probe needs labelled images"));
+        }
+        self.curve.iter().try_for_each(CurveSection::demand_possible)
+    }
+}
+
+impl ProbeSection {
+    fn resolve(&self) -> LinearProbeConfig {
+        LinearProbeConfig {
+            lr: self.lr,
+            momentum: self.momentum,
+            weight_decay: self.weight_decay,
+            batch_size: self.batch_size,
+            epochs: self.epochs,
+        }
+    }
+}
+
+fn impossible(key: &str, value: usize, rule: &str) -> CliError {
+    CliError::Recipe(format!("{key} = {value} is not possible: {rule}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_has_the_numbers_of_patches_that_an_image_has_in_it() {
+        let refused = |view: EvalView, n| view.demand_patches("key", n).err().map(|error| error.to_string());
+        for (view, good, bad) in [
+            (EvalView::Published, vec![1, 3, 128], vec![0]),
+            (EvalView::Grid, vec![1, 2, 4, 16], vec![0, 3, 7]),
+            (EvalView::GridFlip, vec![2, 4, 8], vec![0, 1, 3]),
+            (EvalView::Whole, vec![1], vec![0, 2]),
+        ] {
+            good.iter().for_each(|&n| assert_eq!(refused(view, n), None));
+            bad.iter()
+                .for_each(|&n| assert!(refused(view, n).unwrap().starts_with(&format!("key = {n} is not")), "{n}"));
+        }
+    }
+
+    #[test]
+    fn a_curve_goes_up_and_its_words_are_those_of_recipes() {
+        let curve = |published: &[usize], grid: &[usize], whole| CurveSection {
+            published: published.to_vec(),
+            grid: grid.to_vec(),
+            grid_flip: vec![2],
+            whole,
+            probes: vec![CurveProbe::Knn],
+        };
+        curve(&[1, 2, 4, 20], &[1, 4], true).demand_possible().unwrap();
+        let refused = |curve: CurveSection| curve.demand_possible().unwrap_err().to_string();
+        assert_eq!(
+            refused(curve(&[1, 4, 4], &[], false)),
+            "evaluation.curve.published = 4 is not possible: the numbers of patches must increase"
+        );
+        assert!(refused(curve(&[], &[5], false)).starts_with("evaluation.curve.grid = 5 is not possible: the patches"));
+        assert_eq!([true, false].map(|whole| curve(&[], &[], whole).counts(EvalView::Whole).len()), [1, 0]);
+        for view in EvalView::ALL {
+            assert_eq!(serde_json::to_value(view).unwrap(), view.name());
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Banks on disk: one file for an encoder, a split and a view, with every output and every number of patches that was
+//! asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use empssl_data::{DataError, PatchBatch};
+use empssl_torch::MappedFile;
+use tch::{Device, Tensor};
+
+use super::bank::FeatureBank;
+use super::extractor::FeatureExtractor;
+use super::format::{self, Array, Header, LENGTH_BYTES};
+use super::pass::{self, BankOptions, Kept};
+use super::whole_file::WholeFile;
+use super::writer::BankWriter;
+use crate::error::EvalError;
+
+/// Raised whenever a reader of the older form could misread the newer one.
+const FORMAT_VERSION: &str = "1";
+const FORMAT: &str = "empssl features";
+/// In front of the keys of a [`BankIdentity`] in the metadata.
+const OF: &str = "of.";
+/// The seconds that features took, one figure for each number of patches.
+pub(super) const SECONDS: &str = "seconds";
+/// Bytes that the checksum is taken of at once.
+const PIECE: usize = 1 << 20;
+
+/// What the features of a file are of: the encoder's checksum, the images' fingerprint, the view, the seed, whatever
+/// else shapes them, by key.
+///
+/// Two banks with equal identities hold the same features, so one that was made before can be taken instead of computing
+/// it again; nothing is read into keys or values here.
+pub type BankIdentity = BTreeMap<String, String>;
+
+/// What goes into a file.
+#[derive(Clone, Debug)]
+pub struct BankSpec {
+    /// What the features are of.
+    pub identity: BankIdentity,
+    /// Which outputs, and means over how many patches.
+    pub kept: Kept,
+    /// For each image of the data set that is walked, in its order, the number by which others know it: its index in the
+    /// split it was taken from.
+    pub ids: Vec<i64>,
+    /// Number of classes of the data set.
+    pub n_classes: i64,
+}
+
+/// A bank file, mapped into memory: what is not scored is never read again, and the system may forget what was read.
+#[derive(Debug)]
+pub struct BankFile {
+    path: PathBuf,
+    map: MappedFile,
+    header: Header,
+    /// Where the numbers begin.
+    data: u64,
+}
+
+impl BankFile {
+    /// Runs the images of `batches` through the encoder ([`pass::walk`]), writes the file as it goes, and opens it.
+    ///
+    /// The file is whole or not there: it is written under another name, synced and renamed, and removed when anything
+    /// fails. Memory: as [`pass::walk`]; the bank itself goes to the disk. `name` is what messages call the bank, and
+    /// `progress` is told the number of images done after each batch.
+    ///
+    /// # Errors
+    /// As [`pass::walk`]; [`EvalError::Unlabelled`], [`EvalError::LabelOutOfRange`], [`EvalError::NonFinite`] and
+    /// [`EvalError::EmptyBank`] as for a bank in memory; [`EvalError::Shape`] when there are more or fewer images than
+    /// ids; [`EvalError::Write`] when the folder or the disk refuses.
+    pub fn build(
+        path: &Path,
+        name: &str,
+        spec: &BankSpec,
+        extractor: &dyn FeatureExtractor,
+        batches: impl IntoIterator<Item = Result<PatchBatch, DataError>>,
+        options: &BankOptions,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Self, EvalError> {
+        let mut writer = BankWriter::new(name, spec, WholeFile::create(path)?);
+        let mut done = 0;
+        let seconds = pass::walk(extractor, batches, &spec.kept, options, &mut |batch| {
+            writer.push(&batch)?;
+            done += batch.indices.len();
+            progress(done);
+            Ok(())
+        })?;
+        writer.finish(&seconds)?;
+        Self::open(path)
+    }
+
+    /// Opens a file that was written before.
+    ///
+    /// # Errors
+    /// [`EvalError::Read`] when it cannot be opened; [`EvalError::BankFormat`] when it is truncated, damaged, be it by
+    /// one bit, or not a bank of this form.
+    pub fn open(path: &Path) -> Result<Self, EvalError> {
+        let unreadable = |source| EvalError::Read { path: path.to_owned(), source };
+        let foreign = |reason: String| EvalError::BankFormat { path: path.to_owned(), reason };
+        let map = MappedFile::open(path).map_err(unreadable)?;
+        let (mut first, size) = ([0; LENGTH_BYTES as usize], map.len() as u64);
+        let length = map.copy_to(0, &mut first).ok().and_then(|()| format::header_length(first, size));
+        let length = length.ok_or_else(|| foreign("it is truncated or of another format".to_owned()))?;
+        let mut text = vec![0; length as usize];
+        map.copy_to(first.len(), &mut text).map_err(unreadable)?;
+        let data = LENGTH_BYTES + length;
+        let (header, checksum) = Header::parse(&text, size - data).map_err(foreign)?;
+        demand_format(&header).map_err(foreign)?;
+        demand_checksum(&map, &text, data as usize, &checksum).map_err(foreign)?;
+        let file = Self { path: path.to_owned(), map, header, data };
+        file.check_arrays().map_err(foreign)?;
+        Ok(file)
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of the file.
+    pub fn bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// What the features are of.
+    pub fn identity(&self) -> BankIdentity {
+        let entries = self.header.metadata.iter();
+        entries.filter_map(|(key, value)| Some((key.strip_prefix(OF)?.to_owned(), value.clone()))).collect()
+    }
+
+    /// Refuses a file whose features are of something else, with each key that differs and both of its values.
+    ///
+    /// # Errors
+    /// [`EvalError::OtherBank`].
+    pub fn demand(&self, expected: &BankIdentity) -> Result<(), EvalError> {
+        let found = self.identity();
+        let keys: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
+        let value = |of: &BankIdentity, key: &String| of.get(key).map_or("not told".to_owned(), Clone::clone);
+        let differences: Vec<String> = keys
+            .into_iter()
+            .filter(|key| found.get(*key) != expected.get(*key))
+            .map(|key| format!("`{key}` is {} there and {} here", value(&found, key), value(expected, key)))
+            .collect();
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(EvalError::OtherBank { path: self.path.clone(), differences: differences.join("; ") })
+    }
+
+    /// Refuses a file that lacks one of the outputs or numbers of patches.
+    ///
+    /// # Errors
+    /// [`EvalError::NotKept`].
+    pub fn demand_kept(&self, wanted: &Kept) -> Result<(), EvalError> {
+        let pairs = wanted.outputs.iter().flat_map(|output| wanted.counts.iter().map(move |count| (output, *count)));
+        pairs.into_iter().try_for_each(|(output, count)| self.array(output, count).map(drop))
+    }
+
+    /// Number of images, at least one.
+    pub fn n_images(&self) -> i64 {
+        self.header.arrays.first().map_or(0, |labels| labels.sizes[0])
+    }
+
+    /// The outputs in the file and the numbers of patches that their means are over.
+    pub fn kept(&self) -> Kept {
+        let pairs = || self.header.arrays.iter().filter_map(|array| output_and_count(&array.name));
+        let mut outputs: Vec<String> = Vec::new();
+        for (output, _) in pairs() {
+            if !outputs.iter().any(|known| known == output) {
+                outputs.push(output.to_owned());
+            }
+        }
+        let counts: BTreeSet<i64> = pairs().map(|(_, count)| count).collect();
+        Kept { outputs, counts: counts.into_iter().collect() }
+    }
+
+    /// What features over so many patches took when they were computed, see [`pass::walk`]; `None` where the file has
+    /// none over so many.
+    pub fn seconds(&self, count: i64) -> Option<f64> {
+        let at = self.kept().counts.iter().position(|&kept| kept == count)?;
+        self.header.metadata.get(SECONDS)?.split(' ').nth(at)?.parse().ok()
+    }
+
+    /// The numbers by which others know the images, `[images]`, in the order of the rows.
+    ///
+    /// # Errors
+    /// [`EvalError::BankFormat`] when the memory map fails.
+    pub fn ids(&self) -> Result<Tensor, EvalError> {
+        self.tensor(self.named("ids")?)
+    }
+
+    /// The labels `[images]`.
+    ///
+    /// # Errors
+    /// As [`BankFile::ids`].
+    pub fn labels(&self) -> Result<Tensor, EvalError> {
+        self.tensor(self.named("labels")?)
+    }
+
+    /// Features `[images, h]` of an output, averaged over so many patches; on the CPU they are the file itself.
+    ///
+    /// # Errors
+    /// [`EvalError::NotKept`] when the file has none of these.
+    pub fn features(&self, output: &str, count: i64) -> Result<Tensor, EvalError> {
+        self.tensor(self.array(output, count)?)
+    }
+
+    /// The bank of an output over so many patches, checked as every bank is; on the CPU its features are the file itself.
+    ///
+    /// # Errors
+    /// As [`BankFile::features`] and [`FeatureBank::new`].
+    pub fn bank(&self, name: &str, output: &str, count: i64, device: Device) -> Result<FeatureBank, EvalError> {
+        let features = self.features(output, count)?.to_device(device);
+        FeatureBank::new(name, &features, &self.labels()?, self.n_classes())
+    }
+
+    /// Number of classes of the data set.
+    pub fn n_classes(&self) -> i64 {
+        self.header.metadata.get("n_classes").and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    fn array(&self, output: &str, count: i64) -> Result<&Array, EvalError> {
+        let name = array_name(output, count);
+        self.header.arrays.iter().find(|array| array.name == name).ok_or_else(|| {
+            let wanted = format!("`{output}` over {count} patches");
+            let Kept { outputs, counts } = self.kept();
+            EvalError::NotKept {
+                path: self.path.clone(),
+                wanted,
+                kept: format!("{} over {counts:?} patches", outputs.join(", ")),
+            }
+        })
+    }
+
+    fn named(&self, name: &str) -> Result<&Array, EvalError> {
+        let reason = || format!("it has no array `{name}`");
+        let found = self.header.arrays.iter().find(|array| array.name == name);
+        found.ok_or_else(|| EvalError::BankFormat { path: self.path.clone(), reason: reason() })
+    }
+
+    fn tensor(&self, array: &Array) -> Result<Tensor, EvalError> {
+        let offset = (self.data + array.start) as usize;
+        let tensor = self.map.tensor(offset, &array.sizes, array.kind);
+        tensor.map_err(|error| EvalError::BankFormat { path: self.path.clone(), reason: error.to_string() })
+    }
+
+    /// Whether every array is one of a bank.
+    fn check_arrays(&self) -> Result<(), String> {
+        let arrays = &self.header.arrays;
+        let integers = |at: usize, name: &str| {
+            arrays
+                .get(at)
+                .is_some_and(|array| array.name == name && array.kind == tch::Kind::Int64 && array.sizes.len() == 1)
+        };
+        if !integers(0, "labels") || !integers(1, "ids") || arrays.len() < 3 {
+            return Err("it does not hold labels, ids and features".to_owned());
+        }
+        let images = arrays[0].sizes[0];
+        let fits = |array: &Array| {
+            let features =
+                array.kind != tch::Kind::Int64 && array.sizes.len() == 2 && output_and_count(&array.name).is_some();
+            features && array.sizes[0] == images
+        };
+        match arrays[2..].iter().find(|array| !fits(array)) {
+            None if arrays[1].sizes[0] == images && self.n_classes() >= 1 => Ok(()),
+            None => Err("its labels, ids and classes do not fit together".to_owned()),
+            Some(array) => Err(format!("its array `{}` has no place in a bank", array.name)),
+        }
+    }
+}
+
+/// The metadata of a file, but for what is known at its end.
+pub(super) fn metadata(spec: &BankSpec) -> BTreeMap<String, String> {
+    let own = [("format", FORMAT), ("format_version", FORMAT_VERSION), ("empssl_version", env!("CARGO_PKG_VERSION"))];
+    let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let identity = spec.identity.iter().map(|(key, value)| (format!("{OF}{key}"), value.clone()));
+    let n_classes = ("n_classes".to_owned(), spec.n_classes.to_string());
+    own.into_iter().chain(identity).chain([n_classes]).collect()
+}
+
+/// Figures of one length each.
+pub(super) fn seconds_text(seconds: &[f64]) -> String {
+    seconds.iter().map(|seconds| format!("{:015.6}", seconds.clamp(0.0, 1e7))).collect::<Vec<_>>().join(" ")
+}
+
+/// What the array of an output and a number of patches is called.
+pub(super) fn array_name(output: &str, count: i64) -> String {
+    format!("{output}.{count}")
+}
+
+fn output_and_count(name: &str) -> Option<(&str, i64)> {
+    let (output, count) = name.rsplit_once('.')?;
+    Some((output, count.parse().ok()?))
+}
+
+fn demand_format(header: &Header) -> Result<(), String> {
+    let text = |key: &str| header.metadata.get(key).map_or("none", String::as_str);
+    if text("format") != FORMAT {
+        return Err(format!("it is no bank of features (its format is {})", text("format")));
+    }
+    if text("format_version") != FORMAT_VERSION {
+        let (version, program) = (text("format_version"), text("empssl_version"));
+        return Err(format!(
+            "it has format version {version} (empssl {program}) and this program reads {FORMAT_VERSION}"
+        ));
+    }
+    Ok(())
+}
+
+/// Compares the bytes with the checksum that was taken when they were written.
+fn demand_checksum(map: &MappedFile, text: &[u8], data: usize, stored: &str) -> Result<(), String> {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&format::unfilled(text, stored).ok_or("its checksum is damaged")?);
+    let mut piece = vec![0; PIECE];
+    for start in (data..map.len()).step_by(PIECE) {
+        let piece = &mut piece[..PIECE.min(map.len() - start)];
+        map.copy_to(start, piece).map_err(|error| error.to_string())?;
+        crc.update(piece);
+    }
+    let found = format::checksum_text(crc);
+    if found == stored {
+        Ok(())
+    } else {
+        Err(format!("it is damaged: its crc32 is {found}, and it was {stored} when it was written"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! The published probe: softmax regression by stochastic gradient descent at one setting.
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::layer::FittedProbe;
+use super::threads::Threads;
+use super::{fall, n_batches, order};
+use crate::error::EvalError;
+use crate::features::FeatureBank;
+use crate::metrics::Accuracy;
+
+/// Settings of [`LinearProbe`]; every key must be given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinearProbeConfig {
+    /// Rate of the first epoch; it falls to zero along a cosine, stepped once an epoch.
+    pub lr: f64,
+    /// Share of the momentum buffer that survives a step, in `[0, 1)`.
+    pub momentum: f64,
+    /// Weight decay, on weight and bias.
+    pub weight_decay: f64,
+    /// Images in one step; the incomplete last batch of an epoch is dropped.
+    pub batch_size: i64,
+    /// Passes over the training bank.
+    pub epochs: usize,
+}
+
+impl LinearProbeConfig {
+    /// The reference's evaluation (tsb0601/EMP-SSL `func.py:181-236`, with the rate of `evaluate.py:30`).
+    pub fn published() -> Self {
+        Self { lr: 0.03, momentum: 0.9, weight_decay: 5e-5, batch_size: 100, epochs: 100 }
+    }
+
+    pub(super) fn check(&self) -> Result<(), EvalError> {
+        EvalError::check(self.lr > 0.0 && self.lr.is_finite(), "lr", "positive and finite", self.lr)?;
+        let fraction = (0.0..1.0).contains(&self.momentum);
+        EvalError::check(fraction, "momentum", "at least 0 and below 1", self.momentum)?;
+        let decays = self.weight_decay >= 0.0 && self.weight_decay.is_finite();
+        EvalError::check(decays, "weight_decay", "at least 0 and finite", self.weight_decay)?;
+        EvalError::check(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)?;
+        EvalError::check(self.epochs >= 1, "epochs", "at least 1", self.epochs)
+    }
+
+    /// The rate of `epoch`, counted from 0.
+    fn lr_of(&self, epoch: usize) -> f64 {
+        self.lr * fall(epoch, self.epochs)
+    }
+}
+
+/// A linear layer with bias, trained on the softmax cross-entropy of frozen features (tsb0601/EMP-SSL `func.py`,
+/// `linear`).
+///
+/// The first layer is PyTorch's, uniform in `±1/sqrt(h)` for weight and bias, and rows are shuffled anew every epoch;
+/// both depend on the seed alone, not on the device.
+/// The probe of the last epoch is the result: there is no choice of epochs, and so none on the test images.
+#[derive(Clone, Debug)]
+pub struct LinearProbe {
+    config: LinearProbeConfig,
+    seed: u64,
+}
+
+impl LinearProbe {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`EvalError::Setting`] for a setting out of range.
+    pub fn new(config: &LinearProbeConfig, seed: u64) -> Result<Self, EvalError> {
+        config.check()?;
+        Ok(Self { config: config.clone(), seed })
+    }
+
+    /// Trains on a bank.
+    ///
+    /// # Errors
+    /// [`EvalError::SmallerThanBatch`] when the bank does not fill one batch; [`EvalError::Diverged`].
+    pub fn fit(&self, train: &FeatureBank) -> Result<FittedProbe, EvalError> {
+        self.fit_observed(train, &mut |_, _| {})
+    }
+
+    /// Trains on a bank and scores the probe on a test bank after every epoch; the last score is the result.
+    ///
+    /// # Errors
+    /// As [`LinearProbe::fit`] and [`FittedProbe::score`].
+    pub fn fit_with_curve(
+        &self,
+        train: &FeatureBank,
+        test: &FeatureBank,
+    ) -> Result<(FittedProbe, Vec<Accuracy>), EvalError> {
+        train.signature().check(test)?;
+        let mut curve = Vec::with_capacity(self.config.epochs);
+        let fitted = self.fit_observed(train, &mut |_, probe| curve.push(probe.score(test)))?;
+        Ok((fitted, curve.into_iter().collect::<Result<_, _>>()?))
+    }
+
+    /// Trains on a bank and shows the probe to `observer` after every epoch, counted from 1.
+    ///
+    /// # Errors
+    /// As [`LinearProbe::fit`].
+    pub fn fit_observed(
+        &self,
+        train: &FeatureBank,
+        observer: &mut dyn FnMut(usize, &FittedProbe),
+    ) -> Result<FittedProbe, EvalError> {
+        let first = FittedProbe::first(self.seed, train);
+        self.descend(first, train, &mut |epoch| self.order(train.n_images(), epoch), observer)
+    }
+
+    fn order(&self, n_rows: i64, epoch: usize) -> Vec<i64> {
+        order(self.seed, n_rows, epoch)
+    }
+
+    /// The training itself, from a given layer and along given orders of the rows.
+    fn descend(
+        &self,
+        first: FittedProbe,
+        train: &FeatureBank,
+        order: &mut dyn FnMut(usize) -> Vec<i64>,
+        observer: &mut dyn FnMut(usize, &FittedProbe),
+    ) -> Result<FittedProbe, EvalError> {
+        let batch_size = self.config.batch_size;
+        let n_batches = n_batches(train.name(), train.n_images(), batch_size)?;
+        let _guard = tch::no_grad_guard();
+        let _threads = Threads::for_step(batch_size * train.width() * train.n_classes());
+        let mut descent = Descent::new(first, &self.config);
+        for epoch in 0..self.config.epochs {
+            let rows = Tensor::from_slice(&order(epoch)).to_device(train.features().device());
+            for batch in 0..n_batches {
+                let rows = rows.narrow(0, batch * batch_size, batch_size);
+                let (features, labels) =
+                    (train.features().index_select(0, &rows), train.labels().index_select(0, &rows));
+                descent.step(self.config.lr_of(epoch), &features, &labels);
+            }
+            if !descent.probe.is_finite() {
+                return Err(EvalError::Diverged { epoch: epoch + 1, lr: self.config.lr });
+            }
+            observer(epoch + 1, &descent.probe);
+        }
+        Ok(descent.probe)
+    }
+}
+
+/// Stochastic gradient descent with momentum and weight decay, without nesterov.
+struct Descent<'a> {
+    config: &'a LinearProbeConfig,
+    probe: FittedProbe,
+    /// Zero before the first step, which PyTorch's `buffer = gradient` equals.
+    weight_buffer: Tensor,
+    bias_buffer: Tensor,
+}
+
+impl<'a> Descent<'a> {
+    fn new(probe: FittedProbe, config: &'a LinearProbeConfig) -> Self {
+        let (weight_buffer, bias_buffer) = (probe.weight.zeros_like(), probe.bias.zeros_like());
+        Self { config, probe, weight_buffer, bias_buffer }
+    }
+
+    fn step(&mut self, lr: f64, features: &Tensor, labels: &Tensor) {
+        let (weight, bias) = self.probe.gradient(features, labels);
+        update(self.config, lr, &mut self.probe.weight, weight, &mut self.weight_buffer);
+        update(self.config, lr, &mut self.probe.bias, bias, &mut self.bias_buffer);
+    }
+}
+
+fn update(config: &LinearProbeConfig, lr: f64, parameter: &mut Tensor, mut gradient: Tensor, buffer: &mut Tensor) {
+    gradient += &*parameter * config.weight_decay;
+    *buffer *= config.momentum;
+    *buffer += gradient;
+    *parameter -= &*buffer * lr;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! What cells may take: by what finished ones took, else by a few steps of the recipe's network.
+
+use std::env;
+use std::fs;
+
+use serde_json::Value;
+
+use super::outline::Outline;
+use super::plan::{Cell, Plan};
+use super::slots::Slot;
+use crate::reproduce::program::Program;
+
+/// The forward pass is a third of the arithmetic of a training step, whose backward pass is the rest.
+const TRAINING_OVER_FORWARD: f64 = 3.0;
+
+/// Patches and images of a trial: as many as keep a GPU busy, few enough for a processor.
+const TRIAL_GPU: (u64, u64) = (20, 100);
+const TRIAL_CPU: (u64, u64) = (2, 16);
+
+/// How fast one network is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rate {
+    /// Patches a second in training.
+    pub(crate) training: f64,
+    /// Patches a second whose features are taken, with everything else that scoring does where cells tell.
+    pub(crate) scoring: f64,
+    /// Whether finished cells tell.
+    pub(crate) is_measured: bool,
+}
+
+/// What decides about the speed, but for the number of patches.
+#[derive(Clone, Debug, PartialEq)]
+struct Kind {
+    parameters: u64,
+    side: u64,
+    precision: String,
+}
+
+impl Kind {
+    fn of(outline: &Outline) -> Self {
+        Self { parameters: outline.parameters, side: outline.patch_side, precision: outline.precision.clone() }
+    }
+}
+
+/// Rates of the networks of a plan.
+pub(crate) struct Rates(Vec<(Kind, Option<Rate>)>);
+
+impl Rates {
+    /// One for each network, by trials on `slot` where no finished cell tells.
+    pub(crate) fn new(plan: &Plan, slot: &Slot, program: &Program) -> Self {
+        let mut rates = Self(Vec::new());
+        let groups = || plan.tables.iter().flat_map(|table| &table.groups);
+        for group in groups() {
+            let kind = Kind::of(&group.outline);
+            if rates.0.iter().any(|(known, _)| *known == kind) {
+                continue;
+            }
+            let alike = groups().filter(|other| Kind::of(&other.outline) == kind);
+            let finished = alike.flat_map(|other| other.cells.iter().map(move |&cell| (other, cell)));
+            let measured = finished.filter_map(|(other, cell)| measured(&plan.cells[cell], &other.outline)).next_back();
+            let first = group.cells.first().map(|&cell| &plan.cells[cell]);
+            let rate = measured.or_else(|| trial(first?, slot, program));
+            rates.0.push((kind, rate));
+        }
+        rates
+    }
+
+    pub(crate) fn of(&self, outline: &Outline) -> Option<Rate> {
+        let kind = Kind::of(outline);
+        self.0.iter().find(|(known, _)| *known == kind)?.1
+    }
+
+    /// Seconds of a whole cell: training, and features of every state. Probes take time besides, which a trial cannot
+    /// tell.
+    pub(crate) fn seconds(&self, outline: &Outline) -> Option<f64> {
+        let rate = self.of(outline)?;
+        let scored = outline.states().len() as u64 * outline.evaluation_patches();
+        Some(outline.training_patches() as f64 / rate.training + scored as f64 / rate.scoring)
+    }
+}
+
+fn measured(cell: &Cell, outline: &Outline) -> Option<Rate> {
+    let report = cell.report(None)?;
+    let scoring = outline.evaluation_patches() as f64 / report.seconds.evaluate;
+    let training = report.patches_per_s?;
+    (training > 0.0 && scoring > 0.0).then_some(Rate { training, scoring, is_measured: true })
+}
+
+/// Takes a few steps on generated images.
+fn trial(cell: &Cell, slot: &Slot, program: &Program) -> Option<Rate> {
+    let file = env::temp_dir().join(format!("xtask-trial-{}-{}.json", std::process::id(), cell.key));
+    let (n, b) = if slot.gpu.is_some() { TRIAL_GPU } else { TRIAL_CPU };
+    let mut command = program.command();
+    command.args(["bench", "step", "--dataset", "synthetic", "--steps", "2", "--warmup", "1", "--recipe"]);
+    command.arg(&cell.recipe).args(cell.changes.iter().flat_map(|change| ["--set", change]));
+    for change in [format!("n_patches={n}"), format!("batch_size={b}"), "memory=whole".to_owned()] {
+        command.arg("--set").arg(format!("training.{change}"));
+    }
+    slot.add_to(&mut command);
+    let output = command.arg("--json").arg(&file).output().ok()?;
+    let text = fs::read_to_string(&file).ok();
+    let _ = fs::remove_file(&file);
+    let report: Value = serde_json::from_str(&text.filter(|_| output.status.success())?).ok()?;
+    let training = report["measured"]["patches_per_s"].as_f64().filter(|rate| *rate > 0.0)?;
+    Some(Rate { training, scoring: training * TRAINING_OVER_FORWARD, is_measured: false })
+}

@@ -1,0 +1,146 @@
+//! What a run would be, as `empssl recipe --json` says it: the resolved recipe, the images, how much there is to do.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde::Deserialize;
+
+use crate::failure::{Code, Failure, Outcome};
+use crate::process;
+use crate::report::model::{PartialCounts, Published};
+use crate::reproduce::images::{ImageSet, MayFetch};
+use crate::reproduce::program::Program;
+use crate::workspace::Workspace;
+
+/// How `empssl` ends when images are missing or wrong.
+const BAD_DATA: i32 = 3;
+
+/// One recipe on one set, with its changes.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Outline {
+    pub(crate) recipe_toml: String,
+    pub(crate) dataset: String,
+    pub(crate) data: Data,
+    pub(crate) patch_side: u64,
+    pub(crate) parameters: u64,
+    pub(crate) precision: String,
+    pub(crate) training: Training,
+    pub(crate) evaluation: Evaluation,
+    pub(crate) published: Vec<Published>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Data {
+    pub(crate) description: String,
+    pub(crate) synthetic: bool,
+    pub(crate) partial_counts: Option<PartialCounts>,
+    pub(crate) fingerprints: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Training {
+    pub(crate) n_patches: u64,
+    pub(crate) batch_size: u64,
+    pub(crate) steps: u64,
+    pub(crate) epochs: f64,
+    pub(crate) snapshot_epochs: Vec<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Evaluation {
+    pub(crate) n_patches: u64,
+    pub(crate) images: u64,
+}
+
+impl Outline {
+    /// Asks the program; a public set that is missing is fetched where that is wanted.
+    pub(crate) fn of(
+        set: &ImageSet,
+        recipe: &Path,
+        changes: &[String],
+        program: &Program,
+        may_fetch: MayFetch,
+        workspace: &Workspace,
+    ) -> Outcome<Self> {
+        let mut command = question(set, recipe, changes, program);
+        let answer = match ask(&mut command)? {
+            Answer::BadData(said) if set.dir == Some(workspace.join("data")) => {
+                set.fetch(may_fetch, program, workspace).map_err(|failure| {
+                    Failure::new(failure.code, format!("{failure} (`{}` says: {said})", process::shown(&command)))
+                })?;
+                ask(&mut command)?
+            }
+            answer => answer,
+        };
+        let text = match answer {
+            Answer::Outline(text) => text,
+            Answer::BadData(said) => return Err(Failure::usage(said)),
+        };
+        let unreadable = |error| Failure::new(Code::Child, format!("`{}`: {error}", process::shown(&command)));
+        serde_json::from_str(&text).map_err(unreadable)
+    }
+
+    /// Patches that training takes.
+    pub(crate) fn training_patches(&self) -> u64 {
+        self.training.steps * self.training.batch_size * self.training.n_patches
+    }
+
+    /// Patches whose features are taken to score one state, of the trained network and of the untrained one.
+    pub(crate) fn evaluation_patches(&self) -> u64 {
+        2 * self.evaluation.n_patches * self.evaluation.images
+    }
+
+    /// The states that are scored: snapshots by their epochs, and the end.
+    pub(crate) fn states(&self) -> Vec<Option<u64>> {
+        let earlier = self.training.snapshot_epochs.iter().filter(|&&epochs| (epochs as f64) < self.training.epochs);
+        earlier.map(|&epochs| Some(epochs)).chain([None]).collect()
+    }
+
+    /// Epochs of a state.
+    pub(crate) fn epochs(&self, state: Option<u64>) -> f64 {
+        state.map_or(self.training.epochs, |epochs| epochs as f64)
+    }
+}
+
+/// Makes sure that a set that lies in the default place is there.
+pub(crate) fn demand_images(
+    set: &ImageSet,
+    recipe: &Path,
+    program: &Program,
+    may_fetch: MayFetch,
+    workspace: &Workspace,
+) -> Outcome {
+    match set.dir == Some(workspace.join("data")) {
+        true => Outline::of(set, recipe, &[], program, may_fetch, workspace).map(drop),
+        false => Ok(()),
+    }
+}
+
+fn question(set: &ImageSet, recipe: &Path, changes: &[String], program: &Program) -> Command {
+    let mut command = program.command();
+    command.arg("recipe").arg(recipe).arg("--json");
+    set.add_to(&mut command);
+    command.args(changes.iter().flat_map(|change| ["--set", change]));
+    command
+}
+
+enum Answer {
+    Outline(String),
+    /// Images are missing or wrong; the program's sentence.
+    BadData(String),
+}
+
+fn ask(command: &mut Command) -> Outcome<Answer> {
+    let output = command.output().map_err(|error| {
+        Failure::new(Code::Child, format!("cannot start `{}`: {error}", command.get_program().to_string_lossy()))
+    })?;
+    if output.status.success() {
+        return Ok(Answer::Outline(String::from_utf8_lossy(&output.stdout).into_owned()));
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().trim_start_matches("error: ").to_owned();
+    match output.status.code() {
+        Some(BAD_DATA) => Ok(Answer::BadData(said)),
+        _ => Err(Failure::new(Code::Child, format!("`{}`: {said}", process::shown(command)))),
+    }
+}

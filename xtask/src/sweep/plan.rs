@@ -1,0 +1,222 @@
+//! What a sweep consists of: tables of groups of cells.
+//!
+//! A cell is one training with all its scores; its key is a digest of the resolved recipe, the seed, the images and the
+//! sources, so whatever is equal in all of them is one cell, in whichever table it stands.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Request;
+use super::outline::Outline;
+use super::tables::Table;
+use crate::failure::{Failure, Outcome};
+use crate::reproduce::images::ImageSet;
+use crate::reproduce::program::{Program, digest};
+use crate::reproduce::recipe_file;
+use crate::workspace::Workspace;
+
+/// Digits of a key: enough that two cells never share one.
+const KEY_DIGITS: usize = 16;
+
+/// One training and its scores.
+#[derive(Clone, Debug)]
+pub(crate) struct Cell {
+    pub(crate) key: String,
+    pub(crate) name: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) set: ImageSet,
+    pub(crate) recipe: PathBuf,
+    pub(crate) changes: Vec<String>,
+    pub(crate) seed: u64,
+    pub(crate) states: Vec<Option<u64>>,
+    /// Other sets that the end is scored on.
+    pub(crate) targets: Vec<Target>,
+}
+
+/// A set that another set's encoder is scored on.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Target {
+    pub(crate) set: ImageSet,
+    /// Of the set's own images and settings, so that another set under the same name gets its own scores.
+    pub(crate) key: String,
+}
+
+/// The cells of one recipe on one set: one for each seed.
+pub(crate) struct Group {
+    pub(crate) recipe: String,
+    pub(crate) changes: Vec<String>,
+    pub(crate) outline: Arc<Outline>,
+    /// Places in [`Plan::cells`], by seed.
+    pub(crate) cells: Vec<usize>,
+}
+
+/// A table of the report.
+pub(crate) struct TablePlan {
+    /// Nothing where runs were asked for by their recipes.
+    pub(crate) table: Option<Table>,
+    pub(crate) groups: Vec<Group>,
+}
+
+/// Everything that is to be run.
+pub(crate) struct Plan {
+    pub(crate) tables: Vec<TablePlan>,
+    /// Every cell once; first those of the first seed.
+    pub(crate) cells: Vec<Cell>,
+}
+
+impl Plan {
+    /// Lays out what was asked for; the program opens every set once for every recipe.
+    pub(crate) fn new(request: &Request, program: &Program, workspace: &Workspace) -> Outcome<Self> {
+        let mut planner = Planner { request, program, workspace, outlines: Vec::new(), cells: Vec::new() };
+        let wanted: Vec<Option<Table>> = match request.tables.is_empty() {
+            true => vec![None],
+            false => request.tables.iter().map(|&table| Some(table)).collect(),
+        };
+        let tables: Outcome<Vec<_>> = wanted.into_iter().map(|table| planner.table(table)).collect();
+        let mut plan = Self { tables: tables?, cells: planner.cells };
+        plan.put_first_seeds_first();
+        Ok(plan)
+    }
+
+    /// So that every row of a table has a figure early.
+    fn put_first_seeds_first(&mut self) {
+        let mut order: Vec<usize> = (0..self.cells.len()).collect();
+        order.sort_by_key(|&index| self.cells[index].seed);
+        let mut place = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(new, &old)| place[old] = new);
+        self.cells = order.iter().map(|&old| self.cells[old].clone()).collect();
+        let groups = self.tables.iter_mut().flat_map(|table| &mut table.groups);
+        groups.for_each(|group| group.cells.iter_mut().for_each(|cell| *cell = place[*cell]));
+    }
+}
+
+struct Planner<'a> {
+    request: &'a Request,
+    program: &'a Program,
+    workspace: &'a Workspace,
+    outlines: Vec<(ImageSet, PathBuf, Vec<String>, Arc<Outline>)>,
+    cells: Vec<Cell>,
+}
+
+impl Planner<'_> {
+    fn table(&mut self, table: Option<Table>) -> Outcome<TablePlan> {
+        let request = self.request;
+        let mut groups = Vec::new();
+        for set in &request.sets {
+            for (recipe, file) in self.recipes(table, set)? {
+                let variants = match table {
+                    Some(table) => table.variants(&request.changes, &request.patches),
+                    None => vec![request.changes.clone()],
+                };
+                for changes in variants {
+                    groups.push(self.group(table, set, &recipe, &file, changes)?);
+                }
+            }
+        }
+        Ok(TablePlan { table, groups })
+    }
+
+    /// The recipes of a table that a set has, or those that were asked for.
+    fn recipes(&self, table: Option<Table>, set: &ImageSet) -> Outcome<Vec<(String, PathBuf)>> {
+        let (request, workspace) = (self.request, self.workspace);
+        let find = |recipe: &str| Ok((recipe.to_owned(), recipe_file(&set.name, recipe, workspace)?));
+        let Some(table) = table.filter(|_| request.recipes.is_empty()) else {
+            return request.recipes.iter().map(|recipe| find(recipe)).collect();
+        };
+        let found: Vec<_> = table.recipes().iter().filter_map(|recipe| find(recipe).ok()).collect();
+        match found.is_empty() {
+            false => Ok(found),
+            true => Err(Failure::usage(format!(
+                "configs/{}/ has none of the recipes of the table {} ({}): name one with --recipe",
+                set.name,
+                table.name(),
+                table.recipes().join(", ")
+            ))),
+        }
+    }
+
+    fn group(
+        &mut self,
+        table: Option<Table>,
+        set: &ImageSet,
+        recipe: &str,
+        file: &Path,
+        changes: Vec<String>,
+    ) -> Outcome<Group> {
+        let outline = self.outline(set, file, &changes)?;
+        let targets = match table {
+            Some(Table::Transfer) => self.targets(set)?,
+            _ => Vec::new(),
+        };
+        let seeds = self.request.first_seed..self.request.first_seed.saturating_add(self.request.n_seeds);
+        let cells = seeds.map(|seed| self.cell(set, recipe, file, &changes, seed, &outline, &targets)).collect();
+        Ok(Group { recipe: recipe.to_owned(), changes, outline, cells })
+    }
+
+    /// The other sets, with the settings by which each is scored: those of its own recipe of the same name.
+    fn targets(&mut self, set: &ImageSet) -> Outcome<Vec<Target>> {
+        let others: Vec<_> = self.request.sets.iter().filter(|other| *other != set).cloned().collect();
+        if others.is_empty() {
+            return Err(Failure::usage("the table transfer needs at least two sets: --dataset A=DIR --dataset B=DIR"));
+        }
+        let mut targets = Vec::new();
+        for other in others {
+            let (_, file) = self.recipes(Some(Table::Transfer), &other)?.remove(0);
+            let outline = self.outline(&other, &file, &[])?;
+            let key = digest(&outline.data.fingerprints)[..KEY_DIGITS].to_owned();
+            targets.push(Target { set: other, key });
+        }
+        Ok(targets)
+    }
+
+    fn outline(&mut self, set: &ImageSet, file: &Path, changes: &[String]) -> Outcome<Arc<Outline>> {
+        let known = self.outlines.iter().find(|(s, f, c, _)| s == set && f == file && c == changes);
+        if let Some((.., outline)) = known {
+            return Ok(outline.clone());
+        }
+        let may_fetch = self.request.may_fetch;
+        let outline = Arc::new(Outline::of(set, file, changes, self.program, may_fetch, self.workspace)?);
+        self.outlines.push((set.clone(), file.to_path_buf(), changes.to_vec(), outline.clone()));
+        Ok(outline)
+    }
+
+    /// The place of a cell, which is a new one unless its key is known.
+    #[expect(clippy::too_many_arguments, reason = "they are the cell")]
+    fn cell(
+        &mut self,
+        set: &ImageSet,
+        recipe: &str,
+        file: &Path,
+        changes: &[String],
+        seed: u64,
+        outline: &Outline,
+        targets: &[Target],
+    ) -> usize {
+        let key = key(outline, seed, &self.program.revision);
+        let index = self.cells.iter().position(|cell| cell.key == key).unwrap_or_else(|| {
+            let name = format!("{}-{recipe}-s{seed}-{key}", set.name);
+            self.cells.push(Cell {
+                folder: self.request.out.join("cells").join(&name),
+                name,
+                key,
+                set: set.clone(),
+                recipe: file.to_path_buf(),
+                changes: changes.to_vec(),
+                seed,
+                states: outline.states(),
+                targets: Vec::new(),
+            });
+            self.cells.len() - 1
+        });
+        let cell = &mut self.cells[index];
+        let new: Vec<_> = targets.iter().filter(|target| !cell.targets.contains(target)).cloned().collect();
+        cell.targets.extend(new);
+        index
+    }
+}
+
+/// What a cell's result depends on.
+fn key(outline: &Outline, seed: u64, revision: &str) -> String {
+    let prints = outline.data.fingerprints.join(" ");
+    digest([&outline.recipe_toml, &seed.to_string(), &prints, revision])[..KEY_DIGITS].to_owned()
+}

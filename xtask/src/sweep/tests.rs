@@ -1,0 +1,273 @@
+//! Whole sweeps with a program that stands in for `empssl`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::*;
+use crate::reproduce::images::SYNTHETIC;
+
+/// Stands in for `empssl`: outlines a recipe, trains into the folder after `--out` or `--resume`, scores. It notes every
+/// call in `calls`, and does what `misbehave` says when that matches.
+const STAND_IN: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+echo "$* [$CUDA_VISIBLE_DEVICES]" >> "$here/calls"
+command=$1; all="$*"
+case "$command" in
+recipe)
+    n=4; for word; do case "$word" in training.n_patches=*) n=${word#*=};; esac; done
+    sed "s/\"N\"/$n/; s/CHANGED/$n/" "$here/outline.json"; exit 0;;
+bench) exit 1;;
+esac
+if [ "$command" = train ]; then
+    while [ $# -gt 0 ]; do case "$1" in --out|--resume) run=$2;; --seed) seed=$2;; esac; shift; done
+    mkdir -p "$run/snapshots"
+    if [ -n "$CUDA_VISIBLE_DEVICES" ]; then
+        mkdir "$here/gpu-$CUDA_VISIBLE_DEVICES" || { echo "error: the GPU is taken" >&2; exit 9; }
+        sleep 0.2; rmdir "$here/gpu-$CUDA_VISIBLE_DEVICES"
+    fi
+    if [ -e "$here/fail-$seed" ]; then echo "error: seed $seed is unlucky" >&2; exit 1; fi
+    if [ -e "$here/slow" ] && ! [ -e "$run/run.json" ]; then
+        echo '{"training": {"finished": false}, "model": {"steps": 60}}' > "$run/run.json"
+        trap 'exit 130' INT; while :; do sleep 0.05; done
+    fi
+    echo '{"training": {"finished": true}, "model": {"steps": 60}}' > "$run/run.json"
+    cp "$here/metrics.jsonl" "$run/"
+else
+    out=$2/report.json
+    case "$all" in *--snapshot*) out=$2/snapshots/epoch-0001.report.json;; esac
+    case "$all" in *--checkpoint*) while [ $# -gt 0 ]; do [ "$1" = --out ] && out=$2; shift; done;; esac
+    cp "$here/report.json" "$out"
+fi
+"#;
+
+const OUTLINE: &str = r#"{"recipe_toml": "n_patches = CHANGED", "dataset": "synthetic", "patch_side": 32, "parameters": 10,
+  "precision": "fp32", "data": {"description": "made up", "synthetic": false, "partial_counts": null,
+  "fingerprints": ["a", "b"]}, "training": {"n_patches": "N", "batch_size": 100, "steps": 60, "epochs": 2.0,
+  "snapshot_epochs": [1]}, "evaluation": {"n_patches": 2, "images": 2500},
+  "published": [{"probe": "linear", "top1": 50.0, "epochs": 1.0, "source": "a paper", "note": ""}]}"#;
+
+struct Bed {
+    folder: tempfile::TempDir,
+    workspace: Workspace,
+    program: Program,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::at(folder.path());
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/run");
+        for name in ["report.json", "metrics.jsonl"] {
+            fs::copy(fixture.join(name), folder.path().join(name)).unwrap();
+        }
+        fs::write(folder.path().join("outline.json"), OUTLINE).unwrap();
+        for recipe in ["smoke", "one-epoch"] {
+            fs::create_dir_all(workspace.join("configs/synthetic")).unwrap();
+            fs::write(workspace.join(format!("configs/synthetic/{recipe}.toml")), "").unwrap();
+        }
+        let path = folder.path().join("empssl");
+        process::write_script(&path, STAND_IN);
+        Self { program: Program { path, commit: None, revision: "r".to_owned() }, workspace, folder }
+    }
+
+    fn request(&self) -> Request {
+        let set = ImageSet { name: SYNTHETIC.to_owned(), dir: None, partial: false, on_bad_image: None };
+        Request {
+            sets: vec![set],
+            may_fetch: MayFetch::No,
+            recipes: vec!["smoke".to_owned()],
+            tables: Vec::new(),
+            first_seed: 0,
+            n_seeds: 2,
+            changes: Vec::new(),
+            patches: Vec::new(),
+            jobs: None,
+            device: None,
+            workers: None,
+            out: self.folder.path().join("runs"),
+            dry_run: false,
+            retry: false,
+        }
+    }
+
+    fn sweep<'a>(&self, request: &'a Request, gpus: &[&str]) -> Sweep<'a> {
+        let machine = Machine { gpus: gpus.iter().map(|gpu| (*gpu).to_owned()).collect(), processors: 4 };
+        let slots = slots::slots(request.device.as_deref(), request.jobs, None, &machine).unwrap();
+        Sweep::new(request, slots, self.program.clone(), &self.workspace).unwrap()
+    }
+
+    fn run(&self, request: &Request) -> Outcome {
+        self.sweep(request, &[]).run(&|| 0)
+    }
+
+    /// How often the program was called so.
+    fn calls(&self, word: &str) -> usize {
+        let calls = fs::read_to_string(self.folder.path().join("calls")).unwrap_or_default();
+        calls.lines().filter(|line| line.starts_with(word)).count()
+    }
+
+    fn mark(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::write(&path, "").unwrap();
+        path
+    }
+
+    fn report(&self, request: &Request) -> SweepReport {
+        serde_json::from_str(&fs::read_to_string(request.folder().join("report.json")).unwrap()).unwrap()
+    }
+}
+
+#[test]
+fn a_sweep_runs_every_cell_once_and_a_second_one_runs_none() {
+    let bed = Bed::new();
+    let request = bed.request();
+    bed.run(&request).unwrap();
+    // Two seeds, each with the state after one epoch and the end.
+    assert_eq!((bed.calls("train"), bed.calls("eval")), (2, 4));
+    bed.run(&request).unwrap();
+    assert_eq!((bed.calls("train"), bed.calls("eval")), (2, 4), "nothing is run twice");
+    let report = bed.report(&request);
+    assert!(report.complete && report.cells.iter().all(|cell| cell.starts == 1 && cell.resumes == 0));
+    let rows = &report.tables[0].rows;
+    let shown: Vec<_> = rows.iter().map(|row| (row.epochs, row.n, row.published.len())).collect();
+    assert_eq!(shown, [(1.0, 2, 1), (2.0, 2, 0)], "a published figure stands beside the state of its epochs alone");
+    let beside = &rows[0].published[0];
+    let ours = rows[0].scores.iter().find(|score| score.encoder == "trained" && score.probe == "linear").unwrap();
+    assert!((beside.difference.unwrap() - (ours.top1.mean - 50.0)).abs() < 1e-9);
+    assert_eq!((rows[0].status(), ours.top1.std), ("n = 2, preliminary".to_owned(), Some(0.0)));
+    for name in ["report.md", "report.html"] {
+        let page = fs::read_to_string(request.folder().join(name)).unwrap();
+        for text in ["50.0 %", "a paper", "n = 2, preliminary", "../../cells/synthetic-smoke-s0-"] {
+            assert!(page.contains(text), "{name} lacks `{text}`");
+        }
+    }
+}
+
+#[test]
+fn more_seeds_add_cells_and_another_revision_makes_them_anew() {
+    let mut bed = Bed::new();
+    bed.run(&bed.request()).unwrap();
+    bed.run(&Request { n_seeds: 3, ..bed.request() }).unwrap();
+    assert_eq!(bed.calls("train"), 3);
+    bed.program.revision = "s".to_owned();
+    bed.run(&bed.request()).unwrap();
+    assert_eq!(bed.calls("train"), 5);
+    bed.run(&Request { changes: vec!["training.n_patches=8".to_owned()], ..bed.request() }).unwrap();
+    assert_eq!(bed.calls("train"), 7);
+}
+
+#[test]
+fn a_failed_cell_stops_no_other_and_is_tried_again_only_on_request() {
+    let bed = Bed::new();
+    let unlucky = bed.mark("fail-0");
+    let request = bed.request();
+    let failure = bed.run(&request).unwrap_err();
+    assert_eq!(failure.code, Code::Child);
+    assert!(failure.to_string().contains("1 of 2 cells failed"), "{failure}");
+    let report = bed.report(&request);
+    let found: Vec<_> = report.cells.iter().map(|cell| (cell.status, cell.error.as_deref())).collect();
+    assert_eq!(found, [(Status::Failed, Some("training: seed 0 is unlucky")), (Status::Done, None)]);
+    assert_eq!(report.tables[0].rows[0].status(), "n = 1 of 2, preliminary");
+    bed.run(&request).unwrap_err();
+    assert_eq!(bed.calls("train"), 2, "without --retry it is left alone");
+    fs::remove_file(unlucky).unwrap();
+    bed.run(&Request { retry: true, ..bed.request() }).unwrap();
+    assert_eq!(bed.calls("train"), 3);
+    assert!(bed.report(&request).complete);
+}
+
+#[test]
+fn an_interrupted_sweep_says_so_and_goes_on_where_it_stopped() {
+    let bed = Bed::new();
+    let slow = bed.mark("slow");
+    let request = bed.request();
+    let asked = AtomicUsize::new(0);
+    let sweep = bed.sweep(&request, &[]);
+    let failure = thread::scope(|scope| {
+        let running = scope.spawn(|| sweep.run(&|| asked.load(Ordering::SeqCst)).unwrap_err());
+        while bed.calls("train") == 0 || !sweep.plan.cells[0].join("run.json").is_file() {
+            thread::sleep(Duration::from_millis(20));
+        }
+        asked.store(1, Ordering::SeqCst);
+        running.join().unwrap()
+    });
+    assert_eq!(failure.code, Code::Interrupted);
+    assert!(failure.to_string().contains("0 of 2 cells done"), "{failure}");
+    assert_eq!(bed.report(&request).cells[0].status, Status::Interrupted);
+    fs::remove_file(slow).unwrap();
+    bed.run(&request).unwrap();
+    let report = bed.report(&request);
+    let ways: Vec<_> = report.cells.iter().map(|cell| (cell.starts, cell.resumes)).collect();
+    assert_eq!(ways, [(1, 1), (1, 0)], "the first cell went on, the second had not begun");
+}
+
+#[test]
+fn cells_share_gpus_one_at_a_time() {
+    let bed = Bed::new();
+    let request = Request { n_seeds: 7, ..bed.request() };
+    // The program fails where another one is on its GPU.
+    bed.sweep(&request, &["0", "3", "5"]).run(&|| 0).unwrap();
+    let calls = fs::read_to_string(bed.folder.path().join("calls")).unwrap();
+    let on = |gpu: &str| calls.lines().filter(|line| line.starts_with("train") && line.ends_with(gpu)).count();
+    let trained = ["[0]", "[3]", "[5]"].map(on);
+    assert_eq!(trained.iter().sum::<usize>(), 7);
+    assert!(trained.iter().all(|&cells| cells > 0), "a GPU stayed idle: {trained:?}");
+}
+
+#[test]
+fn a_cell_that_a_killed_sweeps_program_still_holds_is_waited_for() {
+    let bed = Bed::new();
+    let request = Request { n_seeds: 1, ..bed.request() };
+    let sweep = bed.sweep(&request, &[]);
+    let cell = &sweep.plan.cells[0];
+    let held = cell.lock(|| panic!("nobody holds it yet")).unwrap();
+    // A child that outlives its parent keeps what it was given as its standard input.
+    let mut child = std::process::Command::new("sleep").arg("0.5").stdin(held).spawn().unwrap();
+    sweep.run(&|| 0).unwrap();
+    assert!(child.try_wait().unwrap().is_some(), "the cell was taken while it was held");
+}
+
+#[test]
+fn tables_share_their_cells_and_vary_what_they_are_about() {
+    let bed = Bed::new();
+    let tables = vec![Table::OneEpoch, Table::Patches, Table::Time];
+    let request = Request { recipes: Vec::new(), tables, patches: vec![4, 8], n_seeds: 1, ..bed.request() };
+    let plan = Plan::new(&request, &bed.program, &bed.workspace).unwrap();
+    // The stand-in resolves the recipe itself and its variant of 4 patches to the same.
+    assert_eq!(plan.cells.len(), 2);
+    assert_eq!(plan.tables.iter().map(|table| table.groups.len()).collect::<Vec<_>>(), [1, 2, 1]);
+    let text = bed.sweep(&request, &[]).plan_text();
+    assert!(text.contains("2 cells, 0 done; on cpu") && text.contains("48,000 patches to train"), "{text}");
+    assert!(text.contains("time unknown") && text.contains("about an unknown time"), "no trial was possible: {text}");
+}
+
+#[test]
+fn a_plan_tells_time_by_finished_cells() {
+    let bed = Bed::new();
+    bed.run(&Request { n_seeds: 1, ..bed.request() }).unwrap();
+    let text = bed.sweep(&bed.request(), &[]).plan_text();
+    assert!(text.contains("2 cells, 1 done") && text.contains("as finished cells"), "{text}");
+    assert!(text.contains("seed 0 done, seed 1 not begun"), "{text}");
+}
+
+#[test]
+fn transfer_scores_the_end_on_the_other_sets() {
+    let bed = Bed::new();
+    fs::create_dir_all(bed.workspace.join("configs/other")).unwrap();
+    fs::write(bed.workspace.join("configs/other/smoke.toml"), "").unwrap();
+    let synthetic = bed.request().sets.remove(0);
+    let other = ImageSet { name: "other".to_owned(), dir: Some("/".into()), ..synthetic.clone() };
+    let alone = Request { tables: vec![Table::Transfer], ..bed.request() };
+    let failure = Plan::new(&alone, &bed.program, &bed.workspace).map(|_| ()).unwrap_err();
+    assert!(failure.to_string().contains("at least two sets"), "{failure}");
+    let request = Request { sets: vec![synthetic, other], n_seeds: 1, ..alone };
+    bed.run(&request).unwrap();
+    let calls = fs::read_to_string(bed.folder.path().join("calls")).unwrap();
+    assert!(
+        calls.lines().any(|line| line.starts_with("eval --checkpoint") && line.contains("--dataset other --data /")),
+        "{calls}"
+    );
+    let rows = &bed.report(&request).tables[0].rows;
+    assert!(rows.iter().any(|row| row.trained_on.is_some() && row.n == 1), "{rows:?}");
+}
