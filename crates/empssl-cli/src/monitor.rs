@@ -4,15 +4,15 @@
 
 use std::time::{Duration, Instant};
 
-use empssl_data::{Dataset, LoaderConfig, Order, PatchLoader, View};
+use empssl_data::{Dataset, PatchLoader, View};
 use empssl_eval::{BankOptions, KnnMonitor};
 use empssl_model::{Mode, Network};
 use empssl_torch::catch;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use crate::commands::encode;
 use crate::commands::eval::sets::share;
-use crate::commands::{NO_EPOCH, PREFETCH, encode};
 use crate::config::Run;
 use crate::error::CliError;
 
@@ -88,20 +88,7 @@ impl Monitor {
         }
         let plan = Plan::new(images as u64, &job);
         let set = set.subset(&share(set.len(), IMAGES, seed))?;
-        let config = LoaderConfig {
-            n_patches: plan.n_patches as usize,
-            batch_size: BATCH,
-            view: View::Grid { flip: false },
-            order: Order::Sequential,
-            drop_last: false,
-            seed,
-            epoch: NO_EPOCH,
-            first_batch: 0,
-            rank: 0,
-            world: 1,
-            n_workers: workers,
-            prefetch: PREFETCH,
-        };
+        let config = encode::in_order(View::Grid { flip: false }, plan.n_patches as usize, BATCH, seed, workers);
         let options = BankOptions {
             n_classes: set.class_names().len() as i64,
             device,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use empssl_data::{Dataset, LoaderConfig, Order, PatchLoader};
+use empssl_data::{Dataset, LoaderConfig, Order, PatchLoader, View};
 use empssl_eval::BankOptions;
 use empssl_model::{Mode, Network, Portion};
 use empssl_train::Checkpoint;
@@ -26,6 +26,24 @@ pub(crate) fn patches_per_call(run: &Run, device: Device) -> i64 {
     let side = run.sampler.side() as i64;
     let map = run.network.resnet.base_width * side * side * Kind::Float.elt_size_in_bytes() as i64;
     if device.is_cuda() { PATCHES_PER_CALL } else { (CPU_MAP_BYTES / map).max(1) }
+}
+
+/// One pass over every image in its order, by this process alone, with patches that no epoch of training has.
+pub(crate) fn in_order(view: View, n_patches: usize, batch_size: usize, seed: u64, n_workers: usize) -> LoaderConfig {
+    LoaderConfig {
+        n_patches,
+        batch_size,
+        view,
+        order: Order::Sequential,
+        drop_last: false,
+        seed,
+        epoch: NO_EPOCH,
+        first_batch: 0,
+        rank: 0,
+        world: 1,
+        n_workers,
+        prefetch: PREFETCH,
+    }
 }
 
 /// A network with its weights, and the recipe that it was trained by.
@@ -103,20 +121,13 @@ impl Encoder {
 
     /// What the encoder is to see of these images, in their order.
     pub(crate) fn patches(&self, set: &Dataset) -> Result<PatchLoader, CliError> {
-        let config = LoaderConfig {
-            n_patches: self.glance.n_patches,
-            batch_size: self.run.config.evaluation.batch_size,
-            view: self.glance.view.view(),
-            order: Order::Sequential,
-            drop_last: false,
-            seed: self.seed,
-            epoch: NO_EPOCH,
-            first_batch: 0,
-            rank: 0,
-            world: 1,
-            n_workers: self.workers,
-            prefetch: PREFETCH,
-        };
+        let config = in_order(
+            self.glance.view.view(),
+            self.glance.n_patches,
+            self.run.config.evaluation.batch_size,
+            self.seed,
+            self.workers,
+        );
         Ok(PatchLoader::new(set, &self.run.sampler, &config)?)
     }
 

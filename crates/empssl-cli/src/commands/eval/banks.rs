@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use empssl_data::{Dataset, LoaderConfig, Order, PatchLoader};
+use empssl_data::{Dataset, PatchLoader};
 use empssl_eval::{BankFile, BankOptions, BankSpec, FEATURES, FeatureBank, Kept};
 use empssl_torch::catch;
 use tch::{Device, Kind};
@@ -11,7 +11,7 @@ use tch::{Device, Kind};
 use super::encoders::Encoded;
 use super::sets::LabelledSets;
 use super::store::BankStore;
-use crate::commands::{self, NO_EPOCH, PREFETCH, encode};
+use crate::commands::{self, encode};
 use crate::config::{EvalView, Run};
 use crate::error::CliError;
 use crate::progress::Bar;
@@ -160,20 +160,8 @@ impl BankMaker<'_> {
         n_patches: usize,
         spec: &BankSpec,
     ) -> Result<BankFile, CliError> {
-        let loader = LoaderConfig {
-            n_patches,
-            batch_size: self.run.config.evaluation.batch_size,
-            view: view.view(),
-            order: Order::Sequential,
-            drop_last: false,
-            seed: self.seed,
-            epoch: NO_EPOCH,
-            first_batch: 0,
-            rank: 0,
-            world: 1,
-            n_workers: self.workers,
-            prefetch: PREFETCH,
-        };
+        let loader =
+            encode::in_order(view.view(), n_patches, self.run.config.evaluation.batch_size, self.seed, self.workers);
         let loader = PatchLoader::new(set, &self.run.sampler, &loader)?;
         let options = BankOptions {
             n_classes: self.sets.n_classes,
