@@ -15,7 +15,7 @@ const PIECE: i64 = 16 << 20;
 /// # Errors
 /// [`EvalError::Shape`] for numbers of another type, [`EvalError::Write`] when the folder or the disk refuses.
 pub fn write(path: &Path, tensor: &Tensor) -> Result<(), EvalError> {
-    let header = header(tensor)?;
+    let header = header(tensor.kind(), &tensor.size())?;
     let mut file = WholeFile::create(path)?;
     file.write_at(0, &header)?;
     let flat = tensor.detach().contiguous().flatten(0, -1);
@@ -29,9 +29,13 @@ pub fn write(path: &Path, tensor: &Tensor) -> Result<(), EvalError> {
     file.finish()
 }
 
-/// The header of version 1.0: magic, length, a Python dictionary, filled up to a multiple of 64.
-fn header(tensor: &Tensor) -> Result<Vec<u8>, EvalError> {
-    let descr = match tensor.kind() {
+/// What stands in a file before the numbers of such a tensor, which follow row by row: the header of version 1.0, that is
+/// magic, length, and a Python dictionary, filled up to a multiple of 64.
+///
+/// # Errors
+/// [`EvalError::Shape`] for other numbers than [`write`] takes.
+pub fn header(kind: Kind, sizes: &[i64]) -> Result<Vec<u8>, EvalError> {
+    let descr = match kind {
         Kind::Float => "<f4",
         Kind::Double => "<f8",
         Kind::Int64 => "<i8",
@@ -45,7 +49,7 @@ fn header(tensor: &Tensor) -> Result<Vec<u8>, EvalError> {
             });
         }
     };
-    let sizes: String = tensor.size().iter().map(|size| format!("{size}, ")).collect();
+    let sizes: String = sizes.iter().map(|size| format!("{size}, ")).collect();
     let mut dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
     let length = (10 + dictionary.len() + 1).next_multiple_of(64) - 11;
     dictionary.push_str(&" ".repeat(length - dictionary.len()));
