@@ -157,6 +157,8 @@ impl<'a> Job<'a> {
         write_json(&self.folder.identity(), &self.identity)?;
         commands::reset_peaks(self.device)?;
         let (first_step, n_steps) = (self.trainer.steps_done(), self.trainer.n_steps());
+        // What the ranks said to begin alike is no part of a step.
+        let said_before = self.group.map(ProcessGroup::traffic).unwrap_or_default();
         let monitor = self.monitor(args)?;
         let mut progress = TrainProgress::new(&self.folder.metrics(), first_step, n_steps, monitor)?;
         let plan = CheckpointPlan {
@@ -171,7 +173,7 @@ impl<'a> Job<'a> {
         let outcome = outcome?;
         if let Some(group) = self.group {
             let steps = self.trainer.steps_done() - first_step;
-            eprintln!("{}", ranks::summary(group, group.traffic(), steps));
+            eprintln!("{}", ranks::summary(group, group.traffic().since(said_before), steps));
         }
         self.note(last.map_or(seconds_before, |last| last.seconds), commands::peaks(self.device)?)?;
         if outcome == Outcome::Finished {

@@ -39,6 +39,18 @@ pub struct Traffic {
     pub nanoseconds: u64,
 }
 
+impl Traffic {
+    /// What was said after `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            calls: self.calls - before.calls,
+            bytes: self.bytes - before.bytes,
+            nanoseconds: self.nanoseconds - before.nanoseconds,
+        }
+    }
+}
+
 /// Who a rank is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Peer {

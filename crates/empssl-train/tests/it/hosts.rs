@@ -85,7 +85,8 @@ fn two_hosts_have_the_gradient_of_one_process() {
         return;
     }
     let Some(hosts) = Hosts::new("eq") else { return };
-    for (kind, tolerance) in [("double", 1e-10), ("float", 1e-5)] {
+    type Distance = fn(&[(String, tch::Tensor)], &[(String, tch::Tensor)]) -> f64;
+    for (kind, distance, tolerance) in [("double", ranks::distance as Distance, 1e-10), ("float", ranks::apart, 1e-5)] {
         let out = tempfile::tempdir().unwrap();
         let job = format!("gradient {kind} whole global");
         ranks::finish(hosts.start(test, &job, out.path(), Duration::from_secs(60)).into());
