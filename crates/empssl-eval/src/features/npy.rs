@@ -49,8 +49,11 @@ pub fn header(kind: Kind, sizes: &[i64]) -> Result<Vec<u8>, EvalError> {
             });
         }
     };
-    let sizes: String = sizes.iter().map(|size| format!("{size}, ")).collect();
-    let mut dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
+    let numbers: Vec<String> = sizes.iter().map(i64::to_string).collect();
+    // A tuple of one number needs its comma.
+    let comma = if sizes.len() == 1 { "," } else { "" };
+    let shape = format!("({}{comma})", numbers.join(", "));
+    let mut dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
     let length = (10 + dictionary.len() + 1).next_multiple_of(64) - 11;
     dictionary.push_str(&" ".repeat(length - dictionary.len()));
     dictionary.push('\n');
@@ -73,7 +76,7 @@ mod tests {
         assert_eq!(bytes.len(), 128 + 24);
         let text = String::from_utf8_lossy(&bytes[..128]).into_owned();
         assert!(
-            text.contains("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3, ), }") && text.ends_with(" \n"),
+            text.contains("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }") && text.ends_with(" \n"),
             "{text}"
         );
         let numbers: Vec<f32> =

@@ -185,7 +185,7 @@ mod tests {
         let bytes = fs::read(&files[0]).unwrap();
         assert_eq!((&bytes[..8], u16::from_le_bytes([bytes[8], bytes[9]])), (&b"\x93NUMPY\x01\x00"[..], 118));
         let header = std::str::from_utf8(&bytes[10..128]).unwrap();
-        assert!(header.starts_with("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2, ), }"), "{header}");
+        assert!(header.starts_with("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2), }"), "{header}");
         assert!(header.ends_with(" \n"));
         assert_eq!(numbers(&bytes[128..]), NUMBERS);
         assert_eq!(fs::read_to_string(&files[1]).unwrap(), "a.png\nd/b.png\nc, d.png\n");
