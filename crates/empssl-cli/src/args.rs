@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::encode::{EmbedArgs, EncodeArgs, FeatureChoice, NeighboursArgs, RowsFile, RowsForm};
 use crate::error::EXIT_CODES;
+use crate::ranks::RankArgs;
 
 /// Learn image representations without labels, in one epoch (EMP-SSL, arXiv 2304.03977).
 #[derive(Debug, Parser)]
@@ -155,6 +156,8 @@ pub(crate) struct TrainArgs {
     /// Save a checkpoint every so many steps, as 200, or minutes, as 10min, besides at the end.
     #[arg(long, default_value = "200", value_name = "N|Nmin")]
     pub(crate) checkpoint_every: CheckpointEvery,
+    #[command(flatten)]
+    pub(crate) ranks: RankArgs,
     /// The run folder to write [default: runs/DATASET-RECIPE-sSEED].
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,

@@ -10,7 +10,7 @@ use empssl_eval::{KnnConfig, LinearProbeConfig};
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Arithmetic, Layout, NetworkConfig, Products, ResNetConfig, Stem};
 use empssl_train::memory::StepMemory;
-use empssl_train::{CheckpointEvery, LarsConfig, Length, MemoryMode, TrainConfig};
+use empssl_train::{BatchNormOver, CheckpointEvery, LarsConfig, Length, MemoryMode, TrainConfig};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
@@ -106,6 +106,9 @@ pub(crate) struct TrainingSection {
     pub(crate) layout: Layout,
     /// What a step keeps in memory; by patches BatchNorm sees fewer of them, which changes the result.
     pub(crate) memory: MemoryMode,
+    /// What BatchNorm looks at where several processes share a batch: `global` is the same training for any number.
+    #[serde(default)]
+    pub(crate) batch_norm: BatchNormOver,
 }
 
 /// The arithmetic of convolutions and products in training. Weights, the statistics of BatchNorm, the objective and the
@@ -159,8 +162,9 @@ impl RunConfig {
             return toml::from_str(text).map_err(|error| explain(text, &error));
         }
         // First as it stands, so that its own mistakes are reported with their lines.
-        let mut table: toml::Table = text.parse().map_err(|error| explain(text, &error))?;
-        let _: Self = toml::from_str(text).map_err(|error| explain(text, &error))?;
+        let config: Self = toml::from_str(text).map_err(|error| explain(text, &error))?;
+        // Every key, also one that the file leaves out, may be changed.
+        let mut table = toml::Table::try_from(&config).map_err(|error| error.to_string())?;
         for change in changes {
             apply(&mut table, change)?;
         }

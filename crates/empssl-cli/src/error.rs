@@ -57,6 +57,14 @@ pub(crate) enum CliError {
     Unlabelled(String),
     #[error("{faults} of {checks} checks of {name} failed; the lines marked BAD say what is wrong")]
     Faults { name: String, faults: usize, checks: usize },
+    /// The processes of a run cannot be started.
+    #[error("{0}")]
+    Ranks(String),
+    /// One of the processes that this one started.
+    #[error("rank {rank} {how}; all others were ended")]
+    RankFailed { rank: usize, how: String, code: u8 },
+    #[error("stopped in the middle of the run, as rank 0 says above")]
+    RanksStopped,
     #[error("stopped by {by} at step {step}; what was learnt is in {path}. `empssl train --resume {run}` goes on")]
     Interrupted { by: &'static str, step: u64, path: PathBuf, run: String },
 }
@@ -103,7 +111,9 @@ impl CliError {
             Self::Train(TrainError::Save { .. } | TrainError::Observer(_)) => 6,
             Self::Model(error) if is_about_a_file(error) => 6,
             Self::Eval(error) if is_about_features_on_disk(error) => 6,
-            Self::Interrupted { .. } => 130,
+            Self::Interrupted { .. } | Self::RanksStopped => 130,
+            Self::RankFailed { code, .. } => *code,
+            Self::Ranks(_) => 2,
             Self::Train(_) | Self::Eval(_) | Self::Model(_) | Self::Shim(_) | Self::Torch(_) => 1,
         }
     }

@@ -5,6 +5,7 @@
 //! - [`resume`]: what must be as it was when a run goes on; [`segments`]: which processes took part in it;
 //! - [`progress`]: the bar, the plain lines and `metrics.jsonl`; [`monitor`]: how good the features are becoming;
 //!   [`report`]: `run.json` and `report.json`;
+//! - [`ranks`]: one of several processes that train together;
 //! - [`host`]: this process and its machine; [`signals`]: what asks it to stop; [`error`]: every failure and its exit code.
 //!
 //! **Invariant:** no tensor algebra here: if it multiplies matrices it is in the wrong room.
@@ -16,6 +17,7 @@ mod error;
 mod host;
 mod monitor;
 mod progress;
+mod ranks;
 mod report;
 mod resume;
 mod run_folder;
@@ -37,7 +39,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            ranks::print(&error);
+            ranks::end_at_once(error.exit_code());
             ExitCode::from(error.exit_code())
         }
     }

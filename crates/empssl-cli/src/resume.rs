@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use empssl_train::{Checkpoint, Versions};
+use empssl_train::{BatchNormOver, Checkpoint, Versions};
 
 use crate::error::CliError;
 
@@ -12,6 +12,8 @@ const FREE: [&str; 4] = ["evaluation", "checks", "published", "training.snapshot
 /// Keys of which some values give the same result, but for the rounding that another thread count brings too, and
 /// those values.
 const SAME_RESULT: [(&str, &[&str]); 1] = [("training.memory", &["\"whole\"", "\"by-stage\""])];
+/// Keys that older recipes do not have, and what they meant.
+const IMPLIED: [(&str, &str); 1] = [("training.batch_norm", "\"global\"")];
 /// What stands for the value of a key that is not there.
 const UNSET: &str = "not set";
 
@@ -48,6 +50,9 @@ fn keys(recipe: &str) -> Result<BTreeMap<String, String>, String> {
     })?;
     let mut found = BTreeMap::new();
     flatten("", &table, &mut found);
+    for (key, value) in IMPLIED {
+        found.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+    }
     Ok(found)
 }
 
@@ -77,6 +82,20 @@ pub(crate) fn notes(checkpoint: &Checkpoint, threads: u64, running: &Versions) -
     threads.into_iter().chain(versions).collect()
 }
 
+/// What a run must be told, or refused, that goes on with another number of ranks.
+pub(crate) fn note_on_ranks(then: u64, now: u64, norms: BatchNormOver) -> Result<Option<String>, CliError> {
+    match norms {
+        _ if then == now => Ok(None),
+        BatchNormOver::Global => {
+            Ok(Some(format!("{now} ranks now, {then} before: sums are split by rank, so the last bits may differ")))
+        }
+        BatchNormOver::PerRank => Err(CliError::Run(format!(
+            "this run was trained by {then} ranks, and with batch_norm = \"per-rank\" its result depends on their number; \
+             go on with as many, not with {now}"
+        ))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use empssl_train::Position;
@@ -92,6 +111,7 @@ mod tests {
             position: Position { epoch: 0, batch: 4, schedule_steps: 9 },
             seed: 0,
             threads: 2,
+            world: 1,
             versions: Versions { empssl: "1.0.0".to_owned(), libtorch: "2.11.0+cpu".to_owned() },
             recipe: RECIPE.to_owned(),
             network: Vec::new(),
@@ -128,7 +148,21 @@ mod tests {
         }
         let two = RECIPE.replace("n_patches = 4", "n_patches = 5").replace("folder", "cifar10");
         assert!(demand(&two).unwrap_err().contains("\"cifar10\" here; `training.n_patches`"));
+        let global = RECIPE.replace("[training]", "[training]\nbatch_norm = \"global\"");
+        assert_eq!(demand(&global), Ok(()), "what a recipe without the key means");
+        let per_rank = global.replace("global", "per-rank");
+        assert!(
+            demand(&per_rank).unwrap_err().contains("`training.batch_norm` is \"global\" there and \"per-rank\" here")
+        );
         assert!(demand("a = ").unwrap_err().contains("cannot be understood"));
+    }
+
+    #[test]
+    fn another_number_of_ranks_is_told_or_refused() {
+        let note = |then, now, norms| note_on_ranks(then, now, norms).map_err(|error| error.to_string());
+        assert_eq!(note(2, 2, BatchNormOver::PerRank), Ok(None));
+        assert!(note(2, 1, BatchNormOver::Global).unwrap().unwrap().starts_with("1 ranks now, 2 before"));
+        assert!(note(2, 4, BatchNormOver::PerRank).unwrap_err().contains("go on with as many, not with 4"));
     }
 
     #[test]

@@ -33,6 +33,11 @@ impl RunFolder {
         Ok((folder, lock))
     }
 
+    /// The folder of a run that another process writes.
+    pub(crate) fn of_another(path: &Path) -> Self {
+        Self(path.to_path_buf())
+    }
+
     /// The folder of a run that was made before.
     pub(crate) fn open(path: &Path) -> Result<Self, CliError> {
         let folder = Self(path.to_path_buf());

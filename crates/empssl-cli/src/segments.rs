@@ -15,6 +15,9 @@ pub(crate) struct Segment {
     pub(crate) host: String,
     pub(crate) machine: Machine,
     pub(crate) workers: usize,
+    /// Processes that shared every batch; how many moves the last bits.
+    #[serde(default = "one")]
+    pub(crate) ranks: usize,
     pub(crate) log_every: u64,
     pub(crate) checkpoint_every: String,
     /// Keys changed with `--set`; at a resume only such as do not change the result.
@@ -24,6 +27,11 @@ pub(crate) struct Segment {
     pub(crate) from_step: u64,
     /// Steps that were done after it and that later processes built on; missing while it runs.
     pub(crate) to_step: Option<u64>,
+}
+
+/// Segments of runs from before there could be several say nothing.
+fn one() -> usize {
+    1
 }
 
 /// Begins a segment at `segment.from_step`: what earlier ones did beyond that step is lost and done again.
@@ -62,6 +70,7 @@ mod tests {
                 commit: None,
             },
             workers: 1,
+            ranks: 1,
             log_every: 10,
             checkpoint_every: "200".to_owned(),
             changes: Vec::new(),

@@ -21,19 +21,24 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Listens from now on; `note` is printed when the first signal comes. Where the end of the terminal was ignored
+    /// Listens from now on; `note`, unless it is empty, is printed when the first signal comes. Where the end of the terminal was ignored
     /// before, as under `nohup`, it stays ignored; shells let scripts ignore Ctrl-C too, but who sends it means it.
     pub(crate) fn watch(note: &'static str) -> Result<Self, CliError> {
+        let signals = Self::signals()?;
+        let stop = Self::default();
+        let seen = stop.clone();
+        std::thread::spawn(move || seen.listen(signals, note));
+        Ok(stop)
+    }
+
+    /// The signals that are heard.
+    pub(crate) fn signals() -> Result<Signals, CliError> {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let heard = ASKING
             .map(|(signal, _)| signal)
             .into_iter()
             .filter(|&signal| signal != SIGHUP || !is_ignored(&status, signal));
-        let signals = Signals::new(heard).map_err(|e| CliError::Run(format!("cannot watch for Ctrl-C: {e}")))?;
-        let stop = Self::default();
-        let seen = stop.clone();
-        std::thread::spawn(move || seen.listen(signals, note));
-        Ok(stop)
+        Signals::new(heard).map_err(|e| CliError::Run(format!("cannot watch for Ctrl-C: {e}")))
     }
 
     fn listen(&self, mut signals: Signals, note: &str) {
@@ -43,8 +48,15 @@ impl Stop {
                 // At once: to take libtorch down in order while it computes would crash.
                 low_level::exit(130);
             }
-            eprintln!("{note}");
+            if !note.is_empty() {
+                eprintln!("{note}");
+            }
         }
+    }
+
+    /// Asks as a signal does.
+    pub(crate) fn ask(&self) {
+        self.asked.store(true, Ordering::Relaxed);
     }
 
     /// Set when a signal came.

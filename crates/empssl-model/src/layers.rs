@@ -1,5 +1,7 @@
 //! The three layers that hold weights.
 
+use std::fmt;
+
 use tch::{Device, Kind, Tensor};
 
 use crate::arithmetic::Compute;
@@ -64,11 +66,31 @@ impl Mode {
     }
 }
 
+/// Normalises batches of which this process has only a part, as if it had all of them.
+pub trait SharedNorm: fmt::Debug + Send + Sync {
+    /// `x`, `[N, channels, ...]` and this process's part of a batch, normalised over everything but the second dimension
+    /// by mean and biased variance of the whole batch, then scaled and moved by gain and bias; with the graph of the
+    /// derivative over all parts. `running`, where given, are the running mean and variance, which move by their share
+    /// towards the mean and the unbiased variance of the whole batch.
+    ///
+    /// # Panics
+    /// As tch's plain operators do.
+    fn normalise(
+        &self,
+        x: &Tensor,
+        gain_and_bias: [&Tensor; 2],
+        running: Option<([&Tensor; 2], f64)>,
+        eps: f64,
+    ) -> Tensor;
+}
+
 /// What a layer must know of a forward pass besides its input.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pass {
+pub(crate) struct Pass<'a> {
     pub(crate) mode: Mode,
     pub(crate) compute: Compute,
+    /// Where the batch is shared with other processes.
+    pub(crate) shared: Option<&'a dyn SharedNorm>,
 }
 
 /// A convolution without bias.
@@ -127,7 +149,7 @@ impl Conv {
     }
 
     /// `[N, from, y, x]` to `[N, to, y / stride, x / stride]`.
-    pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+    pub(crate) fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         let weight = pass.compute.arranged(pass.compute.operand(&self.weight));
         let convolve =
             |x: &Tensor, stride| x.conv2d(&weight, None::<&Tensor>, [stride; 2], [self.padding; 2], [1, 1], 1);
@@ -194,11 +216,16 @@ impl BatchNorm {
     }
 
     /// Shape-preserving.
-    pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+    pub(crate) fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         if pass.mode.counts_a_batch() {
             let _ = self.num_batches_tracked.shallow_clone().g_add_scalar_(1);
         }
         let weight = pass.mode.weight(Self::MOMENTUM);
+        if let (Some(shared), true) = (pass.shared, pass.mode.looks_at_the_batch()) {
+            let running = weight.map(|weight| ([&self.running_mean, &self.running_var], weight));
+            let y = shared.normalise(x, [&self.weight, &self.bias], running, Self::EPS);
+            return pass.compute.on_grid(y);
+        }
         let reads_running = weight.is_some() || !pass.mode.looks_at_the_batch();
         let y = x.batch_norm(
             Some(&self.weight),
@@ -214,7 +241,7 @@ impl BatchNorm {
     }
 
     /// Followed by a ReLU in place.
-    pub(crate) fn forward_relu(&self, x: &Tensor, pass: Pass) -> Tensor {
+    pub(crate) fn forward_relu(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         self.forward(x, pass).relu_()
     }
 }
@@ -244,7 +271,7 @@ impl Linear {
     }
 
     /// `[N, from]` to `[N, to]`.
-    pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+    pub(crate) fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         let [weight, bias] = [&self.weight, &self.bias].map(|parameter| pass.compute.operand(parameter));
         pass.compute.on_grid(x.linear(&weight, Some(&bias)))
     }

@@ -50,6 +50,6 @@ pub use arithmetic::{Arithmetic, Layout, Products};
 pub use config::{Block, NetworkConfig, Portion, ResNetConfig, Stem};
 pub use error::{ModelError, StateMismatch};
 pub use footprint::StageElements;
-pub use layers::{Mode, Part};
+pub use layers::{Mode, Part, SharedNorm};
 pub use network::{Embedding, Network, Stage};
 pub use script::ScriptModule;

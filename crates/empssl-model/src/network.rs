@@ -1,12 +1,13 @@
 //! Encoder and projector as one network.
 
 use std::fmt;
+use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
 use crate::arithmetic::{Arithmetic, Compute};
 use crate::config::{NetworkConfig, Portion};
-use crate::layers::{BatchNorm, Linear, Mode, Pass};
+use crate::layers::{BatchNorm, Linear, Mode, Pass, SharedNorm};
 use crate::resnet::{self, ResNet};
 use crate::scope::{Registry, Scope};
 use crate::script::{self, ScriptModule};
@@ -28,6 +29,7 @@ pub struct Network {
     config: NetworkConfig,
     registry: Registry,
     compute: Compute,
+    shared: Option<Arc<dyn SharedNorm>>,
     resnet: ResNet,
     pre_feature: Hidden,
     projector: Projector,
@@ -48,7 +50,8 @@ impl Network {
         let resnet = ResNet::new(root.sub("backbone"), &config.resnet);
         let pre_feature = Hidden::new(&mut root.sub("pre_feature"), config.resnet.width(), config.hidden);
         let projector = Projector::new(root.sub("projection"), config);
-        Ok(Self { config: config.clone(), registry, compute: Compute::PLAIN, resnet, pre_feature, projector })
+        let (config, compute) = (config.clone(), Compute::PLAIN);
+        Ok(Self { config, registry, compute, shared: None, resnet, pre_feature, projector })
     }
 
     /// Computes in another way from now on; the parameters stay as they are.
@@ -58,6 +61,11 @@ impl Network {
     pub fn set_arithmetic(&mut self, arithmetic: Arithmetic) -> Result<(), ModelError> {
         self.compute = arithmetic.resolve(self.kind(), self.device())?;
         Ok(())
+    }
+
+    /// From now on, BatchNorm looks at batches of which this process has only a part; `None` for whole ones again.
+    pub fn set_shared_norm(&mut self, shared: Option<Arc<dyn SharedNorm>>) {
+        self.shared = shared;
     }
 
     /// All three outputs for patches `[N, 3, s, s]`, patch-major, of the network's type and on its device.
@@ -102,19 +110,19 @@ impl Network {
         places.map(|place| Stage { network: self, place })
     }
 
-    fn backbone(&self, x: &Tensor, pass: Pass) -> Tensor {
+    fn backbone(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         let x = self.stem(x, pass);
         ResNet::pool(&self.resnet.stages().iter().fold(x, |x, stage| stage.forward(&x, pass)), pass)
     }
 
-    fn stem(&self, x: &Tensor, pass: Pass) -> Tensor {
+    fn stem(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         if let Err(refusal) = self.check_input(x, pass.mode) {
             panic!("{refusal}");
         }
         self.resnet.stem(x, pass)
     }
 
-    fn heads(&self, x: &Tensor, pass: Pass) -> Tensor {
+    fn heads(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         self.projector.forward(&self.pre_feature.forward(&ResNet::pool(x, pass), pass), pass)
     }
 
@@ -130,17 +138,18 @@ impl Network {
         self.projector.script()
     }
 
-    fn pass(&self, mode: Mode) -> Pass {
-        Pass { mode, compute: self.compute }
+    fn pass(&self, mode: Mode) -> Pass<'_> {
+        Pass { mode, compute: self.compute, shared: self.shared.as_deref() }
     }
 
     /// Checks what [`Self::forward`] asks of its input.
     ///
     /// # Errors
     /// [`ModelError::Input`] unless `x` is `[N, 3, s, s]`, not empty, of the network's type and on its device, and in any
-    /// mode but [`Mode::Eval`] has at least two patches: the heads' BatchNorm knows no variance of one.
+    /// mode but [`Mode::Eval`] has at least two patches, where it is a whole batch: the heads' BatchNorm knows no variance
+    /// of one.
     pub fn check_input(&self, x: &Tensor, mode: Mode) -> Result<(), ModelError> {
-        let least = if mode.looks_at_the_batch() { 2 } else { 1 };
+        let least = if mode.looks_at_the_batch() && self.shared.is_none() { 2 } else { 1 };
         let size = x.size();
         let fits = matches!(size[..], [n, 3, height, width] if n >= least && height > 0 && width > 0);
         let (kind, device) = (self.registry.kind(), self.registry.device());
@@ -281,7 +290,7 @@ impl Hidden {
         Self { linear: Linear::new(scope.sub(0), from, to), norm: BatchNorm::new(scope.sub(1), to) }
     }
 
-    fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+    fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         self.norm.forward_relu(&self.linear.forward(x, pass), pass)
     }
 
@@ -312,7 +321,7 @@ impl Projector {
         }
     }
 
-    fn forward(&self, features: &Tensor, pass: Pass) -> Tensor {
+    fn forward(&self, features: &Tensor, pass: Pass<'_>) -> Tensor {
         let z = self.last.forward(&self.hidden.forward(features, pass), pass).to_kind(self.last.kind());
         let length = z.norm_scalaropt_dim(2, [1i64].as_slice(), true).clamp_min(Self::MIN_NORM);
         z / length

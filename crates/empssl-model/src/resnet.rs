@@ -42,7 +42,7 @@ impl ResNet {
     }
 
     /// `[N, 3, s, s]` to `[N, w, s, s]` (CIFAR stem), two pixels more (padded) or `[N, w, s/4, s/4]`, with w the base width.
-    pub(crate) fn stem(&self, x: &Tensor, pass: Pass) -> Tensor {
+    pub(crate) fn stem(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         let x = pass.compute.arranged(pass.compute.on_grid(x.shallow_clone()));
         let x = self.norm.forward_relu(&self.conv.forward(&x, pass), pass);
         if self.max_pool { x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false) } else { x }
@@ -67,7 +67,7 @@ impl ResNet {
     }
 
     /// The mean over all positions: `[N, channels, y, x]` to `[N, channels]`.
-    pub(crate) fn pool(x: &Tensor, pass: Pass) -> Tensor {
+    pub(crate) fn pool(x: &Tensor, pass: Pass<'_>) -> Tensor {
         pass.compute.on_grid(x.mean_dim([2i64, 3].as_slice(), false, None::<Kind>))
     }
 }
@@ -98,7 +98,7 @@ impl Stage {
     }
 
     /// `[N, channels, y, x]` to the stage's channels; every stage but the first halves y and x.
-    pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+    pub(crate) fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         self.blocks.iter().fold(x.shallow_clone(), |x, block| block.forward(&x, pass))
     }
 }
@@ -133,7 +133,7 @@ impl Residual {
         Self { layers, downsample }
     }
 
-    fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+    fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Tensor {
         let last = self.layers.len() - 1;
         let mut out = x.shallow_clone();
         for (i, (conv, norm)) in self.layers.iter().enumerate() {

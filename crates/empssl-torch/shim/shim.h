@@ -107,6 +107,55 @@ char *empssl_script_save(void *module, char **bytes, size_t *length);
 char *empssl_operators_start(void);
 char *empssl_operators_stop(char **names);
 
+// The meeting point of processes: a table of texts, held by one of them.
+typedef void *empssl_store;
+char *empssl_store_open(const char *host, uint16_t port, int32_t serves, int64_t timeout_ms, empssl_store *out);
+char *empssl_store_set(empssl_store store, const char *key, const char *value);
+// Waits for the key.
+char *empssl_store_get(empssl_store store, const char *key, int64_t timeout_ms, char **value);
+void empssl_store_free(empssl_store store);
+
+// Processes that compute together. Every rank asks for the same collectives in the same order; tensors are contiguous
+// and must stay as they are until the work is done.
+typedef void *empssl_group;
+typedef void *empssl_work;
+// By Gloo, which listens for the others at `address`, or on the network interface of that name; `prefix` keeps its keys
+// in the store apart.
+char *empssl_group_open_gloo(empssl_store store, const char *prefix, const char *address, int32_t is_interface,
+                             int32_t rank, int32_t world, int64_t timeout_ms, empssl_group *out);
+void empssl_group_free(empssl_group group);
+// The sum, or the largest, over the ranks.
+char *empssl_group_all_reduce(empssl_group group, empssl_tensor tensor, int32_t largest, empssl_work *out);
+char *empssl_group_all_gather(empssl_group group, empssl_tensor to, empssl_tensor tensor, empssl_work *out);
+char *empssl_group_broadcast(empssl_group group, empssl_tensor tensor, int64_t root, empssl_work *out);
+char *empssl_work_wait(empssl_group group, empssl_work work);
+int32_t empssl_work_is_complete(empssl_work work);
+void empssl_work_free(empssl_work work);
+// Whether a collective has failed.
+int32_t empssl_group_is_broken(empssl_group group);
+// Collectives so far, the bytes that this rank put into them, and the nanoseconds that it waited for them.
+typedef struct {
+  uint64_t calls;
+  uint64_t bytes;
+  uint64_t nanoseconds;
+} empssl_traffic;
+void empssl_group_traffic(empssl_group group, empssl_traffic *out);
+
+// Batch normalisation by the statistics of all ranks' parts of a batch together, with its derivative. The running
+// statistics, null where they stay, move by `momentum`.
+char *empssl_group_batch_norm(empssl_group group, empssl_tensor x, empssl_tensor weight, empssl_tensor bias,
+                              empssl_tensor running_mean, empssl_tensor running_variance, double momentum, double eps,
+                              empssl_tensor *out);
+
+// Sums the gradients of parameters over the ranks, in flat buckets of about so many bytes, each sent as soon as its
+// last gradient has arrived in a backward pass after `arm`. After an error nothing is known of the gradients.
+typedef void *empssl_buckets;
+char *empssl_buckets_new(empssl_group group, const empssl_tensor *parameters, size_t n, size_t bytes,
+                         empssl_buckets *out);
+void empssl_buckets_arm(empssl_buckets buckets);
+char *empssl_buckets_finish(empssl_buckets buckets);
+void empssl_buckets_free(empssl_buckets buckets);
+
 #ifdef __cplusplus
 }
 #endif

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
-use crate::ffi;
+use crate::ffi::{self, ShimError};
 
 /// What libtorch threw.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +80,14 @@ pub fn catch<T>(body: impl FnOnce() -> T) -> Result<T, TorchFailure> {
             panic::resume_unwind(payload)
         }
     }
+}
+
+/// Panics with a refusal of libtorch as tch's plain operators do, so that [`catch`] makes an error of it again.
+///
+/// # Panics
+/// Always.
+pub fn throw(refusal: ShimError) -> ! {
+    panic!("{:?}", tch::TchError::Torch(refusal.0))
 }
 
 thread_local! {
@@ -179,6 +187,12 @@ mod tests {
         let failure = catch(|| tch::no_grad(|| Tensor::from_slice(&[1.0f32]).reshape([3])));
         assert!(failure.is_err());
         assert!(ffi::gradients_recorded());
+    }
+
+    #[test]
+    fn what_is_thrown_is_caught_with_its_words() {
+        let failure = catch(|| -> () { throw(ShimError("rank \"2\" is gone".to_owned())) }).unwrap_err();
+        assert_eq!(failure, TorchFailure::Other("rank \"2\" is gone".to_owned()));
     }
 
     #[test]

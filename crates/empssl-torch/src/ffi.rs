@@ -7,10 +7,12 @@ use tch::Tensor;
 
 use crate::memory::DeviceMemory;
 
+mod groups;
 mod owned;
 mod script;
 mod streams;
 
+pub(crate) use groups::{Listen, RawBuckets, RawGroup, RawStore, RawWork};
 pub(crate) use owned::bytes_of_owner;
 pub(crate) use script::RawModule;
 pub(crate) use streams::{

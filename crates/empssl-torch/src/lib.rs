@@ -6,6 +6,7 @@
 //! a device, [`autograd`] begins a backward pass at a given gradient, [`lists`] holds the operators over whole lists of
 //! tensors and [`host`] their single pass through host memory, [`operators`] tells which operators a piece of code calls,
 //! [`stream`] copies beside the computing, from memory that [`pinned`] provides and [`upload`] guards until it was read,
+//! [`processes`] lets several processes compute together,
 //! [`script`] puts TorchScript modules together,
 //! [`mapped`] shows a file as tensors without reading it,
 //! [`failure`] turns the panics of tch's plain operators (out of memory above all) into errors, and
@@ -26,6 +27,7 @@ pub mod memory;
 pub mod operators;
 pub mod pinned;
 pub mod precision;
+pub mod processes;
 pub mod script;
 pub mod stream;
 pub mod upload;

@@ -30,6 +30,8 @@ pub struct Checkpoint {
     pub seed: u64,
     /// CPU threads that computed it: sums are split by thread, so another number may give other last bits.
     pub threads: u64,
+    /// Processes that shared its last batch; how many moves the last bits as well.
+    pub world: u64,
     /// The programs that computed it.
     pub versions: Versions,
     /// The resolved recipe, as text.
@@ -110,6 +112,8 @@ impl Checkpoint {
             },
             seed: header.number("seed")?,
             threads: header.number("threads")?,
+            // Files from before there could be several have no such entry.
+            world: if header.metadata.contains_key("world") { header.number("world")? } else { 1 },
             versions: Versions {
                 empssl: header.text("empssl_version")?.to_owned(),
                 libtorch: header.text("libtorch_version")?.to_owned(),
@@ -135,6 +139,7 @@ impl Checkpoint {
             ("schedule_steps", self.position.schedule_steps.to_string()),
             ("seed", self.seed.to_string()),
             ("threads", self.threads.to_string()),
+            ("world", self.world.to_string()),
             ("recipe", self.recipe.clone()),
             ("empssl_version", self.versions.empssl.clone()),
             ("libtorch_version", self.versions.libtorch.clone()),
@@ -194,6 +199,7 @@ pub(crate) mod tests {
             position: Position { epoch: 5, batch: 2, schedule_steps: 40 },
             seed: u64::MAX,
             threads: 2,
+            world: 4,
             versions: Versions { empssl: "0.0.9".to_owned(), libtorch: "2.10.0+cpu".to_owned() },
             recipe: "key = \"value\"\n".to_owned(),
             network: vec![("conv1.weight".to_owned(), Tensor::from_slice(&[1.0f32, -0.0, 3.5]))],
@@ -207,7 +213,7 @@ pub(crate) mod tests {
         let path = folder.path().join("checkpoint.safetensors");
         checkpoint().save(&path).unwrap();
         let loaded = Checkpoint::load(&path).unwrap();
-        assert_eq!((loaded.step, loaded.seed, loaded.threads), (17, u64::MAX, 2));
+        assert_eq!((loaded.step, loaded.seed, loaded.threads, loaded.world), (17, u64::MAX, 2, 4));
         assert_eq!((loaded.position, &loaded.versions), (checkpoint().position, &checkpoint().versions));
         assert_eq!(loaded.recipe, "key = \"value\"\n");
         for (ours, theirs) in [(&loaded.network, checkpoint().network), (&loaded.momentum, checkpoint().momentum)] {
@@ -244,6 +250,7 @@ pub(crate) mod tests {
         weights::write(&path, &[], &metadata).unwrap();
         assert!(refusal("bad number").contains("`step` in its header is `-1`"));
         metadata.remove("step");
+        metadata.remove("world");
         weights::write(&path, &[], &metadata).unwrap();
         assert!(refusal("no number").contains("has no `step`"));
         checkpoint().save(&path).unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::TrainError;
 use crate::gradient::MemoryMode;
+use crate::ranks::BatchNormOver;
 
 /// The settings of a run that the loop itself needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,6 +121,17 @@ impl TrainConfig {
         self.check_snapshots(self.steps_per_epoch(n_images))
     }
 
+    /// Refuses settings that so many processes cannot share.
+    pub(crate) fn check_ranks(&self, world: usize, norms: BatchNormOver) -> Result<(), TrainError> {
+        let b = self.batch_size;
+        let found = || format!("{b} with {world} ranks");
+        TrainError::check(b.is_multiple_of(world), "batch_size", "a multiple of the number of ranks", found())?;
+        let at_once = self.memory.patches_at_once(self.n_patches) * b / world;
+        let normalisable = "such that every rank has at least 2 patches at once where batch_norm is per-rank, or it has \
+                            nothing to normalise";
+        TrainError::check(norms == BatchNormOver::Global || at_once >= 2, "batch_size", normalisable, found())
+    }
+
     fn check_snapshots(&self, steps_per_epoch: u64) -> Result<(), TrainError> {
         let (epochs, last) = (&self.snapshot_epochs, self.length.steps(steps_per_epoch) / steps_per_epoch);
         let key = "snapshot_epochs";
@@ -185,6 +197,20 @@ pub(crate) mod tests {
             spoil(&mut config);
             let error = config.check(14).unwrap_err().to_string();
             assert!(error.starts_with(&format!("`{key}` must be")), "{error}");
+        }
+    }
+
+    #[test]
+    fn batches_that_ranks_cannot_share_are_refused() {
+        let config = TrainConfig { batch_size: 4, n_patches: 1, ..config() };
+        config.check_ranks(4, BatchNormOver::Global).unwrap();
+        config.check_ranks(2, BatchNormOver::PerRank).unwrap();
+        for (world, norms, words) in [
+            (3, BatchNormOver::Global, "a multiple of the number of ranks, found 4 with 3 ranks"),
+            (4, BatchNormOver::PerRank, "at least 2 patches at once where batch_norm is per-rank"),
+        ] {
+            let error = config.check_ranks(world, norms).unwrap_err().to_string();
+            assert!(error.starts_with("`batch_size` must be") && error.contains(words), "{error}");
         }
     }
 

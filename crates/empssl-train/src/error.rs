@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use empssl_data::DataError;
 use empssl_loss::LossError;
 use empssl_model::ModelError;
+use empssl_torch::processes::GroupError;
 use empssl_torch::{ShimError, TorchFailure};
 use thiserror::Error;
 
@@ -87,6 +88,9 @@ pub enum TrainError {
         /// Its value in this run.
         expected: String,
     },
+    /// The processes of a run cannot go on together.
+    #[error(transparent)]
+    Group(GroupError),
     /// An observer failed, and with it the run.
     #[error("{0}")]
     Observer(String),

@@ -28,6 +28,7 @@ use tch::{Tensor, no_grad};
 
 use crate::error::TrainError;
 use crate::phase::Phase;
+use crate::ranks::Ranks;
 use crate::source::network_input;
 
 /// What a step keeps in memory.
@@ -125,13 +126,34 @@ impl StepPlan {
         patches: &Tensor,
         enter: &mut dyn FnMut(Phase),
     ) -> Result<LossTerms, TrainError> {
+        self.backward_among(None, network, loss, patches, enter)
+    }
+
+    /// [`Self::backward_in_phases`] for one of several processes: the patches are those of its images, the terms those
+    /// of all images, and the gradients, of which the parameters had none before, the sums over the ranks.
+    ///
+    /// # Errors
+    /// As [`Self::backward`], and when a rank is lost.
+    ///
+    /// # Panics
+    /// As [`Self::backward`].
+    pub fn backward_among(
+        &self,
+        ranks: Option<&mut Ranks>,
+        network: &Network,
+        loss: &EmpSslLoss,
+        patches: &Tensor,
+        enter: &mut dyn FnMut(Phase),
+    ) -> Result<LossTerms, TrainError> {
         let _tf32 = self.scope(true)?;
-        let mut step = Step { plan: *self, network, loss, patches, enter };
-        match self.memory {
+        let mut step = Step { plan: *self, network, loss, patches, ranks, enter };
+        let terms = match self.memory {
             MemoryMode::Whole => step.whole(),
             MemoryMode::ByStage => step.by_stage(),
             MemoryMode::ByPatches(part) => step.by_patches(part as i64),
-        }
+        }?;
+        step.ranks.map_or(Ok(()), Ranks::finish_pass)?;
+        Ok(terms)
     }
 
     /// TF32 allowed or not, where it is in question.
@@ -162,6 +184,7 @@ struct Step<'a> {
     loss: &'a EmpSslLoss,
     /// `[n, b, 3, s, s]`, bytes.
     patches: &'a Tensor,
+    ranks: Option<&'a mut Ranks>,
     enter: &'a mut dyn FnMut(Phase),
 }
 
@@ -171,6 +194,7 @@ impl Step<'_> {
         let z = self.network.forward(&self.input(0, self.n()), self.plan.first()).projections;
         let (terms, gradient) = self.objective(&z)?;
         (self.enter)(Phase::Backward);
+        self.begin_last_pass();
         backward(&z, &gradient)?;
         Ok(terms)
     }
@@ -190,6 +214,8 @@ impl Step<'_> {
             let z = last.forward(&x, self.plan.first());
             let (terms, gradient) = self.objective(&z)?;
             (self.enter)(Phase::Backward);
+            // Each parameter belongs to one stage, so every gradient is the last of its parameter.
+            self.begin_last_pass();
             backward(&z, &gradient)?;
             (terms, x.grad())
         };
@@ -215,6 +241,9 @@ impl Step<'_> {
             (self.enter)(Phase::Again);
             let z = self.network.forward(&self.input(from, part), self.plan.again()).projections;
             (self.enter)(Phase::Backward);
+            if from + part == n {
+                self.begin_last_pass();
+            }
             backward(&z, &gradient.narrow(0, from * b, part * b))?;
         }
         Ok(terms)
@@ -235,12 +264,24 @@ impl Step<'_> {
         all
     }
 
-    /// The terms of the objective for all projections `[n * b, d]`, and its gradient with respect to them.
+    /// The terms of the objective for all projections `[n * b, d]`, and its gradient with respect to them; b are the
+    /// images of this process.
     fn objective(&mut self, z: &Tensor) -> Result<(LossTerms, Tensor), TrainError> {
         (self.enter)(Phase::Loss);
         let _exact = self.plan.scope(false)?;
-        let (terms, gradient) = self.loss.value_and_gradient(&z.view([self.n(), self.b(), -1]))?;
-        Ok((terms, gradient.flatten(0, 1)))
+        let own = z.detach().view([self.n(), self.b(), -1]);
+        let Some(ranks) = &self.ranks else {
+            let (terms, gradient) = self.loss.value_and_gradient(&own)?;
+            return Ok((terms, gradient.flatten(0, 1)));
+        };
+        let (terms, gradient) = self.loss.value_and_gradient(&ranks.gather(&own)?)?;
+        Ok((terms, ranks.own_slice(&gradient).flatten(0, 1)))
+    }
+
+    fn begin_last_pass(&mut self) {
+        if let Some(ranks) = &mut self.ranks {
+            ranks.begin_last_pass();
+        }
     }
 
     /// What the network takes for `count` patches of every image from the patch `from` on, `[count * b, 3, s, s]`.

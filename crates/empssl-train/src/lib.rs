@@ -8,6 +8,7 @@
 //! - [`memory`]: what a step needs, and what to say when there is too little;
 //! - [`phase`] and [`measure`]: what a step is made of, how long each part takes and what the arithmetic would take;
 //! - [`config`] and [`source`]: the settings of a run, and where its patches come from;
+//! - [`ranks`]: [`Ranks`], several processes that share every batch;
 //! - [`feed`]: [`Feed`], the way of the patches from the loader to the device, a step ahead on CUDA;
 //! - [`trainer`]: [`Trainer`], the loop itself, to be read from top to bottom.
 //!
@@ -26,6 +27,7 @@ pub mod measure;
 pub mod memory;
 pub mod observer;
 pub mod phase;
+pub mod ranks;
 pub mod schedule;
 pub mod source;
 pub mod trainer;
@@ -39,6 +41,7 @@ pub use keep::{CheckpointFiles, LastCheckpoint};
 pub use lars::{Lars, LarsConfig};
 pub use observer::{Observer, StepRecord};
 pub use phase::Phase;
+pub use ranks::{BatchNormOver, Ranks, Share};
 pub use schedule::CosineSchedule;
 pub use source::{BatchSource, network_input, patches_on};
 pub use trainer::{CheckpointPlan, Outcome, Trainer};

@@ -142,7 +142,20 @@ fn largest(end: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
 /// # Errors
 /// [`TrainError::OutOfMemory`] with what is needed, what is free and the settings that would fit.
 pub fn demand_room(need: &StepMemory, config: &TrainConfig, device: Device) -> Result<(), TrainError> {
-    let Some(room) = room(device)? else { return Ok(()) };
+    demand_room_beside(need, config, device, 1)
+}
+
+/// [`demand_room`] where so many processes with the same needs share the device.
+///
+/// # Errors
+/// As [`demand_room`].
+pub fn demand_room_beside(
+    need: &StepMemory,
+    config: &TrainConfig,
+    device: Device,
+    processes: usize,
+) -> Result<(), TrainError> {
+    let Some(room) = room(device)?.map(|room| room / processes.max(1) as u64) else { return Ok(()) };
     let needed = need.total(config.memory, config.n_patches, config.batch_size);
     if needed <= room {
         return Ok(());

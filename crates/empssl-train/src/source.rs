@@ -11,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 use crate::config::TrainConfig;
 use crate::error::TrainError;
 use crate::feed::{Feed, PinnedMemory};
+use crate::ranks::Share;
 
 /// Where patches come from.
 pub struct BatchSource {
@@ -33,11 +34,25 @@ impl BatchSource {
     /// # Errors
     /// When the device cannot be reached.
     pub fn feed(&self, config: &TrainConfig, steps: Range<u64>, device: Device) -> Result<Feed<'_>, TrainError> {
+        self.feed_share(config, steps, device, Share::WHOLE)
+    }
+
+    /// [`Self::feed`] for one of several processes, which each get their slice of every batch.
+    ///
+    /// # Errors
+    /// As [`Self::feed`].
+    pub fn feed_share(
+        &self,
+        config: &TrainConfig,
+        steps: Range<u64>,
+        device: Device,
+        share: Share,
+    ) -> Result<Feed<'_>, TrainError> {
         let memory = match device {
             Device::Cuda(_) => KeptMemory::new(PinnedMemory),
             _ => KeptMemory::new(HeapMemory),
         };
-        Feed::new(self.batches(config.clone(), steps, Arc::new(memory)), device)
+        Feed::new(self.batches(config.clone(), steps, share, Arc::new(memory)), device)
     }
 
     /// The batch of each of these steps of a run, with the epoch it belongs to, up to the first error: the position in
@@ -46,6 +61,7 @@ impl BatchSource {
         &self,
         config: TrainConfig,
         steps: Range<u64>,
+        share: Share,
         memory: Arc<dyn BatchMemory>,
     ) -> impl Iterator<Item = Result<(u64, PatchBatch), TrainError>> {
         let steps_per_epoch = config.steps_per_epoch(self.dataset.len());
@@ -55,7 +71,7 @@ impl BatchSource {
             if position == 0 || loader.is_none() {
                 // The last loader goes first, for it has the buffers of the next.
                 drop(loader.take());
-                loader = Some(self.epoch(&config, epoch, position as usize, Arc::clone(&memory))?);
+                loader = Some(self.epoch(&config, epoch, position as usize, share, Arc::clone(&memory))?);
             }
             let batch = loader.as_mut().and_then(Iterator::next);
             Ok((epoch, batch.expect("an epoch has a batch for each of its steps")?))
@@ -74,6 +90,7 @@ impl BatchSource {
         config: &TrainConfig,
         epoch: u64,
         first_batch: usize,
+        share: Share,
         memory: Arc<dyn BatchMemory>,
     ) -> Result<PatchLoader, TrainError> {
         let loader = LoaderConfig {
@@ -85,8 +102,8 @@ impl BatchSource {
             seed: config.seed,
             epoch,
             first_batch,
-            rank: 0,
-            world: 1,
+            rank: share.rank,
+            world: share.world,
             n_workers: self.n_workers,
             prefetch: self.prefetch,
         };

@@ -58,3 +58,49 @@ pub(super) fn html(report: &Report) -> String {
     let head = line(head, "th");
     format!("<table>\n<thead>{head}</thead>\n<tbody>\n{rows}</tbody>\n</table>\n<p class=\"note\">{NOTE}</p>")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The report of the hand-made run, with these votes.
+    fn report(votes: Value) -> Report {
+        let mut report: Value = serde_json::from_str(include_str!("../../fixtures/run/report.json")).unwrap();
+        report["knn_grid"] = votes;
+        serde_json::from_value(report).unwrap()
+    }
+
+    fn vote(encoder: &str, metric: &str, temperature: Option<f64>, k: u64, top1: f64) -> Value {
+        json!({ "encoder": encoder, "metric": metric, "temperature": temperature, "k": k, "top1": top1, "top5": 90.0 })
+    }
+
+    #[test]
+    fn a_row_holds_the_ks_of_one_metric_and_temperature_in_their_order() {
+        let report = report(json!([
+            vote("trained", "cosine", Some(0.07), 20, 48.25),
+            vote("trained", "cosine", Some(0.07), 5, 47.0),
+            vote("trained", "cosine", Some(0.2), 20, 46.5),
+            vote("untrained", "cosine", Some(0.07), 20, 11.0),
+            vote("trained", "euclidean", None, 5, 45.0),
+        ]));
+        let expected = [
+            ["Weighted kNN", "k 5", "k 20"],
+            ["cosine, T 0.07", "47.0 %", "48.3 %"],
+            ["cosine, T 0.2", "", "46.5 %"],
+            ["euclidean", "45.0 %", ""],
+        ];
+        assert_eq!(table(&report), expected);
+        let markdown = markdown(&report);
+        assert!(markdown.contains("| cosine, T 0.2 |  | 46.5 % |") && markdown.contains(NOTE), "{markdown}");
+        let html = html(&report);
+        assert_eq!((html.matches("<tr>").count(), html.matches("class=\"num\"").count()), (4, 8));
+        assert!(!html.contains("11.0 %"), "the untrained encoder's votes are not shown");
+    }
+
+    #[test]
+    fn nothing_is_said_without_votes() {
+        assert_eq!([markdown(&report(json!([]))), html(&report(json!([])))], ["", ""]);
+    }
+}

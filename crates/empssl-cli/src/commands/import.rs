@@ -107,6 +107,7 @@ fn section(file: &Path, import: &Import) -> Result<NetworkSection, CliError> {
 /// The weights, at step 0 of no training.
 fn checkpoint(run: &Run, import: &Import, network: &Network, seed: u64) -> Checkpoint {
     Checkpoint {
+        world: 1,
         step: 0,
         position: Position { epoch: 0, batch: 0, schedule_steps: 0 },
         seed,

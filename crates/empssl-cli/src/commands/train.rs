@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use empssl_data::{Dataset, Split};
 use empssl_model::Network;
-use empssl_train::memory::{demand_room, room};
-use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, TrainConfig, Trainer, Versions};
+use empssl_torch::processes::ProcessGroup;
+use empssl_train::memory::{demand_room_beside, room};
+use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, TrainConfig, TrainError, Trainer, Versions};
 use tch::{Device, Kind};
 
 use crate::args::TrainArgs;
@@ -15,6 +16,7 @@ use crate::error::CliError;
 use crate::host;
 use crate::monitor::{self, Monitor};
 use crate::progress::TrainProgress;
+use crate::ranks::{self, Member, Role};
 use crate::report::{DataIdentity, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
 use crate::resume;
 use crate::run_folder::{self, RunFolder, RunLock, write_json};
@@ -22,19 +24,46 @@ use crate::segments::{self, Segment};
 use crate::signals::Stop;
 
 pub(crate) fn run(args: &TrainArgs) -> Result<(), CliError> {
-    let stop = Stop::watch("\nstopping after this step; press Ctrl-C again to leave without saving")?;
+    match args.ranks.role()? {
+        Role::Supervise(nproc) => args.ranks.supervise(nproc),
+        Role::Train(None) => train(args, None),
+        Role::Train(Some(member)) => {
+            let group = member.join()?;
+            let outcome = train(args, Some((&member, &group)));
+            match &outcome {
+                Ok(()) | Err(CliError::Interrupted { .. }) => group.leave().map_err(TrainError::from)?,
+                Err(CliError::Train(TrainError::Group(_))) => {}
+                Err(error) => group.fail(&error.to_string()),
+            }
+            outcome
+        }
+    }
+}
+
+/// This process among those that train together; `None` for one alone.
+type Among<'a> = Option<(&'a Member, &'a ProcessGroup)>;
+
+fn train(args: &TrainArgs, among: Among<'_>) -> Result<(), CliError> {
+    let member = among.map(|(member, _)| member);
+    let note = "\nstopping after this step; press Ctrl-C again to leave without saving";
+    let stop = Stop::watch(if ranks::is_first(member) { note } else { "" })?;
+    if let Some(member) = member {
+        let stop = stop.clone();
+        member.watch_parent(move || stop.ask());
+    }
     let job = match &args.resume {
-        Some(folder) => Job::resumed(args, folder)?,
-        None => Job::fresh(args)?,
+        Some(folder) => Job::resumed(args, folder, among)?,
+        None => Job::fresh(args, among)?,
     };
     job.train(args, &stop)
 }
 
 /// A training run that is ready to begin or to go on.
-struct Job {
+struct Job<'a> {
     folder: RunFolder,
-    /// Held until the job ends.
-    _lock: RunLock,
+    /// Held until the job ends, by the one process that writes.
+    lock: Option<RunLock>,
+    group: Option<&'a ProcessGroup>,
     run: Run,
     identity: RunIdentity,
     source: BatchSource,
@@ -42,46 +71,66 @@ struct Job {
     device: Device,
 }
 
-impl Job {
+impl<'a> Job<'a> {
     /// A new run. The folder is touched only once everything else is known to be possible.
-    fn fresh(args: &TrainArgs) -> Result<Self, CliError> {
+    fn fresh(args: &TrainArgs, among: Among<'a>) -> Result<Self, CliError> {
+        let member = among.map(|(member, _)| member);
         let path = args.recipe.as_deref().ok_or_else(|| CliError::Recipe("--recipe is needed".to_owned()))?;
         let mut config = RunConfig::read(path, &args.set)?;
         let images = ImageSource::new(args.dataset.as_ref().unwrap_or(&config.dataset), &args.images)?;
         config.dataset.clone_from(&images.name);
         let run = Run::new(config, Run::name_of(path))?;
-        let device = commands::prepare(&args.compute)?;
+        let device = commands::prepare(&ranks::compute(&args.compute, member))?;
         let dataset = images.open(Split::Train)?;
         dataset.check_serves(run.sampler.config())?;
-        let trainer = new_trainer(&run, args, args.seed, &dataset, device)?;
+        let mut trainer = new_trainer(&run, args, args.seed, &dataset, device, member)?;
+        join(&mut trainer, among, &run, &dataset)?;
         let identity = identity(&run, args.seed, &dataset, images, &trainer, device);
         let path = args.out.clone().unwrap_or_else(|| default_folder(&identity));
+        let source = |dataset| batch_source(&run, dataset, ranks::workers(args.workers, member));
+        let group = among.map(|(_, group)| group);
+        if !ranks::is_first(member) {
+            let (folder, source) = (RunFolder::of_another(&path), source(dataset));
+            return Ok(Self { folder, lock: None, group, run, identity, source, trainer, device });
+        }
         let (folder, lock) = RunFolder::create(&path, args.force)?;
         run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
         // With these two files a run that is killed can go on; what takes longer comes after them.
         write_json(&folder.identity(), &identity)?;
         data::draw(&dataset, &run.sampler, args.seed, &folder.patches())?;
-        let source = batch_source(&run, dataset, args.workers);
-        Ok(Self { folder, _lock: lock, run, identity, source, trainer, device })
+        let source = source(dataset);
+        Ok(Self { folder, lock: Some(lock), group, run, identity, source, trainer, device })
     }
 
     /// A run that was stopped, at its last checkpoint.
-    fn resumed(args: &TrainArgs, path: &Path) -> Result<Self, CliError> {
-        let lock = RunFolder::open(path)?.lock()?;
+    fn resumed(args: &TrainArgs, path: &Path, among: Among<'a>) -> Result<Self, CliError> {
+        let member = among.map(|(member, _)| member);
+        let is_first = ranks::is_first(member);
+        let lock = RunFolder::open(path).and_then(|folder| is_first.then(|| folder.lock()).transpose())?;
         let saved = SavedRun::open(path, args.images.data.as_deref(), &args.set)?;
         import::demand_training(&saved)?;
-        let device = commands::prepare(&args.compute)?;
+        let device = commands::prepare(&ranks::compute(&args.compute, member))?;
         let (checkpoint, is_newest_damaged) = saved.last_checkpoint()?;
         if checkpoint.is_none() {
             saved.demand_stored_recipe()?;
         }
         let dataset = saved.training_images()?;
         let SavedRun { folder, mut identity, run } = saved;
-        let mut trainer = new_trainer(&run, args, identity.seed, &dataset, device)?;
+        let mut trainer = new_trainer(&run, args, identity.seed, &dataset, device, member)?;
         if let Some(checkpoint) = checkpoint {
             trainer.restore(&checkpoint)?;
             let notes = resume::notes(&checkpoint, tch::get_num_threads() as u64, &Versions::running());
-            notes.iter().for_each(|note| eprintln!("note: {note}"));
+            let world = ranks::share(member).0.world as u64;
+            let on_ranks = resume::note_on_ranks(checkpoint.world, world, run.config.training.batch_norm)?;
+            let notes = notes.iter().chain(&on_ranks).filter(|_| is_first);
+            notes.for_each(|note| eprintln!("note: {note}"));
+        }
+        // All have read the folder when they have met; only then does the first write there.
+        join(&mut trainer, among, &run, &dataset)?;
+        let source = batch_source(&run, dataset, ranks::workers(args.workers, member));
+        let group = among.map(|(_, group)| group);
+        if !is_first {
+            return Ok(Self { folder, lock, group, run, identity, source, trainer, device });
         }
         folder.checkpoints().remove_leftovers()?;
         if is_newest_damaged {
@@ -93,17 +142,23 @@ impl Job {
         identity.machine = commands::machine(device);
         identity.model = model_summary(&run, trainer.n_steps(), trainer.n_epochs());
         identity.command = format!("{}; {}", identity.command, commands::command_line());
-        let source = batch_source(&run, dataset, args.workers);
-        Ok(Self { folder, _lock: lock, run, identity, source, trainer, device })
+        Ok(Self { folder, lock, group, run, identity, source, trainer, device })
     }
 
     fn train(mut self, args: &TrainArgs, stop: &Stop) -> Result<(), CliError> {
+        if self.lock.is_none() {
+            let plan = CheckpointPlan::default();
+            let outcome = self.trainer.run(&self.source, &plan, stop.flag(), &mut ())?;
+            return self.end(outcome, stop);
+        }
         self.announce(args);
         let segment = self.segment(args);
         segments::begin(&mut self.identity.segments, segment);
         write_json(&self.folder.identity(), &self.identity)?;
         commands::reset_peaks(self.device)?;
         let (first_step, n_steps) = (self.trainer.steps_done(), self.trainer.n_steps());
+        // What the ranks said to begin alike is no part of a step.
+        let said_before = self.group.map(ProcessGroup::traffic).unwrap_or_default();
         let monitor = self.monitor(args)?;
         let mut progress = TrainProgress::new(&self.folder.metrics(), first_step, n_steps, monitor)?;
         let plan = CheckpointPlan {
@@ -116,12 +171,21 @@ impl Job {
         drop(progress);
         // First of all: after a failure the device may answer nothing else.
         let outcome = outcome?;
+        if let Some(group) = self.group {
+            let steps = self.trainer.steps_done() - first_step;
+            eprintln!("{}", ranks::summary(group, group.traffic().since(said_before), steps));
+        }
         self.note(last.map_or(seconds_before, |last| last.seconds), commands::peaks(self.device)?)?;
+        if outcome == Outcome::Finished {
+            self.conclude(last, checking);
+        }
+        self.end(outcome, stop)
+    }
+
+    /// How the job ended, for whoever waits for it.
+    fn end(&self, outcome: Outcome, stop: &Stop) -> Result<(), CliError> {
         match outcome {
-            Outcome::Finished => {
-                self.conclude(last, checking);
-                Ok(())
-            }
+            Outcome::Finished => Ok(()),
             Outcome::Interrupted => {
                 let (step, path) = (self.trainer.steps_done(), self.folder.checkpoints().newest());
                 let run = self.folder.path().display().to_string();
@@ -167,6 +231,7 @@ impl Job {
             host: host::name(),
             machine: self.identity.machine.clone(),
             workers: self.source.n_workers,
+            ranks: self.group.map_or(1, ProcessGroup::world),
             log_every: args.log_every,
             checkpoint_every: args.checkpoint_every.to_string(),
             changes: args.set.clone(),
@@ -189,6 +254,11 @@ impl Job {
             model.n_patches,
             self.identity.machine.device_name
         );
+        if let Some(group) = self.group {
+            let (world, here) = (group.world(), group.local_world());
+            let norms = self.run.config.training.batch_norm;
+            eprintln!("{world} ranks, {here} of them on this host, share every batch; BatchNorm is {norms}");
+        }
         if let Some(max_steps) = args.max_steps {
             eprintln!("trial: {max_steps} steps at most");
         }
@@ -210,10 +280,27 @@ impl Job {
     }
 }
 
-fn new_trainer(run: &Run, args: &TrainArgs, seed: u64, dataset: &Dataset, device: Device) -> Result<Trainer, CliError> {
+/// Lets the trainers of all ranks train together, once it is clear that they are about to do the same.
+fn join(trainer: &mut Trainer, among: Among<'_>, run: &Run, dataset: &Dataset) -> Result<(), CliError> {
+    let Some((_, group)) = among else { return Ok(()) };
+    let images = format!("{} {} {:?}", dataset.name(), dataset.len(), dataset.fingerprint());
+    let recipe = ranks::fingerprint(&run.config.to_toml());
+    let facts = [("recipe", recipe), ("data set", ranks::fingerprint(&images)), ("--max-steps", trainer.n_steps())];
+    Ok(trainer.join(group, run.config.training.batch_norm, &facts)?)
+}
+
+fn new_trainer(
+    run: &Run,
+    args: &TrainArgs,
+    seed: u64,
+    dataset: &Dataset,
+    device: Device,
+    member: Option<&Member>,
+) -> Result<Trainer, CliError> {
     let logging =
         Logging { max_steps: args.max_steps, log_every: args.log_every, checkpoint_every: Some(args.checkpoint_every) };
-    build_trainer(run, run.train_config(seed, &logging), dataset, device)
+    let (share, here) = ranks::share(member);
+    build_share(run, run.train_config(seed, &logging), dataset, device, (share.world, here))
 }
 
 /// A trainer with the recipe's untrained network, when a step fits into the memory.
@@ -223,9 +310,22 @@ pub(crate) fn build_trainer(
     dataset: &Dataset,
     device: Device,
 ) -> Result<Trainer, CliError> {
+    build_share(run, config, dataset, device, (1, 1))
+}
+
+/// [`build_trainer`] for one of `world` processes that share the batch, of which so many are `here`.
+fn build_share(
+    run: &Run,
+    config: TrainConfig,
+    dataset: &Dataset,
+    device: Device,
+    (world, here): (usize, usize),
+) -> Result<Trainer, CliError> {
     let need = run.step_memory(device)?;
-    demand_room(&need, &config, device)?;
-    keep_freed_memory(need.total(config.memory, config.n_patches, config.batch_size), device)?;
+    let own = TrainConfig { batch_size: (config.batch_size / world).max(1), ..config.clone() };
+    demand_room_beside(&need, &own, device, here)?;
+    let total = need.total(own.memory, own.n_patches, own.batch_size);
+    keep_freed_memory(total.saturating_mul(here as u64), device)?;
     let mut network = initial_network(run, config.seed, device)?;
     network.set_arithmetic(run.config.training.arithmetic())?;
     Ok(Trainer::new(network, run.loss.clone(), &run.config.optimizer, config, dataset.len())?)

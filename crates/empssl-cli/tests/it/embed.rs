@@ -155,8 +155,11 @@ fn neighbours_are_drawn_and_told_with_their_classes() {
     let arguments = ["tree/train/dog/3.png", "--checkpoint", "run", "--out", "n.png", "--count", "4"];
     let told = stdout(&succeeds(neighbours(folder.path(), &arguments)));
     let lines: Vec<&str> = told.lines().collect();
-    // The third cat and the third dog are one picture; of equals the earlier comes first.
-    assert_eq!((lines[0], lines[1], lines[4]), ("1.0000  cat  (3)", "1.0000  dog  (8)", "n.png"), "{told}");
+    // The third cat and the third dog are one picture; which comes first is a matter of the last bit of their features,
+    // which a processor may compute otherwise in another row of a batch.
+    let mut first = [lines[0], lines[1]];
+    first.sort_unstable();
+    assert_eq!((first, lines[4]), (["1.0000  cat  (3)", "1.0000  dog  (8)"], "n.png"), "{told}");
     assert_eq!(lines.len(), 5);
     let picture = image::open(folder.path().join("n.png")).unwrap().to_rgb8();
     assert!(picture.width() > 6 * 128 && picture.pixels().any(|pixel| pixel.0 == [0; 3]), "there are words on it");

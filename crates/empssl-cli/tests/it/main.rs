@@ -6,6 +6,7 @@
 //! - `recipes`: the shipped recipes, and what `empssl recipe` says of them;
 //! - `features`: what is kept of an evaluation, and the list of runs;
 //! - `resume`: what stops a run, what it goes on from, and what it refuses; `kill`: runs killed at any moment;
+//! - `ranks`: several processes that train as one, and what ends them;
 //! - `resident`: what a long run takes of the memory;
 //! - `help`: the texts of `--help`, as snapshots;
 //! - `monitor`: kNN while a run goes on; `embed`: features of any images, and neighbours;
@@ -23,6 +24,7 @@ mod help;
 mod kill;
 mod monitor;
 mod packs;
+mod ranks;
 mod recipes;
 mod refusals;
 mod resident;

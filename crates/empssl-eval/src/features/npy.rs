@@ -15,7 +15,7 @@ const PIECE: i64 = 16 << 20;
 /// # Errors
 /// [`EvalError::Shape`] for numbers of another type, [`EvalError::Write`] when the folder or the disk refuses.
 pub fn write(path: &Path, tensor: &Tensor) -> Result<(), EvalError> {
-    let header = header(tensor)?;
+    let header = header(tensor.kind(), &tensor.size())?;
     let mut file = WholeFile::create(path)?;
     file.write_at(0, &header)?;
     let flat = tensor.detach().contiguous().flatten(0, -1);
@@ -29,9 +29,13 @@ pub fn write(path: &Path, tensor: &Tensor) -> Result<(), EvalError> {
     file.finish()
 }
 
-/// The header of version 1.0: magic, length, a Python dictionary, filled up to a multiple of 64.
-fn header(tensor: &Tensor) -> Result<Vec<u8>, EvalError> {
-    let descr = match tensor.kind() {
+/// What stands in a file before the numbers of such a tensor, which follow row by row: the header of version 1.0, that is
+/// magic, length, and a Python dictionary, filled up to a multiple of 64.
+///
+/// # Errors
+/// [`EvalError::Shape`] for other numbers than [`write`] takes.
+pub fn header(kind: Kind, sizes: &[i64]) -> Result<Vec<u8>, EvalError> {
+    let descr = match kind {
         Kind::Float => "<f4",
         Kind::Double => "<f8",
         Kind::Int64 => "<i8",
@@ -45,8 +49,11 @@ fn header(tensor: &Tensor) -> Result<Vec<u8>, EvalError> {
             });
         }
     };
-    let sizes: String = tensor.size().iter().map(|size| format!("{size}, ")).collect();
-    let mut dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
+    let numbers: Vec<String> = sizes.iter().map(i64::to_string).collect();
+    // A tuple of one number needs its comma.
+    let comma = if sizes.len() == 1 { "," } else { "" };
+    let shape = format!("({}{comma})", numbers.join(", "));
+    let mut dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
     let length = (10 + dictionary.len() + 1).next_multiple_of(64) - 11;
     dictionary.push_str(&" ".repeat(length - dictionary.len()));
     dictionary.push('\n');
@@ -69,7 +76,7 @@ mod tests {
         assert_eq!(bytes.len(), 128 + 24);
         let text = String::from_utf8_lossy(&bytes[..128]).into_owned();
         assert!(
-            text.contains("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3, ), }") && text.ends_with(" \n"),
+            text.contains("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }") && text.ends_with(" \n"),
             "{text}"
         );
         let numbers: Vec<f32> =

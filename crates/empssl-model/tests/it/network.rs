@@ -1,7 +1,10 @@
 //! Shapes, modes and input that is refused.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use empssl_model::{
-    Arithmetic, Block, Layout, Mode, ModelError, Network, NetworkConfig, Part, Products, ResNetConfig, Stem,
+    Arithmetic, Block, Layout, Mode, ModelError, Network, NetworkConfig, Part, Products, ResNetConfig, SharedNorm, Stem,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -265,4 +268,54 @@ fn bf16_of_a_float64_network_is_refused() {
     let bf16 = Arithmetic { products: Products::Bf16, layout: Layout::Contiguous };
     let refusal = build(&tiny(), Kind::Double).set_arithmetic(bf16).expect_err("refused").to_string();
     assert_eq!(refusal, "bf16 products need weights in float32, found Double");
+}
+
+/// A part that is the whole batch, and how often it was normalised and moved.
+#[derive(Debug, Default)]
+struct Whole {
+    normalised: AtomicUsize,
+    moved: AtomicUsize,
+}
+
+impl SharedNorm for Whole {
+    fn normalise(
+        &self,
+        x: &Tensor,
+        [gain, bias]: [&Tensor; 2],
+        running: Option<([&Tensor; 2], f64)>,
+        eps: f64,
+    ) -> Tensor {
+        self.normalised.fetch_add(1, Ordering::Relaxed);
+        self.moved.fetch_add(usize::from(running.is_some()), Ordering::Relaxed);
+        let (momentum, running) = (running.map_or(0.0, |(_, by)| by), running.map(|(two, _)| two));
+        let [mean, variance] = [0, 1].map(|index| running.map(|two| two[index]));
+        x.batch_norm(Some(gain), Some(bias), mean, variance, true, momentum, eps, false)
+    }
+}
+
+#[test]
+fn a_shared_batch_is_normalised_by_whoever_knows_the_others() {
+    let (own, mut shared) = (build(&tiny(), Kind::Double), build(&tiny(), Kind::Double));
+    shared.load_state_dict(&own.state_dict()).unwrap();
+    let norm = Arc::new(Whole::default());
+    shared.set_shared_norm(Some(norm.clone()));
+    let x = patches(4, 16, Kind::Double);
+    for mode in [Mode::Train, Mode::Again, Mode::Part(Part { from: 0, to: 4, of: 8 })] {
+        assert_eq!(
+            values(&shared.forward(&x, mode).projections),
+            values(&own.forward(&x, mode).projections),
+            "{mode:?}"
+        );
+    }
+    let state = |network: &Network| network.state_dict().iter().map(|(_, tensor)| values(tensor)).collect::<Vec<_>>();
+    assert_eq!(state(&shared), state(&own));
+    let counts = |norm: &Whole| [&norm.normalised, &norm.moved].map(|count| count.load(Ordering::Relaxed));
+    let [normalised, moved] = counts(&norm);
+    assert!(normalised > 0 && moved * 3 == normalised * 2, "{normalised} {moved}");
+    let _ = shared.forward(&x, Mode::Eval);
+    assert_eq!(counts(&norm)[0], normalised, "evaluation looks at no batch");
+    // One patch is a batch when others have more.
+    shared.check_input(&patches(1, 16, Kind::Double), Mode::Train).unwrap();
+    shared.set_shared_norm(None);
+    assert!(shared.check_input(&patches(1, 16, Kind::Double), Mode::Train).is_err());
 }

@@ -10,6 +10,7 @@ use empssl_torch::ShimError;
 use super::*;
 use crate::config::TrainConfig;
 use crate::config::tests::config;
+use crate::ranks::Share;
 use crate::source::BatchSource;
 
 /// What happened to the batch of a number.
@@ -196,7 +197,7 @@ fn settings() -> TrainConfig {
 }
 
 fn batches(source: &BatchSource, memory: impl BatchMemory + 'static) -> impl Iterator<Item = Made> {
-    source.batches(settings(), 0..STEPS, Arc::new(memory))
+    source.batches(settings(), 0..STEPS, Share::WHOLE, Arc::new(memory))
 }
 
 /// A feed of a device whose copies are late.

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use empssl_eval::features::npy;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -34,7 +35,7 @@ impl RowsWriter {
             _ => Some(Growing::create(&out.path.with_extension("paths.txt"))?),
         };
         rows.append(&match out.form {
-            RowsForm::Npy => npy_header(&about),
+            RowsForm::Npy => npy::header(Kind::Float, &[about.n_rows as i64, about.width])?,
             RowsForm::Safetensors => safetensors_header(&about),
             RowsForm::Csv => csv_header(&about),
         })?;
@@ -74,15 +75,6 @@ fn line_of(image: &Path) -> Result<String, String> {
         true => Err(format!("the name {name:?} has a line break; rename the file, or write a .csv file")),
         false => Ok(format!("{name}\n")),
     }
-}
-
-/// Version 1.0: magic, length, and a Python dictionary, filled up to a multiple of 64.
-fn npy_header(about: &About) -> Vec<u8> {
-    let shape = format!("({}, {})", about.n_rows, about.width);
-    let dictionary = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
-    let length = (10 + dictionary.len() + 1).next_multiple_of(64) - 10;
-    let dictionary = format!("{dictionary:<width$}\n", width = length - 1);
-    [b"\x93NUMPY\x01\x00", &(length as u16).to_le_bytes()[..], dictionary.as_bytes()].concat()
 }
 
 /// The length of a JSON object and this, filled up to a multiple of 8.

@@ -1,0 +1,163 @@
+//! One of several processes that train together: who started it, and how it meets and leaves the others.
+//!
+//! - [`supervise`]: the process that starts the others with `--nproc` and trains nothing itself.
+
+mod supervise;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{Read, Write};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use empssl_torch::processes::{Launch, ProcessGroup, Traffic};
+use empssl_train::{Share, TrainError};
+
+use crate::args::DeviceArgs;
+use crate::error::CliError;
+use crate::host;
+
+/// How many processes train together.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RankArgs {
+    /// Train in so many processes on this machine, each on its slice of every batch; for several machines start empssl
+    /// with torchrun or srun instead.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) nproc: Option<u16>,
+    /// Seconds within which a process that ends or hangs ends the run on all others, for the time of their longest step.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=86_400))]
+    pub(crate) dist_timeout: u64,
+}
+
+/// What this process is to do.
+pub(crate) enum Role {
+    /// Train, alone or with others.
+    Train(Option<Member>),
+    /// Start so many others.
+    Supervise(usize),
+}
+
+impl RankArgs {
+    /// By the flags, or by the variables of the launcher.
+    pub(crate) fn role(&self) -> Result<Role, CliError> {
+        let launch = Launch::from_environment(|name| std::env::var(name).ok());
+        let launch = launch.map_err(|error| CliError::Ranks(error.to_string()))?;
+        match (self.nproc, launch) {
+            (Some(_), Some(_)) => Err(CliError::Ranks(
+                "--nproc starts processes on this machine, but the environment (RANK or SLURM_STEP_NUM_TASKS) says that \
+                 torchrun or srun has done so; leave one of them out"
+                    .to_owned(),
+            )),
+            (Some(nproc), None) if nproc > 1 => Ok(Role::Supervise(nproc.into())),
+            (None, Some(launch)) if launch.world > 1 => Ok(Role::Train(Some(Member { launch, timeout: self.timeout() }))),
+            _ => Ok(Role::Train(None)),
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(self.dist_timeout)
+    }
+
+    /// Starts the processes, and ends when all have.
+    pub(crate) fn supervise(&self, nproc: usize) -> Result<(), CliError> {
+        supervise::run(nproc, self.timeout())
+    }
+}
+
+/// The place of this process among those that train together.
+pub(crate) struct Member {
+    launch: Launch,
+    timeout: Duration,
+}
+
+/// This rank's number, for messages; not set in a process alone.
+static RANK: OnceLock<usize> = OnceLock::new();
+
+impl Member {
+    /// Meets the others.
+    pub(crate) fn join(&self) -> Result<ProcessGroup, CliError> {
+        let _ = RANK.set(self.launch.rank);
+        Ok(ProcessGroup::join(&self.launch, self.timeout).map_err(TrainError::from)?)
+    }
+
+    /// Whether it writes the run folder, and speaks where one voice is enough.
+    pub(crate) fn is_first(&self) -> bool {
+        self.launch.rank == 0
+    }
+
+    /// Calls `end` when the process that started this one is gone, where that was `empssl --nproc`: its end of the pipe
+    /// closes then, however it ended.
+    pub(crate) fn watch_parent(&self, end: impl FnOnce() + Send + 'static) {
+        if std::env::var_os(supervise::HOLDS_STDIN).is_some() {
+            std::thread::spawn(move || {
+                let _ = std::io::stdin().read_to_end(&mut Vec::new());
+                end();
+            });
+        }
+    }
+}
+
+/// Whether this process is alone or the first of those that train together.
+pub(crate) fn is_first(member: Option<&Member>) -> bool {
+    member.is_none_or(Member::is_first)
+}
+
+/// The slice of every batch of this process, and the processes that share this host.
+pub(crate) fn share(member: Option<&Member>) -> (Share, usize) {
+    let of = |member: &Member| {
+        let Launch { rank, world, local_world, .. } = member.launch;
+        (Share { rank, world }, local_world)
+    };
+    member.map_or((Share::WHOLE, 1), of)
+}
+
+/// The device settings of one of several processes: the processors of a host are divided among those on it.
+pub(crate) fn compute(asked: &DeviceArgs, member: Option<&Member>) -> DeviceArgs {
+    let (_, local_world) = share(member);
+    let threads = asked.threads.or_else(|| member.map(|_| (host::n_processors() / local_world).max(1)));
+    DeviceArgs { device: asked.device, threads, deterministic: asked.deterministic }
+}
+
+/// Threads that cut patches, divided in the same way where nobody says.
+pub(crate) fn workers(asked: Option<usize>, member: Option<&Member>) -> Option<usize> {
+    let (_, local_world) = share(member);
+    asked.or_else(|| member.map(|_| (host::n_processors() / local_world).clamp(1, 16)))
+}
+
+/// A number that differs, as good as always, where the texts do.
+pub(crate) fn fingerprint(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What the processes said to each other in so many steps, as a line.
+pub(crate) fn summary(group: &ProcessGroup, traffic: Traffic, steps: u64) -> String {
+    let steps = steps.max(1) as f64;
+    format!(
+        "{} ranks: {:.0} collectives and {:.2} MB a step, {:.3} s a step waited for them",
+        group.world(),
+        traffic.calls as f64 / steps,
+        traffic.bytes as f64 / 1e6 / steps,
+        traffic.nanoseconds as f64 / 1e9 / steps
+    )
+}
+
+/// Prints an error as the program does, with the rank where there are several; an interruption is told once.
+pub(crate) fn print(error: &CliError) {
+    match RANK.get() {
+        Some(0) if matches!(error, CliError::Interrupted { .. }) => eprintln!("rank 0: {error}"),
+        Some(_) if matches!(error, CliError::Interrupted { .. }) => {}
+        Some(rank) => eprintln!("rank {rank}: error: {error}"),
+        None => eprintln!("error: {error}"),
+    }
+}
+
+/// Ends a process that trained with others at once: after a failure, threads of libtorch still wait for the network, and
+/// to take it down in order while they do would wait for them or crash.
+pub(crate) fn end_at_once(code: u8) {
+    if RANK.get().is_some() {
+        let _ = std::io::stderr().flush();
+        signal_hook::low_level::exit(i32::from(code));
+    }
+}

@@ -1,0 +1,206 @@
+//! Several processes train as one: what they leave, and what ends them.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::chain::{json, steps};
+use crate::{command, empssl, refuses, stderr, succeeds, training};
+
+/// `empssl train` of so many steps of 8 images by the smoke recipe, with more arguments.
+fn arguments<'a>(recipe: &'a Path, length: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = training(recipe, &[length, "training.batch_size=8"]);
+    arguments.extend(["--log-every", "1", "--out", "run"]);
+    arguments.extend(more);
+    arguments
+}
+
+fn losses(run: &Path) -> Vec<f64> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
+    text.lines().map(loss).collect()
+}
+
+#[track_caller]
+fn assert_same_curve(a: &Path, b: &Path) {
+    let (a, b) = (losses(a), losses(b));
+    assert_eq!(a.len(), b.len());
+    assert!(a.iter().zip(&b).all(|(a, b)| ((a - b) / b).abs() <= 0.01), "{a:?} {b:?}");
+}
+
+const SIX: &str = "training.length={steps=6}";
+
+#[test]
+fn two_processes_train_as_one_and_go_on_as_one() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let recipe = crate::recipe("synthetic/smoke.toml");
+    succeeds(empssl(one.path(), &arguments(&recipe, SIX, &[])));
+    let output = succeeds(empssl(two.path(), &arguments(&recipe, SIX, &["--nproc", "2", "--max-steps", "4"])));
+    let text = stderr(&output);
+    assert!(text.contains("2 ranks, 2 of them on this host, share every batch; BatchNorm is global"), "{text}");
+    assert!(text.contains("2 ranks: ") && text.contains(" collectives and "), "{text}");
+    assert_eq!(text.matches("trained 4 steps").count(), 1, "one voice is enough: {text}");
+    let run = two.path().join("run");
+    let output = succeeds(empssl(
+        two.path(),
+        &["train", "--resume", "run", "--device", "cpu", "--threads", "1", "--log-every", "1"],
+    ));
+    assert!(stderr(&output).contains("note: 1 ranks now, 2 before"), "{}", stderr(&output));
+    assert_same_curve(&run, &one.path().join("run"));
+    assert_eq!(steps(&run), [1, 2, 3, 4, 5, 6]);
+    let identity = json(&run.join("run.json"));
+    assert_eq!((&identity["segments"][0]["ranks"], &identity["segments"][1]["ranks"]), (&2.into(), &1.into()));
+    assert_eq!(identity["training"]["finished"], true);
+}
+
+/// As `torchrun --no-python` starts them.
+#[test]
+fn a_launchers_variables_make_ranks_and_per_rank_statistics_are_no_other_numbers_business() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = crate::recipe("synthetic/smoke.toml");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let arguments = arguments(&recipe, SIX, &["--set", "training.batch_norm=per-rank", "--max-steps", "3"]);
+    let start = |rank: &str| {
+        let mut command = command(folder.path(), &arguments);
+        command.envs([("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")]);
+        command.envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port)]);
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let ranks = ["0", "1"].map(start);
+    let outputs = ranks.map(|rank| succeeds(rank.wait_with_output().unwrap()));
+    assert!(stderr(&outputs[0]).contains("BatchNorm is per-rank") && stderr(&outputs[1]).is_empty());
+    let resume = ["train", "--resume", "run", "--device", "cpu", "--threads", "1"];
+    let sentence = refuses(&empssl(folder.path(), &resume), 6);
+    assert!(
+        sentence.contains("was trained by 2 ranks") && sentence.contains("go on with as many, not with 1"),
+        "{sentence}"
+    );
+    succeeds(empssl(folder.path(), &[&resume[..], &["--nproc", "2"]].concat()));
+    assert_eq!(json(&folder.path().join("run/run.json"))["training"]["steps"], 6);
+}
+
+#[test]
+fn what_cannot_be_started_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = crate::recipe("synthetic/smoke.toml");
+    let refused = |variables: &[(&str, &str)], more: &[&str], code| {
+        let mut command = command(folder.path(), &arguments(&recipe, SIX, more));
+        refuses(&command.envs(variables.iter().copied()).output().unwrap(), code)
+    };
+    let sentence = refused(&[("RANK", "0")], &[], 2);
+    assert!(sentence.contains("RANK is set but WORLD_SIZE is not; torchrun sets"), "{sentence}");
+    let odd = [("RANK", "2"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "1")];
+    let sentence = refused(&odd, &[], 2);
+    assert!(sentence.contains("RANK is `2`, expected a number below 2, which is WORLD_SIZE"), "{sentence}");
+    let all = odd.map(|(name, value)| (name, if name == "RANK" { "1" } else { value }));
+    let sentence = refused(&all, &["--nproc", "2"], 2);
+    assert!(sentence.contains("leave one of them out"), "{sentence}");
+    let output = empssl(folder.path(), &arguments(&recipe, SIX, &["--nproc", "3", "--dist-timeout", "20"]));
+    let text = stderr(&output);
+    assert!(text.contains("`batch_size` must be a multiple of the number of ranks, found 8 with 3 ranks"), "{text}");
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(!folder.path().join("run").exists(), "nothing was touched");
+}
+
+/// Starts a long run of two ranks, and waits until it has saved.
+fn endless(folder: &Path) -> (Child, Vec<u32>) {
+    let recipe = crate::recipe("synthetic/smoke.toml");
+    let more = ["--nproc", "2", "--dist-timeout", "8", "--checkpoint-every", "3"];
+    let mut parent = command(folder, &arguments(&recipe, "training.length={steps=100000}", &more));
+    let mut parent = parent.stderr(Stdio::piped()).spawn().unwrap();
+    while !folder.join("run/checkpoint.previous.safetensors").exists() {
+        assert!(parent.try_wait().unwrap().is_none(), "the run ended by itself");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", parent.id())).unwrap();
+    let mut ranks: Vec<u32> = children.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    ranks.sort_by_key(|pid| rank_of(*pid));
+    assert_eq!(ranks.len(), 2);
+    (parent, ranks)
+}
+
+fn rank_of(process: u32) -> String {
+    let variables = fs::read(format!("/proc/{process}/environ")).unwrap();
+    let mut variables = variables.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    variables.find_map(|variable| variable.strip_prefix("RANK=").map(str::to_owned)).unwrap()
+}
+
+fn signal(process: u32, name: &str) {
+    assert!(Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap().success());
+}
+
+/// The run ended within its time-out, no process is left, and what it saved is good.
+#[track_caller]
+fn ended_well(folder: &Path, parent: Child, ranks: &[u32], began: Instant) -> Output {
+    let output = parent.wait_with_output().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(8 + 8), "{:?}: {}", began.elapsed(), stderr(&output));
+    assert!(ranks.iter().all(|rank| !Path::new(&format!("/proc/{rank}")).exists()), "{}", stderr(&output));
+    let saved = json(&folder.join("run/run.json"))["segments"][0]["ranks"].clone();
+    assert_eq!(saved, 2);
+    let resume = ["train", "--resume", "run", "--device", "cpu", "--threads", "1", "--workers", "1"];
+    let goes_on = succeeds(empssl(folder, &[&resume[..], &["--max-steps", "1"]].concat()));
+    assert!(!stderr(&goes_on).contains("damaged"), "{}", stderr(&goes_on));
+    output
+}
+
+#[test]
+fn a_killed_rank_ends_the_run_with_its_name_and_leaves_a_good_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let (parent, ranks) = endless(folder.path());
+    let began = Instant::now();
+    signal(ranks[1], "KILL");
+    let output = ended_well(folder.path(), parent, &ranks, began);
+    let text = stderr(&output);
+    let named = format!("rank 0: error: rank 1 (process {} on ", ranks[1]);
+    assert!(text.contains(&named) && text.contains("has given no sign of life for "), "{text}");
+    assert!(refuses(&output, 1).contains("rank 1 was ended by signal 9; all others were ended"), "{text}");
+}
+
+#[test]
+fn a_halted_rank_ends_the_run_within_the_time_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (parent, ranks) = endless(folder.path());
+    let began = Instant::now();
+    signal(ranks[1], "STOP");
+    let output = ended_well(folder.path(), parent, &ranks, began);
+    let text = stderr(&output);
+    let named = format!("rank 0: error: rank 1 (process {} on ", ranks[1]);
+    assert!(text.contains(&named) && text.contains("has given no sign of life for "), "{text}");
+    assert!(refuses(&output, 1).contains("rank 0 ended with exit code 1"), "{text}");
+}
+
+#[test]
+fn ctrl_c_stops_all_ranks_after_one_step_and_they_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (parent, ranks) = endless(folder.path());
+    let began = Instant::now();
+    signal(parent.id(), "INT");
+    let output = ended_well(folder.path(), parent, &ranks, began);
+    let sentence = refuses(&output, 130);
+    assert!(sentence.contains("as rank 0 says above"), "{sentence}");
+    assert_eq!(stderr(&output).matches("stopped by Ctrl-C at step").count(), 1, "{}", stderr(&output));
+    let run = json(&folder.path().join("run/run.json"));
+    let logged = losses(&folder.path().join("run")).len() as u64;
+    assert_eq!(run["segments"][0]["to_step"].as_u64().unwrap(), logged);
+}
+
+#[test]
+fn ranks_do_not_outlive_the_process_that_started_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut parent, ranks) = endless(folder.path());
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    let began = Instant::now();
+    let is_left = |rank: &u32| {
+        let status = fs::read_to_string(format!("/proc/{rank}/status")).unwrap_or_default();
+        !status.is_empty() && !status.contains("State:\tZ")
+    };
+    while ranks.iter().any(is_left) {
+        assert!(began.elapsed() < Duration::from_secs(15), "they train on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let run = json(&folder.path().join("run/run.json"));
+    assert!(run["segments"][0]["ended"].is_string(), "they saved what was learnt");
+}

@@ -1,0 +1,32 @@
+//! Several processes that compute together, on libtorch's own c10d.
+//!
+//! tch binds none of it, but libtorch_cpu holds the engine that PyTorch itself uses: a table of texts through which
+//! processes meet (`TCPStore`) and Gloo, which lets them add and gather tensors.
+//!
+//! - [`launch`]: which process this is, from the variables that `torchrun` and `srun` set;
+//! - [`group`]: [`ProcessGroup`], what the processes do together;
+//! - [`buckets`]: [`GradientBuckets`], gradients that are summed while the backward pass goes on;
+//! - [`watch`]: signs of life, from which a process learns which other one is missing.
+//!
+//! Every rank must ask for the same collectives in the same order. One that asks for none holds the others up until the
+//! time-out, and then each of them fails with [`GroupError::Lost`], which says who it waited for.
+
+pub mod buckets;
+pub mod error;
+pub mod group;
+pub mod launch;
+pub mod watch;
+
+pub use buckets::GradientBuckets;
+pub use error::GroupError;
+pub use group::{Pending, ProcessGroup, Traffic};
+pub use launch::Launch;
+
+/// A port of this host that was free a moment ago.
+///
+/// # Errors
+/// When the system has none.
+pub fn free_port() -> std::io::Result<u16> {
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?.port())
+}
