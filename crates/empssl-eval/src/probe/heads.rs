@@ -229,7 +229,7 @@ mod tests {
         let labels = Tensor::arange(24, (Kind::Int64, tch::Device::Cpu)).remainder(4);
         let train = FeatureBank::new("train", &features, &labels, 4).unwrap();
         let settings: Vec<_> = SETTINGS.into_iter().cycle().take(300).collect();
-        assert!(300 * 300 * 4 > CACHED_NUMBERS, "the example has one part only");
+        const { assert!(300 * 300 * 4 > CACHED_NUMBERS, "the example has one part only") };
         let heads = Heads::fit(&settings, &course(0.9, 10), &Part::whole(&train)).unwrap();
         for (head, setting) in settings.iter().enumerate().take(3) {
             let HeadSetting { lr, weight_decay } = *setting;
