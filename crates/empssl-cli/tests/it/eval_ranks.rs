@@ -51,7 +51,9 @@ fn scores(report: &Path) -> Vec<Value> {
     let tables = ["rows", "probe_curve", "test_curve", "knn_grid", "tried", "labelled", "model"];
     let mut tables: Vec<Value> = tables.iter().map(|key| report[key].take()).collect();
     for row in tables.iter_mut().filter_map(Value::as_array_mut).flatten().filter_map(Value::as_object_mut) {
-        ["seconds", "peak_bytes"].map(|key| row.remove(key));
+        for key in ["seconds", "peak_bytes"] {
+            row.remove(key);
+        }
     }
     tables
 }
@@ -65,7 +67,7 @@ fn one_two_and_four_processes_leave_the_same_features_and_scores() {
     let [one, two, four] = ["1", "2", "4"].map(|world| {
         let run = format!("run-{world}");
         copy_run(here, &run);
-        let output = succeeds(eval(here, &[&[run.as_str()], &more[..], &[world]].concat()));
+        let output = succeeds(eval(here, &[&[run.as_str()][..], &more, &[world]].concat()));
         let (table, said) = (stdout(&output), stderr(&output));
         assert_eq!(table.matches("EMP-SSL on").count(), 1, "one voice is enough: {table}");
         assert_eq!(said.contains(&format!("{world} ranks, {world} of them on this host")), world != "1", "{said}");
@@ -110,8 +112,7 @@ fn neighbours_are_dealt_out_and_blows_leave_nothing_half_done() {
         strike(here, struck, blow);
     }
     let reports = ["1", "2"].map(|world| {
-        let plain = [&PLAIN[..], &["--nproc", world, "--features", "fresh"]].concat();
-        succeeds(eval(here, &[&["run"], &plain[..]].concat()));
+        succeeds(eval(here, &[&["run", "--nproc", world, "--features", "fresh"][..], &PLAIN].concat()));
         (features_of(here), scores(&here.join("run/report.json")))
     });
     assert!(reports[0] == reports[1], "two processes give something else");
@@ -173,8 +174,8 @@ fn launched(folders: [&Path; 2], arguments: [&[&str]; 2]) -> [Output; 2] {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let ranks = [0, 1].map(|rank| {
         let mut command = command(folders[rank], &[&EVAL[..], arguments[rank], &["--dist-timeout", "20"]].concat());
-        let rank = rank.to_string();
-        command.envs([("RANK", rank.as_str()), ("LOCAL_RANK", &rank), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")]);
+        let rank = &*rank.to_string();
+        command.envs([("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")]);
         command.envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port)]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     });
