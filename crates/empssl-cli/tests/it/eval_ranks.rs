@@ -132,8 +132,10 @@ fn features_of(here: &Path) -> BTreeMap<String, (Value, Vec<u8>)> {
 #[track_caller]
 fn strike(here: &Path, struck: Option<usize>, blow: &str) {
     let _ = fs::remove_dir_all(here.join("run/features"));
-    let long = ["run", "--nproc", "2", "--dist-timeout", "4", "--set", "evaluation.n_patches=500"];
-    let mut parent = command(here, &[&EVAL[..], &long, &PLAIN[..8]].concat());
+    // A batch is short beside the time-out, and there are many.
+    let long = ["run", "--nproc", "2", "--dist-timeout", "5"];
+    let set = ["--set", "evaluation.n_patches=200", "--set", "evaluation.batch_size=10"];
+    let mut parent = command(here, &[&EVAL[..], &long, &set, &PLAIN[..8]].concat());
     let mut parent = parent.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let names = || {
         let entries = fs::read_dir(here.join("run/features")).into_iter().flatten();
@@ -151,7 +153,7 @@ fn strike(here: &Path, struck: Option<usize>, blow: &str) {
     signal(struck.map_or(parent.id(), |rank| ranks[rank]), blow);
     let output = parent.wait_with_output().unwrap();
     let text = stderr(&output);
-    assert!(began.elapsed() < Duration::from_secs(4 + 6), "{:?}: {text}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5 + 6), "{:?}: {text}", began.elapsed());
     assert!(ranks.iter().all(|rank| !Path::new(&format!("/proc/{rank}")).exists()), "{text}");
     assert!(names().iter().all(|name| name.starts_with('.')), "half a file has its name: {:?}", names());
     let Some(struck) = struck else {

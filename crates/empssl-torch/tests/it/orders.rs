@@ -7,16 +7,16 @@ use empssl_torch::processes::{GroupError, ProcessGroup};
 use crate::ranks;
 use crate::strike::{SLACK, await_begun, signal};
 
-const TIMEOUT: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 #[test]
 fn orders_come_in_turn_and_are_waited_for_longer_than_the_time_out() {
     let name = "orders::orders_come_in_turn_and_are_waited_for_longer_than_the_time_out";
     let Some(launch) = ranks::own() else { return ranks::all_succeed(ranks::start(name, 3)) };
-    let group = ProcessGroup::join(&launch, ProcessGroup::LEAST_TIMEOUT).unwrap();
+    let group = ProcessGroup::join(&launch, TIMEOUT).unwrap();
     if group.rank() == 0 {
         group.give_order("first\nof two").unwrap();
-        std::thread::sleep(ProcessGroup::LEAST_TIMEOUT + Duration::from_millis(500));
+        std::thread::sleep(TIMEOUT + Duration::from_millis(500));
         group.give_order("").unwrap();
         let refusal = group.next_order().unwrap_err().to_string();
         assert_eq!(refusal, "rank 0 gives orders and receives none");
