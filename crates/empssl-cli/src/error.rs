@@ -7,6 +7,7 @@ use empssl_data::pack::PackError;
 use empssl_eval::EvalError;
 use empssl_loss::LossError;
 use empssl_model::ModelError;
+use empssl_torch::processes::GroupError;
 use empssl_torch::{DeviceError, ShimError, TorchFailure};
 use empssl_train::TrainError;
 
@@ -63,7 +64,7 @@ pub(crate) enum CliError {
     /// One of the processes that this one started.
     #[error("rank {rank} {how}; all others were ended")]
     RankFailed { rank: usize, how: String, code: u8 },
-    #[error("stopped in the middle of the run, as rank 0 says above")]
+    #[error("stopped by a signal, as rank 0 says above")]
     RanksStopped,
     #[error("stopped by {by} at step {step}; what was learnt is in {path}. `empssl train --resume {run}` goes on")]
     Interrupted { by: &'static str, step: u64, path: PathBuf, run: String },
@@ -80,10 +81,18 @@ impl From<TrainError> for CliError {
     }
 }
 
+/// Whatever they do together.
+impl From<GroupError> for CliError {
+    fn from(error: GroupError) -> Self {
+        TrainError::from(error).into()
+    }
+}
+
 impl From<EvalError> for CliError {
     fn from(error: EvalError) -> Self {
         match error {
             EvalError::Data(error) => Self::Data(error),
+            EvalError::Group(error) => error.into(),
             error => Self::Eval(error),
         }
     }

@@ -1,9 +1,10 @@
-//! One of several processes that train together: who started it, and how it meets and leaves the others.
+//! One of several processes that work together: who started it, and how it meets and leaves the others.
 //!
-//! - [`supervise`]: the process that starts the others with `--nproc` and trains nothing itself.
+//! - [`supervise`]: the process that starts the others with `--nproc` and does nothing else.
 
 mod supervise;
 
+use std::fmt::Display;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
 use std::sync::OnceLock;
@@ -11,28 +12,30 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use empssl_torch::processes::{Launch, ProcessGroup, Traffic};
+use empssl_torch::{DeviceChoice, device};
 use empssl_train::{Share, TrainError};
 
 use crate::args::DeviceArgs;
 use crate::error::CliError;
 use crate::host;
 
-/// How many processes train together.
+/// How many processes work together.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RankArgs {
-    /// Train in so many processes on this machine, each on its slice of every batch; for several machines start empssl
-    /// with torchrun or srun instead.
+    /// Work in so many processes on this machine: training gives each its slice of every batch, evaluation its share of
+    /// the features and neighbours; for several machines start empssl with torchrun or srun instead.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) nproc: Option<u16>,
-    /// Seconds within which a process that ends or hangs ends the run on all others, for the time of their longest step.
+    /// Seconds within which a process that ends or hangs ends all others; more than their longest step, or batch of
+    /// features, takes.
     #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=86_400))]
     pub(crate) dist_timeout: u64,
 }
 
 /// What this process is to do.
 pub(crate) enum Role {
-    /// Train, alone or with others.
-    Train(Option<Member>),
+    /// Do the work, alone or with others.
+    Work(Option<Member>),
     /// Start so many others.
     Supervise(usize),
 }
@@ -49,8 +52,8 @@ impl RankArgs {
                     .to_owned(),
             )),
             (Some(nproc), None) if nproc > 1 => Ok(Role::Supervise(nproc.into())),
-            (None, Some(launch)) if launch.world > 1 => Ok(Role::Train(Some(Member { launch, timeout: self.timeout() }))),
-            _ => Ok(Role::Train(None)),
+            (None, Some(launch)) if launch.world > 1 => Ok(Role::Work(Some(Member { launch, timeout: self.timeout() }))),
+            _ => Ok(Role::Work(None)),
         }
     }
 
@@ -64,11 +67,14 @@ impl RankArgs {
     }
 }
 
-/// The place of this process among those that train together.
+/// The place of this process among those that work together.
 pub(crate) struct Member {
     launch: Launch,
     timeout: Duration,
 }
+
+/// This process among those that work together; `None` for one alone.
+pub(crate) type Among<'a> = Option<(&'a Member, &'a ProcessGroup)>;
 
 /// This rank's number, for messages; not set in a process alone.
 static RANK: OnceLock<usize> = OnceLock::new();
@@ -97,7 +103,18 @@ impl Member {
     }
 }
 
-/// Whether this process is alone or the first of those that train together.
+/// Leaves the others: in peace after work that was done or stopped, else with the reason; they have it already where
+/// the group itself was at fault.
+pub(crate) fn part(group: ProcessGroup, outcome: Result<(), CliError>) -> Result<(), CliError> {
+    match &outcome {
+        Ok(()) | Err(CliError::Interrupted { .. }) => group.leave()?,
+        Err(CliError::Train(TrainError::Group(_))) => {}
+        Err(error) => group.fail(&error.to_string()),
+    }
+    outcome
+}
+
+/// Whether this process is alone or the first of those that work together.
 pub(crate) fn is_first(member: Option<&Member>) -> bool {
     member.is_none_or(Member::is_first)
 }
@@ -111,11 +128,25 @@ pub(crate) fn share(member: Option<&Member>) -> (Share, usize) {
     member.map_or((Share::WHOLE, 1), of)
 }
 
-/// The device settings of one of several processes: the processors of a host are divided among those on it.
+/// The device settings of one of several processes: the processors of a host are divided among those on it, and of
+/// several GPUs that it sees each has its own.
 pub(crate) fn compute(asked: &DeviceArgs, member: Option<&Member>) -> DeviceArgs {
     let (_, local_world) = share(member);
     let threads = asked.threads.or_else(|| member.map(|_| (host::n_processors() / local_world).max(1)));
-    DeviceArgs { device: asked.device, threads, deterministic: asked.deterministic }
+    let device = member.map_or(asked.device, |member| own_gpu(asked.device, member.launch.local_rank, device::open));
+    DeviceArgs { device, threads, deterministic: asked.deterministic }
+}
+
+/// A GPU by the number of the process on its host, unless a single one is seen, as where the launcher shows each process
+/// its own, or another one is named.
+fn own_gpu<E>(asked: DeviceChoice, local_rank: usize, n_gpus: impl FnOnce() -> Result<usize, E>) -> DeviceChoice {
+    match asked {
+        DeviceChoice::Auto | DeviceChoice::Cuda(0) => match n_gpus() {
+            Ok(n) if n > 1 => DeviceChoice::Cuda(local_rank),
+            _ => asked,
+        },
+        _ => asked,
+    }
 }
 
 /// Threads that cut patches, divided in the same way where nobody says.
@@ -153,11 +184,34 @@ pub(crate) fn print(error: &CliError) {
     }
 }
 
-/// Ends a process that trained with others at once: after a failure, threads of libtorch still wait for the network, and
+/// Tells the user something, by one voice.
+pub(crate) fn note(line: impl Display) {
+    if RANK.get().is_none_or(|&rank| rank == 0) {
+        eprintln!("note: {line}");
+    }
+}
+
+/// Ends a process that worked with others at once: after a failure, threads of libtorch still wait for the network, and
 /// to take it down in order while they do would wait for them or crash.
 pub(crate) fn end_at_once(code: u8) {
     if RANK.get().is_some() {
         let _ = std::io::stderr().flush();
         signal_hook::low_level::exit(i32::from(code));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_process_has_its_own_of_several_gpus() {
+        use DeviceChoice::{Auto, Cpu, Cuda};
+        let own = |asked, local_rank, n| own_gpu(asked, local_rank, || if n > 0 { Ok(n) } else { Err(()) });
+        assert_eq!([0, 1, 5].map(|rank| own(Auto, rank, 4)), [Cuda(0), Cuda(1), Cuda(5)], "select refuses the last");
+        assert_eq!(own(Cuda(0), 2, 4), Cuda(2));
+        assert_eq!((own(Auto, 1, 1), own(Cuda(0), 1, 1)), (Auto, Cuda(0)), "the launcher shows each its own");
+        assert_eq!((own(Auto, 1, 0), own(Cuda(3), 1, 4)), (Auto, Cuda(3)));
+        assert_eq!(own_gpu(Cpu, 1, || -> Result<usize, ()> { panic!("the CPU needs no CUDA") }), Cpu);
     }
 }

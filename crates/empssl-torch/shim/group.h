@@ -19,6 +19,8 @@ struct Group : torch::CustomClassHolder {
   c10::intrusive_ptr<c10d::Work> all_reduce(at::Tensor tensor, c10d::ReduceOp::RedOpType op);
   // `out` is contiguous and holds the world's tensors one after the other.
   c10::intrusive_ptr<c10d::Work> all_gather(at::Tensor out, at::Tensor tensor);
+  // As all_gather, on rank `root` alone; what the others give for `out` is left alone.
+  c10::intrusive_ptr<c10d::Work> gather(at::Tensor out, at::Tensor tensor, int64_t root);
   c10::intrusive_ptr<c10d::Work> broadcast(at::Tensor tensor, int64_t root);
   // Waits for one; throws what went wrong, and remembers that something did.
   void wait(c10d::Work &work);

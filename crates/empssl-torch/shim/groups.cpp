@@ -69,6 +69,17 @@ WorkPtr Group::all_gather(at::Tensor out, at::Tensor tensor) {
   return issued(tensor, [&] { return backend->_allgather_base(out, tensor); });
 }
 
+WorkPtr Group::gather(at::Tensor out, at::Tensor tensor, int64_t root) {
+  std::vector<at::Tensor> tensors{std::move(tensor)};
+  std::vector<std::vector<at::Tensor>> outs;
+  if (backend->getRank() == root) {
+    outs.push_back(out.unbind(0));
+  }
+  c10d::GatherOptions options;
+  options.rootRank = root;
+  return issued(tensors[0], [&] { return backend->gather(outs, tensors, options); });
+}
+
 WorkPtr Group::broadcast(at::Tensor tensor, int64_t root) {
   std::vector<at::Tensor> tensors{std::move(tensor)};
   c10d::BroadcastOptions options;
@@ -139,6 +150,10 @@ char *empssl_group_all_reduce(empssl_group group, empssl_tensor tensor, int32_t 
 
 char *empssl_group_all_gather(empssl_group group, empssl_tensor to, empssl_tensor tensor, empssl_work *out) {
   return begun(out, [&] { return group_of(group)->all_gather(tensor_of(to), tensor_of(tensor)); });
+}
+
+char *empssl_group_gather(empssl_group group, empssl_tensor to, empssl_tensor tensor, int64_t root, empssl_work *out) {
+  return begun(out, [&] { return group_of(group)->gather(tensor_of(to), tensor_of(tensor), root); });
 }
 
 char *empssl_group_broadcast(empssl_group group, empssl_tensor tensor, int64_t root, empssl_work *out) {

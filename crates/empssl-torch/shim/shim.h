@@ -127,6 +127,8 @@ void empssl_group_free(empssl_group group);
 // The sum, or the largest, over the ranks.
 char *empssl_group_all_reduce(empssl_group group, empssl_tensor tensor, int32_t largest, empssl_work *out);
 char *empssl_group_all_gather(empssl_group group, empssl_tensor to, empssl_tensor tensor, empssl_work *out);
+// On rank `root`: the tensors of all ranks into `to`, `[world, ...]`; the others' `to` may be any tensor.
+char *empssl_group_gather(empssl_group group, empssl_tensor to, empssl_tensor tensor, int64_t root, empssl_work *out);
 char *empssl_group_broadcast(empssl_group group, empssl_tensor tensor, int64_t root, empssl_work *out);
 char *empssl_work_wait(empssl_group group, empssl_work work);
 int32_t empssl_work_is_complete(empssl_work work);

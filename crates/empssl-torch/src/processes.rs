@@ -6,6 +6,7 @@
 //! - [`launch`]: which process this is, from the variables that `torchrun` and `srun` set;
 //! - [`group`]: [`ProcessGroup`], what the processes do together;
 //! - [`buckets`]: [`GradientBuckets`], gradients that are summed while the backward pass goes on;
+//! - `orders`: texts by which rank 0 says what all do next, however long it takes over it;
 //! - [`watch`]: signs of life, from which a process learns which other one is missing.
 //!
 //! Every rank must ask for the same collectives in the same order. One that asks for none holds the others up until the
@@ -15,6 +16,7 @@ pub mod buckets;
 pub mod error;
 pub mod group;
 pub mod launch;
+mod orders;
 pub mod watch;
 
 pub use buckets::GradientBuckets;

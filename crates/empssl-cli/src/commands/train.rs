@@ -6,7 +6,7 @@ use empssl_data::{Dataset, Split};
 use empssl_model::Network;
 use empssl_torch::processes::ProcessGroup;
 use empssl_train::memory::{demand_room_beside, room};
-use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, TrainConfig, TrainError, Trainer, Versions};
+use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, TrainConfig, Trainer, Versions};
 use tch::{Device, Kind};
 
 use crate::args::TrainArgs;
@@ -16,7 +16,7 @@ use crate::error::CliError;
 use crate::host;
 use crate::monitor::{self, Monitor};
 use crate::progress::TrainProgress;
-use crate::ranks::{self, Member, Role};
+use crate::ranks::{self, Among, Member, Role};
 use crate::report::{DataIdentity, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
 use crate::resume;
 use crate::run_folder::{self, RunFolder, RunLock, write_json};
@@ -26,22 +26,14 @@ use crate::signals::Stop;
 pub(crate) fn run(args: &TrainArgs) -> Result<(), CliError> {
     match args.ranks.role()? {
         Role::Supervise(nproc) => args.ranks.supervise(nproc),
-        Role::Train(None) => train(args, None),
-        Role::Train(Some(member)) => {
+        Role::Work(None) => train(args, None),
+        Role::Work(Some(member)) => {
             let group = member.join()?;
             let outcome = train(args, Some((&member, &group)));
-            match &outcome {
-                Ok(()) | Err(CliError::Interrupted { .. }) => group.leave().map_err(TrainError::from)?,
-                Err(CliError::Train(TrainError::Group(_))) => {}
-                Err(error) => group.fail(&error.to_string()),
-            }
-            outcome
+            ranks::part(group, outcome)
         }
     }
 }
-
-/// This process among those that train together; `None` for one alone.
-type Among<'a> = Option<(&'a Member, &'a ProcessGroup)>;
 
 fn train(args: &TrainArgs, among: Among<'_>) -> Result<(), CliError> {
     let member = among.map(|(member, _)| member);

@@ -107,18 +107,24 @@ fn what_cannot_be_started_is_refused() {
 /// Starts a long run of two ranks, and waits until it has saved.
 fn endless(folder: &Path) -> (Child, Vec<u32>) {
     let recipe = crate::recipe("synthetic/smoke.toml");
-    let more = ["--nproc", "2", "--dist-timeout", "8", "--checkpoint-every", "3"];
+    let more = ["--nproc", "2", "--dist-timeout", "5", "--checkpoint-every", "3"];
     let mut parent = command(folder, &arguments(&recipe, "training.length={steps=100000}", &more));
     let mut parent = parent.stderr(Stdio::piped()).spawn().unwrap();
     while !folder.join("run/checkpoint.previous.safetensors").exists() {
         assert!(parent.try_wait().unwrap().is_none(), "the run ended by itself");
         std::thread::sleep(Duration::from_millis(20));
     }
+    let ranks = ranks_of(&parent);
+    assert_eq!(ranks.len(), 2);
+    (parent, ranks)
+}
+
+/// The ranks that a process has started, by their numbers.
+pub(crate) fn ranks_of(parent: &Child) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", parent.id())).unwrap();
     let mut ranks: Vec<u32> = children.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
     ranks.sort_by_key(|pid| rank_of(*pid));
-    assert_eq!(ranks.len(), 2);
-    (parent, ranks)
+    ranks
 }
 
 fn rank_of(process: u32) -> String {
@@ -127,7 +133,7 @@ fn rank_of(process: u32) -> String {
     variables.find_map(|variable| variable.strip_prefix("RANK=").map(str::to_owned)).unwrap()
 }
 
-fn signal(process: u32, name: &str) {
+pub(crate) fn signal(process: u32, name: &str) {
     assert!(Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap().success());
 }
 
@@ -135,7 +141,7 @@ fn signal(process: u32, name: &str) {
 #[track_caller]
 fn ended_well(folder: &Path, parent: Child, ranks: &[u32], began: Instant) -> Output {
     let output = parent.wait_with_output().unwrap();
-    assert!(began.elapsed() < Duration::from_secs(8 + 8), "{:?}: {}", began.elapsed(), stderr(&output));
+    assert!(began.elapsed() < Duration::from_secs(5 + 8), "{:?}: {}", began.elapsed(), stderr(&output));
     assert!(ranks.iter().all(|rank| !Path::new(&format!("/proc/{rank}")).exists()), "{}", stderr(&output));
     let saved = json(&folder.join("run/run.json"))["segments"][0]["ranks"].clone();
     assert_eq!(saved, 2);

@@ -48,6 +48,13 @@ unsafe extern "C" {
         tensor: RawTensor,
         out: *mut *mut c_void,
     ) -> *mut c_char;
+    fn empssl_group_gather(
+        group: *mut c_void,
+        to: RawTensor,
+        tensor: RawTensor,
+        root: i64,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
     fn empssl_group_broadcast(group: *mut c_void, tensor: RawTensor, root: i64, out: *mut *mut c_void) -> *mut c_char;
     fn empssl_work_wait(group: *mut c_void, work: *mut c_void) -> *mut c_char;
     fn empssl_work_is_complete(work: *mut c_void) -> i32;
@@ -184,6 +191,14 @@ impl RawGroup {
         let mut out = null_mut();
         // SAFETY: group and tensors live, and the pointer is to a live local; the work keeps the tensors' memory.
         check(unsafe { empssl_group_all_gather(self.0.as_ptr(), raw(to), raw(tensor), &mut out) })?;
+        owned(out).map(RawWork)
+    }
+
+    /// Into `to` on rank `root`; elsewhere it is left alone.
+    pub(crate) fn gather(&self, to: &Tensor, tensor: &Tensor, root: usize) -> Result<RawWork, ShimError> {
+        let mut out = null_mut();
+        // SAFETY: group and tensors live, and the pointer is to a live local; the work keeps the tensors' memory.
+        check(unsafe { empssl_group_gather(self.0.as_ptr(), raw(to), raw(tensor), root as i64, &mut out) })?;
         owned(out).map(RawWork)
     }
 

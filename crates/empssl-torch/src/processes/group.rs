@@ -7,7 +7,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::error::GroupError;
 use super::launch::Launch;
-use super::watch::{Pace, State, Watch};
+use super::orders::Orders;
+use super::watch::{Fault, Pace, State, Watch};
 use crate::ffi::{Listen, RawGroup, RawStore, RawWork, ShimError};
 
 /// The processes of a run, as one of them sees them; clones are the same group.
@@ -24,7 +25,8 @@ struct Inner {
     /// Host and process of every rank, for people.
     peers: Vec<Peer>,
     /// Where rank 0 keeps the store, it lives as long as the group.
-    _store: RawStore,
+    store: RawStore,
+    orders: Orders,
 }
 
 /// What a process has said to the others.
@@ -84,8 +86,10 @@ impl ProcessGroup {
         let patience = timeout - pace.patience;
         let raw = RawGroup::open_gloo(&store, &format!("{prefix}gloo"), &listen, (rank, world), patience);
         let raw = raw.map_err(|error| meeting.failed("connect with the others through", &error))?;
+        let orders = Orders::new(&prefix, timeout, pace);
         let watch = Watch::begin(meeting.store(false)?, prefix, rank, world, pace);
-        Ok(Self(Arc::new(Inner { rank, world, local_world: launch.local_world, raw, watch, peers, _store: store })))
+        let local_world = launch.local_world;
+        Ok(Self(Arc::new(Inner { rank, world, local_world, raw, watch, peers, store, orders })))
     }
 
     /// Which process this is, from 0.
@@ -133,8 +137,7 @@ impl ProcessGroup {
     /// As [`Self::begin_sum`].
     pub fn begin_gather(&self, tensor: &Tensor) -> Result<Pending, GroupError> {
         let own = tensor.detach().contiguous();
-        let sizes: Vec<i64> = std::iter::once(self.world() as i64).chain(own.size()).collect();
-        let all = Tensor::empty(sizes, (own.kind(), own.device()));
+        let all = self.room_for_all(&own);
         // Gloo cuts its output along the first dimension, where a tensor of no dimension has none.
         let flat = all.view([-1]);
         self.begin(all, |raw, _| raw.all_gather(&flat, &own.view([-1])))
@@ -153,11 +156,33 @@ impl ProcessGroup {
     /// # Errors
     /// As [`Self::begin_sum`] and [`Pending::wait`]; a `root` that is no rank.
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), GroupError> {
-        if root >= self.world() {
-            let reason = format!("rank {root} cannot give what {} ranks shall have", self.world());
-            return Err(GroupError::Refused(ShimError(reason)));
-        }
+        self.demand_rank(root)?;
         self.begin(tensor.shallow_clone(), |raw, tensor| raw.broadcast(tensor, root))?.wait().map(drop)
+    }
+
+    /// Begins to gather the tensors of all ranks, which are of one shape, on rank `root` alone: there `[...]` becomes
+    /// `[world, ...]`, in the order of the ranks; elsewhere waiting gives the rank's own tensor back.
+    ///
+    /// # Errors
+    /// As [`Self::begin_sum`]; a `root` that is no rank.
+    pub fn begin_gather_at(&self, tensor: &Tensor, root: usize) -> Result<Pending, GroupError> {
+        self.demand_rank(root)?;
+        let own = tensor.detach().contiguous();
+        let all = if self.rank() == root { self.room_for_all(&own) } else { own.shallow_clone() };
+        self.begin(all, |raw, all| raw.gather(all, &own, root))
+    }
+
+    fn demand_rank(&self, root: usize) -> Result<(), GroupError> {
+        if root < self.world() {
+            return Ok(());
+        }
+        Err(GroupError::Refused(ShimError(format!("there is no rank {root} among {} ranks", self.world()))))
+    }
+
+    /// `[world, ...]` for tensors like this one.
+    fn room_for_all(&self, own: &Tensor) -> Tensor {
+        let sizes: Vec<i64> = std::iter::once(self.world() as i64).chain(own.size()).collect();
+        Tensor::empty(sizes, (own.kind(), own.device()))
     }
 
     /// Waits until every rank has come as far.
@@ -223,9 +248,14 @@ impl ProcessGroup {
     }
 
     fn lost(&self, text: &str) -> GroupError {
+        self.lost_by(None, text)
+    }
+
+    /// As [`Self::lost`], by a fault that was seen already.
+    pub(super) fn lost_by(&self, fault: Option<Fault>, text: &str) -> GroupError {
         let watch = &self.0.watch;
         watch.tell(State::Lost);
-        let fault = watch.fault();
+        let fault = fault.or_else(|| watch.fault());
         if self.rank() == 0 {
             watch.linger();
         }
@@ -278,6 +308,18 @@ impl ProcessGroup {
 
     pub(super) fn raw(&self) -> &RawGroup {
         &self.0.raw
+    }
+
+    pub(super) fn watch(&self) -> &Watch {
+        &self.0.watch
+    }
+
+    pub(super) fn store(&self) -> &RawStore {
+        &self.0.store
+    }
+
+    pub(super) fn orders(&self) -> &Orders {
+        &self.0.orders
     }
 }
 
