@@ -10,8 +10,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
+use empssl_torch::device::{self, DeviceChoice};
 use empssl_torch::processes::{Launch, ProcessGroup, Traffic};
-use empssl_train::{Share, TrainError};
+use empssl_train::Share;
+use tch::Device;
 
 use crate::args::DeviceArgs;
 use crate::error::CliError;
@@ -49,7 +51,11 @@ impl RankArgs {
                     .to_owned(),
             )),
             (Some(nproc), None) if nproc > 1 => Ok(Role::Supervise(nproc.into())),
-            (None, Some(launch)) if launch.world > 1 => Ok(Role::Train(Some(Member { launch, timeout: self.timeout() }))),
+            // One process that torchrun started is a group, too: all that groups do can be tried with it.
+            (None, Some(launch)) => {
+                let _ = RANK.set(launch.rank);
+                Ok(Role::Train(Some(Member { launch, timeout: self.timeout() })))
+            }
             _ => Ok(Role::Train(None)),
         }
     }
@@ -58,8 +64,11 @@ impl RankArgs {
         Duration::from_secs(self.dist_timeout)
     }
 
-    /// Starts the processes, and ends when all have.
-    pub(crate) fn supervise(&self, nproc: usize) -> Result<(), CliError> {
+    /// Starts the processes, each of which has a GPU where they compute on GPUs, and ends when all have.
+    pub(crate) fn supervise(&self, nproc: usize, device: DeviceChoice) -> Result<(), CliError> {
+        if let (Device::Cuda(first), count) = chosen(device)? {
+            Launch::demand_gpus(nproc, first, count)?;
+        }
         supervise::run(nproc, self.timeout())
     }
 }
@@ -74,10 +83,18 @@ pub(crate) struct Member {
 static RANK: OnceLock<usize> = OnceLock::new();
 
 impl Member {
-    /// Meets the others.
-    pub(crate) fn join(&self) -> Result<ProcessGroup, CliError> {
-        let _ = RANK.set(self.launch.rank);
-        Ok(ProcessGroup::join(&self.launch, self.timeout).map_err(TrainError::from)?)
+    /// Meets the others, who compute as this one does on the CPU or on a GPU each.
+    pub(crate) fn join(&self, device: Device) -> Result<ProcessGroup, CliError> {
+        Ok(ProcessGroup::join_on(&self.launch, device, self.timeout)?)
+    }
+
+    /// The device of this rank: of GPUs, the one that was asked for is the first rank's of a host, and the others have
+    /// those after it.
+    fn device(&self, asked: DeviceChoice) -> Result<DeviceChoice, CliError> {
+        match chosen(asked)? {
+            (Device::Cuda(first), count) => Ok(DeviceChoice::Cuda(self.launch.gpu(first, count)?)),
+            _ => Ok(DeviceChoice::Cpu),
+        }
     }
 
     /// Whether it writes the run folder, and speaks where one voice is enough.
@@ -97,6 +114,12 @@ impl Member {
     }
 }
 
+/// What a choice comes to on this machine, and how many GPUs there are.
+fn chosen(asked: DeviceChoice) -> Result<(Device, usize), CliError> {
+    let device = device::select(asked)?;
+    Ok((device, if device.is_cuda() { device::open().unwrap_or_default() } else { 0 }))
+}
+
 /// Whether this process is alone or the first of those that train together.
 pub(crate) fn is_first(member: Option<&Member>) -> bool {
     member.is_none_or(Member::is_first)
@@ -111,11 +134,12 @@ pub(crate) fn share(member: Option<&Member>) -> (Share, usize) {
     member.map_or((Share::WHOLE, 1), of)
 }
 
-/// The device settings of one of several processes: the processors of a host are divided among those on it.
-pub(crate) fn compute(asked: &DeviceArgs, member: Option<&Member>) -> DeviceArgs {
+/// The device settings of one of several processes: the GPUs and the processors of a host are divided among those on it.
+pub(crate) fn compute(asked: &DeviceArgs, member: Option<&Member>) -> Result<DeviceArgs, CliError> {
     let (_, local_world) = share(member);
     let threads = asked.threads.or_else(|| member.map(|_| (host::n_processors() / local_world).max(1)));
-    DeviceArgs { device: asked.device, threads, deterministic: asked.deterministic }
+    let device = member.map_or(Ok(asked.device), |member| member.device(asked.device))?;
+    Ok(DeviceArgs { device, threads, deterministic: asked.deterministic })
 }
 
 /// Threads that cut patches, divided in the same way where nobody says.
