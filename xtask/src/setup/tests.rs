@@ -78,7 +78,9 @@ impl Machine {
         write_script(&self.path("c++"), script);
         let (from, to) = (Workspace::locate().join(nccl::SOURCES), self.path("sources"));
         fs::create_dir_all(to.join("nccl")).unwrap();
-        nccl::FILES.iter().for_each(|name| drop(fs::copy(from.join(name), to.join(name)).unwrap()));
+        for name in nccl::FILES {
+            fs::copy(from.join(name), to.join(name)).unwrap();
+        }
         (Setup { compiler: self.path("c++").into(), ..self.setup() }, to)
     }
 
