@@ -112,7 +112,8 @@ impl CliError {
             Self::Data(error) if is_about_a_written_file(error) => 6,
             Self::Train(TrainError::Setting { .. }) | Self::Model(ModelError::Config { .. }) => 4,
             Self::Data(_) | Self::AnotherDataset { .. } | Self::Unlabelled(_) | Self::Faults { .. } => 3,
-            Self::Device(_) => 5,
+            Self::Device(_) | Self::Train(TrainError::Group(GroupError::Nccl(_))) => 5,
+            Self::Train(TrainError::Group(GroupError::TooFewGpus { .. } | GroupError::OneGpu { .. })) => 5,
             Self::File { .. } | Self::RunExists(_) | Self::RunBusy { .. } | Self::Run(_) => 6,
             Self::Train(TrainError::Checkpoint { .. } | TrainError::OtherRun { .. } | TrainError::NoneWhole { .. }) => {
                 6
@@ -168,7 +169,19 @@ fn flag_hint(error: &DataError) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use empssl_torch::processes::nccl::NcclProblem;
+
     use super::*;
+
+    #[test]
+    fn gpus_that_cannot_be_used_together_are_about_the_device() {
+        let few = GroupError::TooFewGpus { ranks: 4, first: 0, count: 1 };
+        for error in [few, GroupError::Nccl(NcclProblem::Missing)] {
+            assert_eq!(CliError::from(error).exit_code(), 5);
+        }
+        let lost = GroupError::Lost { rank: None, reason: "gone".to_owned() };
+        assert_eq!(CliError::from(lost).exit_code(), 1);
+    }
 
     #[test]
     fn bad_data_gets_its_hint_and_code_wherever_it_surfaces() {

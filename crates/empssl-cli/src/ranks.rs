@@ -11,9 +11,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
+use empssl_torch::device::{self, DeviceChoice};
 use empssl_torch::processes::{Launch, ProcessGroup, Traffic};
-use empssl_torch::{DeviceChoice, device};
 use empssl_train::{Share, TrainError};
+use tch::Device;
 
 use crate::args::DeviceArgs;
 use crate::error::CliError;
@@ -52,7 +53,11 @@ impl RankArgs {
                     .to_owned(),
             )),
             (Some(nproc), None) if nproc > 1 => Ok(Role::Supervise(nproc.into())),
-            (None, Some(launch)) if launch.world > 1 => Ok(Role::Work(Some(Member { launch, timeout: self.timeout() }))),
+            // One process that torchrun started is a group, too: all that groups do can be tried with it.
+            (None, Some(launch)) => {
+                let _ = RANK.set(launch.rank);
+                Ok(Role::Work(Some(Member { launch, timeout: self.timeout() })))
+            }
             _ => Ok(Role::Work(None)),
         }
     }
@@ -61,8 +66,11 @@ impl RankArgs {
         Duration::from_secs(self.dist_timeout)
     }
 
-    /// Starts the processes, and ends when all have.
-    pub(crate) fn supervise(&self, nproc: usize) -> Result<(), CliError> {
+    /// Starts the processes, each of which has a GPU where they compute on GPUs, and ends when all have.
+    pub(crate) fn supervise(&self, nproc: usize, device: DeviceChoice) -> Result<(), CliError> {
+        if let (Device::Cuda(first), count) = chosen(device)? {
+            Launch::demand_gpus(nproc, first, count)?;
+        }
         supervise::run(nproc, self.timeout())
     }
 }
@@ -80,10 +88,18 @@ pub(crate) type Among<'a> = Option<(&'a Member, &'a ProcessGroup)>;
 static RANK: OnceLock<usize> = OnceLock::new();
 
 impl Member {
-    /// Meets the others.
-    pub(crate) fn join(&self) -> Result<ProcessGroup, CliError> {
-        let _ = RANK.set(self.launch.rank);
-        Ok(ProcessGroup::join(&self.launch, self.timeout).map_err(TrainError::from)?)
+    /// Meets the others, who compute as this one does on the CPU or on a GPU each.
+    pub(crate) fn join(&self, device: Device) -> Result<ProcessGroup, CliError> {
+        Ok(ProcessGroup::join_on(&self.launch, device, self.timeout)?)
+    }
+
+    /// The device of this rank: of GPUs, the one that was asked for is the first rank's of a host, and the others have
+    /// those after it.
+    fn device(&self, asked: DeviceChoice) -> Result<DeviceChoice, CliError> {
+        match chosen(asked)? {
+            (Device::Cuda(first), count) => Ok(DeviceChoice::Cuda(self.launch.gpu(first, count)?)),
+            _ => Ok(DeviceChoice::Cpu),
+        }
     }
 
     /// Whether it writes the run folder, and speaks where one voice is enough.
@@ -101,6 +117,12 @@ impl Member {
             });
         }
     }
+}
+
+/// What a choice comes to on this machine, and how many GPUs there are.
+fn chosen(asked: DeviceChoice) -> Result<(Device, usize), CliError> {
+    let device = device::select(asked)?;
+    Ok((device, if device.is_cuda() { device::open().unwrap_or_default() } else { 0 }))
 }
 
 /// Leaves the others: in peace after work that was done or stopped, else with the reason; they have it already where
@@ -128,25 +150,12 @@ pub(crate) fn share(member: Option<&Member>) -> (Share, usize) {
     member.map_or((Share::WHOLE, 1), of)
 }
 
-/// The device settings of one of several processes: the processors of a host are divided among those on it, and of
-/// several GPUs that it sees each has its own.
-pub(crate) fn compute(asked: &DeviceArgs, member: Option<&Member>) -> DeviceArgs {
+/// The device settings of one of several processes: the GPUs and the processors of a host are divided among those on it.
+pub(crate) fn compute(asked: &DeviceArgs, member: Option<&Member>) -> Result<DeviceArgs, CliError> {
     let (_, local_world) = share(member);
     let threads = asked.threads.or_else(|| member.map(|_| (host::n_processors() / local_world).max(1)));
-    let device = member.map_or(asked.device, |member| own_gpu(asked.device, member.launch.local_rank, device::open));
-    DeviceArgs { device, threads, deterministic: asked.deterministic }
-}
-
-/// A GPU by the number of the process on its host, unless a single one is seen, as where the launcher shows each process
-/// its own, or another one is named.
-fn own_gpu<E>(asked: DeviceChoice, local_rank: usize, n_gpus: impl FnOnce() -> Result<usize, E>) -> DeviceChoice {
-    match asked {
-        DeviceChoice::Auto | DeviceChoice::Cuda(0) => match n_gpus() {
-            Ok(n) if n > 1 => DeviceChoice::Cuda(local_rank),
-            _ => asked,
-        },
-        _ => asked,
-    }
+    let device = member.map_or(Ok(asked.device), |member| member.device(asked.device))?;
+    Ok(DeviceArgs { device, threads, deterministic: asked.deterministic })
 }
 
 /// Threads that cut patches, divided in the same way where nobody says.
@@ -197,21 +206,5 @@ pub(crate) fn end_at_once(code: u8) {
     if RANK.get().is_some() {
         let _ = std::io::stderr().flush();
         signal_hook::low_level::exit(i32::from(code));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_process_has_its_own_of_several_gpus() {
-        use DeviceChoice::{Auto, Cpu, Cuda};
-        let own = |asked, local_rank, n| own_gpu(asked, local_rank, || if n > 0 { Ok(n) } else { Err(()) });
-        assert_eq!([0, 1, 5].map(|rank| own(Auto, rank, 4)), [Cuda(0), Cuda(1), Cuda(5)], "select refuses the last");
-        assert_eq!(own(Cuda(0), 2, 4), Cuda(2));
-        assert_eq!((own(Auto, 1, 1), own(Cuda(0), 1, 1)), (Auto, Cuda(0)), "the launcher shows each its own");
-        assert_eq!((own(Auto, 1, 0), own(Cuda(3), 1, 4)), (Auto, Cuda(3)));
-        assert_eq!(own_gpu(Cpu, 1, || -> Result<usize, ()> { panic!("the CPU needs no CUDA") }), Cpu);
     }
 }

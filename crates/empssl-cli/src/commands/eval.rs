@@ -37,13 +37,14 @@ use crate::signals::Stop;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     match args.ranks.role()? {
-        Role::Supervise(nproc) => args.ranks.supervise(nproc),
+        Role::Supervise(nproc) => args.ranks.supervise(nproc, args.compute.device),
         Role::Work(None) => evaluate(args, None),
         Role::Work(Some(member)) => {
             let note = "stopped; features that are complete are kept, and the same command goes on with them";
             Stop::end_at_first(if member.is_first() { note } else { "" })?;
             member.watch_parent(|| signal_hook::low_level::exit(130));
-            let group = member.join()?;
+            // Features travel by the hosts, whatever they are computed on.
+            let group = member.join(Device::Cpu)?;
             let outcome = evaluate(args, Some((&member, &group)));
             ranks::part(group, outcome)
         }

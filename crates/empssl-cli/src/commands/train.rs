@@ -25,10 +25,11 @@ use crate::signals::Stop;
 
 pub(crate) fn run(args: &TrainArgs) -> Result<(), CliError> {
     match args.ranks.role()? {
-        Role::Supervise(nproc) => args.ranks.supervise(nproc),
+        Role::Supervise(nproc) => args.ranks.supervise(nproc, args.compute.device),
         Role::Work(None) => train(args, None),
         Role::Work(Some(member)) => {
-            let group = member.join()?;
+            let device = commands::prepare(&ranks::compute(&args.compute, Some(&member))?)?;
+            let group = member.join(device)?;
             let outcome = train(args, Some((&member, &group)));
             ranks::part(group, outcome)
         }
@@ -72,7 +73,7 @@ impl<'a> Job<'a> {
         let images = ImageSource::new(args.dataset.as_ref().unwrap_or(&config.dataset), &args.images)?;
         config.dataset.clone_from(&images.name);
         let run = Run::new(config, Run::name_of(path))?;
-        let device = commands::prepare(&ranks::compute(&args.compute, member))?;
+        let device = commands::prepare(&ranks::compute(&args.compute, member)?)?;
         let dataset = images.open(Split::Train)?;
         dataset.check_serves(run.sampler.config())?;
         let mut trainer = new_trainer(&run, args, args.seed, &dataset, device, member)?;
@@ -101,7 +102,7 @@ impl<'a> Job<'a> {
         let lock = RunFolder::open(path).and_then(|folder| is_first.then(|| folder.lock()).transpose())?;
         let saved = SavedRun::open(path, args.images.data.as_deref(), &args.set)?;
         import::demand_training(&saved)?;
-        let device = commands::prepare(&ranks::compute(&args.compute, member))?;
+        let device = commands::prepare(&ranks::compute(&args.compute, member)?)?;
         let (checkpoint, is_newest_damaged) = saved.last_checkpoint()?;
         if checkpoint.is_none() {
             saved.demand_stored_recipe()?;
@@ -249,7 +250,10 @@ impl<'a> Job<'a> {
         if let Some(group) = self.group {
             let (world, here) = (group.world(), group.local_world());
             let norms = self.run.config.training.batch_norm;
-            eprintln!("{world} ranks, {here} of them on this host, share every batch; BatchNorm is {norms}");
+            eprintln!(
+                "{world} ranks, {here} of them on this host, share every batch; BatchNorm is {norms}; tensors go by {}",
+                group.engines()
+            );
         }
         if let Some(max_steps) = args.max_steps {
             eprintln!("trial: {max_steps} steps at most");

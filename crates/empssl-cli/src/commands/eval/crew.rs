@@ -80,7 +80,7 @@ impl<'a> Crew<'a> {
     /// Sets up the device of this process, and what it needs to know of the others.
     pub(super) fn prepare(args: &EvalArgs, among: ranks::Among<'a>) -> Result<(Device, Self), CliError> {
         let member = among.map(|(member, _)| member);
-        let shared = ranks::compute(&args.compute, member);
+        let shared = ranks::compute(&args.compute, member)?;
         let together = shared.threads;
         // What rank 0 does alone it does by all processors, while the others wait.
         let own = DeviceArgs { threads: if is_first(member) { args.compute.threads } else { together }, ..shared };
