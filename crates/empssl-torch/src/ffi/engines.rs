@@ -156,8 +156,6 @@ impl NcclObject {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn the_build_is_spelt_as_in_the_header() {
         let header = include_str!("../../shim/nccl/nccl.h");

@@ -159,7 +159,7 @@ mod tests {
     fn what_a_device_has_finished_is_counted_and_what_never_ends_breaks_the_group() {
         let [here, there] = pair();
         let works = [&here, &there].map(|group| group.all_reduce(&ones(), false).unwrap());
-        [&here, &there].map(|group| await_finished(group, 1));
+        [&here, &there].into_iter().for_each(|group| await_finished(group, 1));
         assert_eq!(here.progress().unwrap(), Progress { asked: 1, finished: 1 });
         drop(works);
         let mut guard = Guard::begin(Arc::clone(&here), PATIENCE);
