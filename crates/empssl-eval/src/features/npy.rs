@@ -33,7 +33,7 @@ pub fn write(path: &Path, tensor: &Tensor) -> Result<(), EvalError> {
 /// magic, length, and a Python dictionary, filled up to a multiple of 64.
 ///
 /// # Errors
-/// [`EvalError::Shape`] for other numbers than [`write`] takes.
+/// [`EvalError::Shape`] for other numbers than [`write()`] takes.
 pub fn header(kind: Kind, sizes: &[i64]) -> Result<Vec<u8>, EvalError> {
     let descr = match kind {
         Kind::Float => "<f4",
