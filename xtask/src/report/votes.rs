@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn a_row_holds_the_ks_of_one_metric_and_temperature_in_their_order() {
         let report = report(json!([
-            vote("trained", "cosine", Some(0.07), 20, 48.25),
+            vote("trained", "cosine", Some(0.07), 20, 48.26),
             vote("trained", "cosine", Some(0.07), 5, 47.0),
             vote("trained", "cosine", Some(0.2), 20, 46.5),
             vote("untrained", "cosine", Some(0.07), 20, 11.0),
@@ -87,13 +87,13 @@ mod tests {
         ]));
         let expected = [
             ["Weighted kNN", "k 5", "k 20"],
-            ["cosine, T 0.07", "47.0 %", "48.3 %"],
-            ["cosine, T 0.2", "", "46.5 %"],
+            ["cosine, T 0.070", "47.0 %", "48.3 %"],
+            ["cosine, T 0.200", "", "46.5 %"],
             ["euclidean", "45.0 %", ""],
         ];
         assert_eq!(table(&report), expected);
         let markdown = markdown(&report);
-        assert!(markdown.contains("| cosine, T 0.2 |  | 46.5 % |") && markdown.contains(NOTE), "{markdown}");
+        assert!(markdown.contains("| cosine, T 0.200 |  | 46.5 % |") && markdown.contains(NOTE), "{markdown}");
         let html = html(&report);
         assert_eq!((html.matches("<tr>").count(), html.matches("class=\"num\"").count()), (4, 8));
         assert!(!html.contains("11.0 %"), "the untrained encoder's votes are not shown");
