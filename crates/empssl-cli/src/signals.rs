@@ -21,8 +21,9 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Listens from now on; `note`, unless it is empty, is printed when the first signal comes. Where the end of the terminal was ignored
-    /// before, as under `nohup`, it stays ignored; shells let scripts ignore Ctrl-C too, but who sends it means it.
+    /// Listens from now on; `note`, unless it is empty, is printed when the first signal comes. Where the end of the
+    /// terminal was ignored before, as under `nohup`, it stays ignored; shells let scripts ignore Ctrl-C too, but who
+    /// sends it means it.
     pub(crate) fn watch(note: &'static str) -> Result<Self, CliError> {
         let signals = Self::signals()?;
         let stop = Self::default();

@@ -137,19 +137,12 @@ fn largest(end: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
     (known >= 1).then_some(known)
 }
 
-/// Refuses a run whose steps cannot fit, before the operating system would kill it for trying.
+/// Refuses a run whose steps cannot fit, before the operating system would kill it for trying; `processes` with the same
+/// needs share the device.
 ///
 /// # Errors
 /// [`TrainError::OutOfMemory`] with what is needed, what is free and the settings that would fit.
-pub fn demand_room(need: &StepMemory, config: &TrainConfig, device: Device) -> Result<(), TrainError> {
-    demand_room_beside(need, config, device, 1)
-}
-
-/// [`demand_room`] where so many processes with the same needs share the device.
-///
-/// # Errors
-/// As [`demand_room`].
-pub fn demand_room_beside(
+pub fn demand_room(
     need: &StepMemory,
     config: &TrainConfig,
     device: Device,
@@ -319,8 +312,8 @@ mod tests {
 
     #[test]
     fn a_step_larger_than_the_machine_is_refused_with_both_numbers() {
-        demand_room(&paper(), &config(), Device::Cpu).unwrap();
-        let error = demand_room(&paper(), &sized(1_000_000, 1_000), Device::Cpu).unwrap_err().to_string();
+        demand_room(&paper(), &config(), Device::Cpu, 1).unwrap();
+        let error = demand_room(&paper(), &sized(1_000_000, 1_000), Device::Cpu, 1).unwrap_err().to_string();
         assert!(error.starts_with("out of memory at 1000000 patches x 1000 images a step: "), "{error}");
         assert!(error.contains("TiB more were needed") && error.contains("GiB were free"), "{error}");
         assert!(error.contains("would fit"), "{error}");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use empssl_data::{Dataset, Split};
 use empssl_model::Network;
 use empssl_torch::processes::ProcessGroup;
-use empssl_train::memory::{demand_room_beside, room};
+use empssl_train::memory::{demand_room, room};
 use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, TrainConfig, TrainError, Trainer, Versions};
 use tch::{Device, Kind};
 
@@ -323,7 +323,7 @@ fn build_share(
 ) -> Result<Trainer, CliError> {
     let need = run.step_memory(device)?;
     let own = TrainConfig { batch_size: (config.batch_size / world).max(1), ..config.clone() };
-    demand_room_beside(&need, &own, device, here)?;
+    demand_room(&need, &own, device, here)?;
     let total = need.total(own.memory, own.n_patches, own.batch_size);
     keep_freed_memory(total.saturating_mul(here as u64), device)?;
     let mut network = initial_network(run, config.seed, device)?;

@@ -101,7 +101,7 @@ fn ctrl_c_leaves_a_download_to_go_on_with() {
     }
     // The line is silent now: the first Ctrl-C is noted, the second ends the wait for the server.
     for _ in 0..2 {
-        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        crate::signal(child.id(), "INT");
         std::thread::sleep(Duration::from_millis(300));
     }
     let output = child.wait_with_output().unwrap();

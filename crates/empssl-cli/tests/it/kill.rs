@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
@@ -53,11 +53,6 @@ fn temporaries(run: &Path, process: u32) -> Vec<PathBuf> {
     names.into_iter().map(temporary).filter(|path| path.exists()).collect()
 }
 
-fn signal(child: &Child, signal: &str) {
-    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
-}
-
 /// Whether the moment has come; a process that is writing is halted, so that it still is when it is killed.
 fn has_come(moment: Moment, run: &Path, child: &Child) -> bool {
     let logged = |step: u64| run.join("metrics.jsonl").is_file() && n_lines(run) >= step;
@@ -73,10 +68,10 @@ fn has_come(moment: Moment, run: &Path, child: &Child) -> bool {
             if temporaries(run, child.id()).is_empty() || !logged(step) {
                 return false;
             }
-            signal(child, "-STOP");
+            crate::signal(child.id(), "STOP");
             let is_writing = !temporaries(run, child.id()).is_empty();
             if !is_writing {
-                signal(child, "-CONT");
+                crate::signal(child.id(), "CONT");
             }
             is_writing
         }

@@ -52,6 +52,12 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// Sends a signal, `INT` for Ctrl-C.
+#[track_caller]
+fn signal(process: u32, name: &str) {
+    assert!(Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap().success());
+}
+
 /// So many small images, `images/N.png`.
 fn draw_images(folder: &Path, n: u32) {
     let images = folder.join("images");

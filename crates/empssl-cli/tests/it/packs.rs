@@ -125,7 +125,7 @@ fn interrupted_while_decoding(arguments: &[&str]) {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // Opens as soon as the program reads.
     let writer = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    crate::signal(child.id(), "INT");
     std::thread::sleep(Duration::from_millis(300));
     drop(writer);
     let output = child.wait_with_output().unwrap();

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::chain::{json, steps};
@@ -127,10 +127,6 @@ fn rank_of(process: u32) -> String {
     variables.find_map(|variable| variable.strip_prefix("RANK=").map(str::to_owned)).unwrap()
 }
 
-fn signal(process: u32, name: &str) {
-    assert!(Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap().success());
-}
-
 /// The run ended within its time-out, no process is left, and what it saved is good.
 #[track_caller]
 fn ended_well(folder: &Path, parent: Child, ranks: &[u32], began: Instant) -> Output {
@@ -150,7 +146,7 @@ fn a_killed_rank_ends_the_run_with_its_name_and_leaves_a_good_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let (parent, ranks) = endless(folder.path());
     let began = Instant::now();
-    signal(ranks[1], "KILL");
+    crate::signal(ranks[1], "KILL");
     let output = ended_well(folder.path(), parent, &ranks, began);
     let text = stderr(&output);
     let named = format!("rank 0: error: rank 1 (process {} on ", ranks[1]);
@@ -163,7 +159,7 @@ fn a_halted_rank_ends_the_run_within_the_time_out() {
     let folder = tempfile::tempdir().unwrap();
     let (parent, ranks) = endless(folder.path());
     let began = Instant::now();
-    signal(ranks[1], "STOP");
+    crate::signal(ranks[1], "STOP");
     let output = ended_well(folder.path(), parent, &ranks, began);
     let text = stderr(&output);
     let named = format!("rank 0: error: rank 1 (process {} on ", ranks[1]);
@@ -176,7 +172,7 @@ fn ctrl_c_stops_all_ranks_after_one_step_and_they_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let (parent, ranks) = endless(folder.path());
     let began = Instant::now();
-    signal(parent.id(), "INT");
+    crate::signal(parent.id(), "INT");
     let output = ended_well(folder.path(), parent, &ranks, began);
     let sentence = refuses(&output, 130);
     assert!(sentence.contains("as rank 0 says above"), "{sentence}");

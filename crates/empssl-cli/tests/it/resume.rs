@@ -142,10 +142,6 @@ fn endless(folder: &Path, before: &[&str], more: &[&str]) -> Child {
     child
 }
 
-fn signal(child: &Child, name: &str) {
-    assert!(Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap().success());
-}
-
 #[cfg(unix)]
 #[test]
 fn ctrl_c_saves_and_leaves() {
@@ -159,7 +155,7 @@ fn ctrl_c_saves_and_leaves() {
         let sentence = refuses(&empssl(folder.path(), arguments), 6);
         assert!(sentence.contains(&format!("run is in use by process {} on ", child.id())), "{sentence}");
     }
-    signal(&child, "INT");
+    crate::signal(child.id(), "INT");
     let output = child.wait_with_output().unwrap();
     let sentence = refuses(&output, 130);
     assert!(sentence.contains("stopped by Ctrl-C at step") && sentence.contains("--resume run"), "{sentence}");
@@ -190,9 +186,9 @@ fn a_second_signal_ends_a_run_in_the_middle_of_a_step() {
         std::thread::sleep(Duration::from_millis(20));
     }
     std::thread::sleep(Duration::from_millis(500));
-    signal(&child, "INT");
+    crate::signal(child.id(), "INT");
     std::thread::sleep(Duration::from_millis(50));
-    signal(&child, "INT");
+    crate::signal(child.id(), "INT");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
     assert!(!folder.path().join("run/checkpoint.safetensors").exists());
@@ -203,10 +199,10 @@ fn a_second_signal_ends_a_run_in_the_middle_of_a_step() {
 fn other_signals_are_called_by_name_and_nohup_is_obeyed() {
     let folder = tempfile::tempdir().unwrap();
     let mut child = endless(folder.path(), &["nohup"], &[]);
-    signal(&child, "HUP");
+    crate::signal(child.id(), "HUP");
     std::thread::sleep(Duration::from_millis(300));
     assert!(child.try_wait().unwrap().is_none(), "the end of the terminal ended the run");
-    signal(&child, "TERM");
+    crate::signal(child.id(), "TERM");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     assert!(stderr(&output).contains("stopped by SIGTERM at step"), "{}", stderr(&output));
