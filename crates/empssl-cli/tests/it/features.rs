@@ -174,11 +174,11 @@ fn other_outputs_are_kept_and_written_for_numpy() {
         text.split("'shape': ").nth(1).unwrap().split(", }").next().unwrap().to_owned()
     };
     for (name, expected) in [
-        ("train-features.npy", "(12, 64, )"),
-        ("train-backbone.npy", "(12, 32, )"),
-        ("test-projection.npy", "(12, 32, )"),
-        ("test-labels.npy", "(12, )"),
-        ("train-ids.npy", "(12, )"),
+        ("train-features.npy", "(12, 64)"),
+        ("train-backbone.npy", "(12, 32)"),
+        ("test-projection.npy", "(12, 32)"),
+        ("test-labels.npy", "(12,)"),
+        ("train-ids.npy", "(12,)"),
     ] {
         assert_eq!(shape(name), expected, "{name}");
     }
