@@ -227,6 +227,17 @@ pub(crate) enum Encoder {
     Pixels,
 }
 
+impl Encoder {
+    /// The word in reports and tables.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Trained => "trained",
+            Self::Untrained => "untrained",
+            Self::Pixels => "pixels",
+        }
+    }
+}
+
 /// How features were scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]

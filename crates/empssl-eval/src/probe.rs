@@ -7,6 +7,7 @@
 //! - [`LogisticProbe`] needs no setting: the optimum of the regularised loss, its strength chosen on held-out images;
 //! - [`FewLabels`] is that probe where only a few images of each class have labels.
 
+mod curvature;
 mod few;
 mod grid;
 mod heads;

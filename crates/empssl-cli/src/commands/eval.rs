@@ -176,8 +176,7 @@ fn assemble(run: &Run, identity: &RunIdentity, tables: Tables<'_>, seconds: Seco
 fn print_table(report: &RunReport) {
     say(&report.title);
     for row in &report.rows {
-        let encoder = format!("{:?}", row.encoder).to_lowercase();
-        let probe = row.probe.name();
+        let (encoder, probe) = (row.encoder.name(), row.probe.name());
         let spread = row.top1_deviation.map_or(String::new(), |deviation| format!("  +- {deviation:.2}"));
         let few = if row.probe == Probe::FewLabels { format!("  {} labels", row.n_train) } else { String::new() };
         say(format_args!(

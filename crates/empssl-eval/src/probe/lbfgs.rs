@@ -42,15 +42,25 @@ pub(super) struct Minimum {
     pub(super) converged: bool,
 }
 
+/// What is known of the function's curvature beforehand: takes a gradient to the step that would undo it.
+///
+/// Linear, symmetric and positive definite; its scale does not matter once a step was made.
+pub(super) type Inverse<'a> = &'a dyn Fn(&Tensor) -> Tensor;
+
 /// Searches from `start`, a vector of float64, until the gradient is small, the iterations are used up, or rounding hides
 /// every further improvement.
-pub(super) fn minimise(function: &mut dyn FnMut(&Tensor) -> Value, start: &Tensor, stop: Stop) -> Minimum {
+pub(super) fn minimise(
+    function: &mut dyn FnMut(&Tensor) -> Value,
+    start: &Tensor,
+    stop: Stop,
+    inverse: Option<Inverse<'_>>,
+) -> Minimum {
     let mut here = Trial::at(function, start.copy());
     let (mut memory, mut iterations) = (Memory::default(), 0);
     while here.norm() > stop.gradient_norm && iterations < stop.max_iterations {
         iterations += 1;
-        let direction = memory.direction(&here.gradient);
-        let first = if memory.is_empty() { 1.0 / here.norm().max(1.0) } else { 1.0 };
+        let direction = memory.direction(&here.gradient, inverse);
+        let first = if memory.is_empty() && inverse.is_none() { 1.0 / here.norm().max(1.0) } else { 1.0 };
         let search = &mut Line { function, origin: &here, direction: &direction, noise: stop.noise };
         match search.step(first) {
             Some(next) => {
@@ -120,8 +130,9 @@ impl Memory {
         self.pairs.push_back(Pair { step, change, curvature });
     }
 
-    /// Minus the gradient, stretched by the remembered curvature.
-    fn direction(&self, gradient: &Tensor) -> Tensor {
+    /// Minus the gradient, stretched by what is known of the curvature and by what was learnt of it.
+    fn direction(&self, gradient: &Tensor, inverse: Option<Inverse<'_>>) -> Tensor {
+        let known = |vector: &Tensor| inverse.map_or_else(|| vector.shallow_clone(), |inverse| inverse(vector));
         let mut direction = -gradient;
         let mut shares = Vec::with_capacity(self.pairs.len());
         for pair in self.pairs.iter().rev() {
@@ -129,8 +140,9 @@ impl Memory {
             direction -= &pair.change * share;
             shares.push(share);
         }
+        let mut direction = known(&direction);
         if let Some(last) = self.pairs.back() {
-            direction *= last.curvature / dot(&last.change, &last.change);
+            direction *= last.curvature / dot(&last.change, &known(&last.change));
         }
         for (pair, share) in self.pairs.iter().zip(shares.into_iter().rev()) {
             let correction = dot(&pair.change, &direction) / pair.curvature;
@@ -262,7 +274,7 @@ mod tests {
     #[test]
     fn a_curved_valley_is_followed_to_its_end() {
         let start = Tensor::from_slice(&[-1.2, 1.0, 3.0, -4.0, 0.0, 0.0]);
-        let minimum = minimise(&mut valley, &start, stop(1e-9, 500));
+        let minimum = minimise(&mut valley, &start, stop(1e-9, 500), None);
         assert!(minimum.converged && minimum.iterations < 120, "{} iterations", minimum.iterations);
         assert_close("minimum", &reals(&minimum.point), &[1.0; 6], 1e-9);
         assert!(minimum.value < 1e-18);
@@ -276,7 +288,7 @@ mod tests {
             let gradient = point * &scales;
             Value { value: 0.5 * dot(point, &gradient), gradient }
         };
-        let minimum = minimise(&mut bowl, &Tensor::ones([4], (Kind::Double, Device::Cpu)), stop(1e-10, 100));
+        let minimum = minimise(&mut bowl, &Tensor::ones([4], (Kind::Double, Device::Cpu)), stop(1e-10, 100), None);
         assert!(minimum.converged && minimum.iterations < 40, "{} iterations", minimum.iterations);
         assert_close("minimum", &reals(&minimum.point), &[0.0; 4], 1e-10);
     }
@@ -302,7 +314,7 @@ mod tests {
             let value = if x > 2.0 { f64::NAN } else { x - 2.0 * (x + 1e-3).ln() };
             Value { value, gradient: Tensor::from_slice(&[1.0 - 2.0 / (x + 1e-3)]) }
         };
-        let minimum = minimise(&mut wall, &Tensor::from_slice(&[0.01]), stop(1e-9, 100));
+        let minimum = minimise(&mut wall, &Tensor::from_slice(&[0.01]), stop(1e-9, 100), None);
         assert!(minimum.converged);
         assert_close("minimum", &reals(&minimum.point), &[1.999], 1e-8);
     }
@@ -310,12 +322,12 @@ mod tests {
     #[test]
     fn it_ends_when_there_is_nothing_to_gain_or_no_iteration_left() {
         let flat = &mut |point: &Tensor| Value { value: 1.0, gradient: point.zeros_like() };
-        let minimum = minimise(flat, &Tensor::from_slice(&[3.0]), stop(0.0, 10));
+        let minimum = minimise(flat, &Tensor::from_slice(&[3.0]), stop(0.0, 10), None);
         assert!(minimum.converged && minimum.iterations == 0);
         let lying = &mut |point: &Tensor| Value { value: 1.0, gradient: point.ones_like() };
-        let minimum = minimise(lying, &Tensor::from_slice(&[3.0]), stop(1e-9, 10));
+        let minimum = minimise(lying, &Tensor::from_slice(&[3.0]), stop(1e-9, 10), None);
         assert!(!minimum.converged && minimum.iterations <= 2);
-        let minimum = minimise(&mut valley, &Tensor::from_slice(&[-1.2, 1.0]), stop(1e-9, 3));
+        let minimum = minimise(&mut valley, &Tensor::from_slice(&[-1.2, 1.0]), stop(1e-9, 3), None);
         assert!(!minimum.converged && minimum.iterations == 3);
     }
 }

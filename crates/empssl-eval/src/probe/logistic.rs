@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::curvature::Curvature;
 use super::holdout::Holdout;
 use super::layer::FittedProbe;
 use super::lbfgs::Stop;
@@ -87,8 +88,9 @@ pub struct LogisticFit {
 /// optimum at that strength is found again on all of them. The path is in multiples of the features' variance, which
 /// makes the probe indifferent to the unit that features are measured in.
 ///
-/// Deterministic on a CPU for a given number of threads. Memory beyond the bank: some 8 MiB of rows, and 25 layers in
-/// float64.
+/// Deterministic on a CPU for a given number of threads. Memory beyond the bank: some 8 MiB of rows, 25 layers in
+/// float64, and for features of up to 4,096 numbers some five squares of their width in float64, by which the search
+/// knows their principal axes.
 #[derive(Clone, Debug)]
 pub struct LogisticProbe {
     config: LogisticProbeConfig,
@@ -113,11 +115,13 @@ impl LogisticProbe {
     /// [`EvalError::Shape`] for features whose logits overflow.
     pub fn fit(&self, train: &FeatureBank) -> Result<LogisticFit, EvalError> {
         let whole = Part::whole(train);
+        let scaling = Scaling::of(&whole);
+        let curvature = Curvature::of(&whole, &scaling, self.kind(train));
         let chosen = match Holdout::draw(train, self.seed) {
-            Ok(holdout) => self.choose(train, &holdout)?,
+            Ok(holdout) => self.choose(train, &holdout, curvature.as_ref())?,
             Err(_) => Chosen { strength: UNCHOSEN_STRENGTH, layer: Layer::zero(&whole), path: Vec::new() },
         };
-        Ok(self.fit_from(train, &Scaling::of(&whole), chosen))
+        Ok(self.fit_from(train, &scaling, curvature.as_ref(), chosen))
     }
 
     /// Fits the whole bank at a given penalty λ.
@@ -127,14 +131,23 @@ impl LogisticProbe {
     pub fn fit_at(&self, train: &FeatureBank, penalty: f64) -> Result<LogisticFit, EvalError> {
         EvalError::check(penalty >= 0.0 && penalty.is_finite(), "penalty", "at least 0 and finite", penalty)?;
         let (whole, scaling) = (Part::whole(train), Scaling::of(&Part::whole(train)));
+        let curvature = Curvature::of(&whole, &scaling, self.kind(train));
         let strength = penalty / scaling.spread.powi(2);
-        Ok(self.fit_from(train, &scaling, Chosen { strength, layer: Layer::zero(&whole), path: Vec::new() }))
+        let start = Chosen { strength, layer: Layer::zero(&whole), path: Vec::new() };
+        Ok(self.fit_from(train, &scaling, curvature.as_ref(), start))
     }
 
-    fn fit_from(&self, train: &FeatureBank, scaling: &Scaling, chosen: Chosen) -> LogisticFit {
+    fn fit_from(
+        &self,
+        train: &FeatureBank,
+        scaling: &Scaling,
+        curvature: Option<&Curvature>,
+        chosen: Chosen,
+    ) -> LogisticFit {
         let Chosen { strength, layer, path } = chosen;
         let (part, kind) = (Part::whole(train), self.kind(train));
-        let found = SoftmaxLoss::new(&part, kind, scaling, strength).minimise(&layer, self.stop(kind));
+        let loss = SoftmaxLoss::new(&part, kind, scaling, strength);
+        let found = loss.minimise(&layer, self.stop(kind), curvature);
         let Optimum { layer, value: loss, iterations, converged } = found;
         let probe = FittedProbe::from_layer(&layer.weight, &layer.bias, train);
         let penalty = strength * scaling.spread.powi(2);
@@ -143,14 +156,21 @@ impl LogisticProbe {
 
     /// Follows the path from the strongest penalty, each search beginning at the optimum before.
     ///
-    /// The best held-out top-1 wins, of equal ones the strongest.
-    fn choose(&self, train: &FeatureBank, Holdout { fitted, held }: &Holdout) -> Result<Chosen, EvalError> {
+    /// The best held-out top-1 wins, of equal ones the strongest. `curvature` may be that of all images: it shortens the
+    /// way to an optimum and moves none.
+    fn choose(
+        &self,
+        train: &FeatureBank,
+        Holdout { fitted, held }: &Holdout,
+        curvature: Option<&Curvature>,
+    ) -> Result<Chosen, EvalError> {
         let (fitted, held) = (Part::some(train, fitted), Part::some(train, held));
         let (scaling, kind) = (Scaling::of(&fitted), self.kind(train));
         let mut here = Layer::zero(&fitted);
         let (mut path, mut best): (Vec<PathPoint>, Option<(usize, Layer)>) = (Vec::new(), None);
         for strength in strengths() {
-            let found = SoftmaxLoss::new(&fitted, kind, &scaling, strength).minimise(&here, self.stop(kind));
+            let loss = SoftmaxLoss::new(&fitted, kind, &scaling, strength);
+            let found = loss.minimise(&here, self.stop(kind), curvature);
             let Optimum { layer, iterations, converged, .. } = found;
             let held_out_top1 = top1(&layer, &held, kind)?;
             here = Layer { weight: layer.weight.shallow_clone(), bias: layer.bias.shallow_clone() };

@@ -2,7 +2,8 @@
 
 use tch::{Kind, Tensor};
 
-use super::lbfgs::{Minimum, Stop, Value, minimise};
+use super::curvature::Curvature;
+use super::lbfgs::{Inverse, Minimum, Stop, Value, minimise};
 use super::part::Part;
 
 /// Mean softmax cross-entropy of a part of a bank, plus half the penalty times the squared weights; the bias is free.
@@ -24,7 +25,7 @@ pub(super) struct SoftmaxLoss<'a> {
 #[derive(Debug)]
 pub(super) struct Scaling {
     /// Mean `[h]`, float64.
-    centre: Tensor,
+    pub(super) centre: Tensor,
     /// Root of the mean squared distance from it; 1 where there is none.
     pub(super) spread: f64,
 }
@@ -88,11 +89,13 @@ impl<'a> SoftmaxLoss<'a> {
         Self { part, kind, scaling, strength }
     }
 
-    /// The best layer, sought from another one.
-    pub(super) fn minimise(&self, from: &Layer, stop: Stop) -> Optimum {
+    /// The best layer, sought from another one with what is known of the curvature.
+    pub(super) fn minimise(&self, from: &Layer, stop: Stop, curvature: Option<&Curvature>) -> Optimum {
         let _guard = tch::no_grad_guard();
         let start = from.to_vector(self.scaling);
-        let found = minimise(&mut |vector| self.at(vector), &start, stop);
+        let inverse = curvature.map(|known| |gradient: &Tensor| known.step_of(self.strength, gradient));
+        let inverse = inverse.as_ref().map(|inverse| inverse as Inverse<'_>);
+        let found = minimise(&mut |vector| self.at(vector), &start, stop, inverse);
         let Minimum { point, value, iterations, converged, .. } = found;
         let layer = Layer::from_vector(&point, self.scaling, self.part.bank().n_classes());
         Optimum { layer, value, iterations, converged }
@@ -211,7 +214,7 @@ mod tests {
             let part = Part::whole(bank);
             let scaling = Scaling::of(&part);
             let stop = Stop { gradient_norm: 1e-10, max_iterations: 200, noise: 1e-14 };
-            let found = SoftmaxLoss::new(&part, Kind::Double, &scaling, 0.01).minimise(&Layer::zero(&part), stop);
+            let found = SoftmaxLoss::new(&part, Kind::Double, &scaling, 0.01).minimise(&Layer::zero(&part), stop, None);
             assert!(found.converged);
             values(&(bank.features().matmul(&found.layer.weight.tr()) + found.layer.bias))
         };

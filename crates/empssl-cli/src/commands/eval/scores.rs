@@ -1,7 +1,7 @@
 //! How features are scored: one function for each row of the table, from banks to a score.
 //!
 //! A new kind of score is a function here beside the others, a [`Probe`] of the report, and a line in
-//! [`Scorer::of_encoder`].
+//! [`Scorer::of_network`].
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use empssl_torch::catch;
 use super::banks::Banks;
 use crate::config::{CurveProbe, Run, ScoresSection};
 use crate::error::CliError;
-use crate::report::Probe;
+use crate::report::{Encoder, Probe};
 
 /// How far the seeds of a repeated score are from one another, so that runs of seeds 0, 1, 2 share none.
 const BETWEEN_SEEDS: u64 = 1 << 32;
@@ -69,13 +69,27 @@ pub(crate) struct Tried {
 }
 
 /// All scores of an encoder.
-#[derive(Default)]
 pub(crate) struct Scores {
+    encoder: Encoder,
     pub(crate) rows: Vec<Score>,
     /// The linear probe's accuracy after each of its epochs.
     pub(crate) curve: Vec<Accuracy>,
     pub(crate) neighbours: Vec<KnnCell>,
     pub(crate) tried: Vec<Tried>,
+}
+
+impl Scores {
+    fn of(encoder: Encoder) -> Self {
+        let (rows, curve, neighbours, tried) = Default::default();
+        Self { encoder, rows, curve, neighbours, tried }
+    }
+
+    /// Takes a row, and tells who waits for the next one.
+    fn push(&mut self, score: Score) {
+        let (encoder, probe) = (self.encoder.name(), score.probe.name());
+        eprintln!("scored {encoder} {probe}: {:.2} % in {:.1} s", score.accuracy.top1, score.seconds);
+        self.rows.push(score);
+    }
 }
 
 /// The recipe's scores.
@@ -86,14 +100,17 @@ pub(crate) struct Scorer<'a> {
 
 impl Scorer<'_> {
     /// Every score of a network's features.
-    pub(crate) fn of_encoder(&self, banks: &Banks) -> Result<Scores, CliError> {
+    pub(crate) fn of_network(&self, encoder: Encoder, banks: &Banks) -> Result<Scores, CliError> {
+        let mut scores = Scores::of(encoder);
         let (linear, curve) = self.linear(banks)?;
-        let mut scores = Scores { rows: vec![linear, self.knn(banks)?], curve, ..Scores::default() };
+        scores.push(linear);
+        scores.curve = curve;
+        scores.push(self.knn(banks)?);
         self.optimum(banks, &mut scores)?;
         let Some(more) = self.more() else { return Ok(scores) };
         self.grid(more, banks, &mut scores)?;
         for &share in &more.few_shares {
-            scores.rows.push(self.few_labels(more, share, banks)?);
+            scores.push(self.few_labels(more, share, banks)?);
         }
         scores.neighbours = catch(|| KnnGrid::new(&more.knn())?.score(&banks.train, &banks.test))??;
         Ok(scores)
@@ -101,8 +118,9 @@ impl Scorer<'_> {
 
     /// Every score of raw pixels, which have no part in the probe's curve.
     pub(crate) fn of_pixels(&self, banks: &Banks) -> Result<Scores, CliError> {
-        let rows = vec![self.linear_at_its_best_rate(banks)?, self.knn(banks)?];
-        let mut scores = Scores { rows, ..Scores::default() };
+        let mut scores = Scores::of(Encoder::Pixels);
+        scores.push(self.linear_at_its_best_rate(banks)?);
+        scores.push(self.knn(banks)?);
         self.optimum(banks, &mut scores)?;
         Ok(scores)
     }
@@ -171,7 +189,7 @@ impl Scorer<'_> {
         };
         let choice = format!("weight decay chosen of {} settings on {n_held_out} held-out images", points.len());
         let setting = setting(&chosen, &format!("{} and {choice}", chosen.lr));
-        scores.rows.push(Score::single(Probe::LinearGrid, probe.score(&banks.test)?, started, setting));
+        scores.push(Score::single(Probe::LinearGrid, probe.score(&banks.test)?, started, setting));
         scores.tried.extend(points.into_iter().map(|point| Tried {
             probe: Probe::LinearGrid,
             setting: format!("lr {}, weight decay {}", point.lr, point.weight_decay),
@@ -186,7 +204,7 @@ impl Scorer<'_> {
         let config = self.more().map_or_else(LogisticProbeConfig::usual, ScoresSection::optimum);
         let fit = catch(|| LogisticProbe::new(&config, self.seed)?.fit(&banks.train))??;
         let accuracy = fit.probe.score(&banks.test)?;
-        scores.rows.push(Score::single(Probe::LinearOptimum, accuracy, started, optimum_setting(&fit)));
+        scores.push(Score::single(Probe::LinearOptimum, accuracy, started, optimum_setting(&fit)));
         scores.tried.extend(fit.path.into_iter().map(|point| Tried {
             probe: Probe::LinearOptimum,
             setting: format!("strength {:.1e}", point.strength),

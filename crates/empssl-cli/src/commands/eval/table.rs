@@ -78,13 +78,13 @@ impl<'a> Tables<'a> {
     }
 
     fn add_rows(&mut self, encoded: &Encoded<'_>, banks: &Banks) -> Result<(), CliError> {
-        let scores = self.scorer.of_encoder(banks)?;
+        let scores = self.scorer.of_network(encoded.encoder, banks)?;
         self.add_scores(encoded, scores, banks)
     }
 
     fn add_scores(&mut self, encoded: &Encoded<'_>, scores: Scores, banks: &Banks) -> Result<(), CliError> {
         let encoder = encoded.encoder;
-        let Scores { rows, curve, neighbours, tried } = scores;
+        let Scores { rows, curve, neighbours, tried, .. } = scores;
         let points = curve.iter().enumerate();
         self.probe_curve.extend(points.map(|(index, point)| CurvePoint {
             encoder,
