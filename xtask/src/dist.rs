@@ -1,6 +1,7 @@
 //! `cargo xtask dist`: one archive for a machine without Rust and without a network.
 //!
-//! It holds the stripped programs, the recipes and a launcher that finds a libtorch on the machine.
+//! It holds the stripped programs, the object by which several GPUs train together, the recipes and a launcher that finds
+//! a libtorch on the machine.
 
 use std::env::consts::{ARCH, OS};
 use std::fs;
@@ -10,7 +11,7 @@ use std::process::Command;
 
 use crate::failure::{Code, Context, Failure, Outcome};
 use crate::reproduce::program::{Profile, build, commit, revision};
-use crate::setup::{self, LIBTORCH_VERSION};
+use crate::setup::{self, LIBTORCH_VERSION, nccl};
 use crate::workspace::{BUNDLE_FILE, Bundle, Workspace};
 use crate::{process, workspace};
 
@@ -84,12 +85,12 @@ fn bundle_name() -> String {
 
 /// Builds the programs and packs them.
 fn make(out: &Path, profile: Profile, workspace: &Workspace) -> Outcome<PathBuf> {
-    setup::ensure(workspace)?;
+    let nccl = setup::nccl_object(workspace)?;
     build(profile, &["empssl-cli", "xtask"], workspace)?;
     let name = bundle_name();
     let root = out.join(&name);
     let _ = fs::remove_dir_all(&root);
-    fill(&root, &workspace.target().join(profile.folder()), workspace)?;
+    fill(&root, &workspace.target().join(profile.folder()), &nccl, workspace)?;
     let archive = out.join(format!("{name}.tar.gz"));
     let mut tar = Command::new("tar");
     tar.args(["--create", "--gzip", "--owner=0", "--group=0", "--sort=name", "--file"]).arg(&archive);
@@ -98,7 +99,7 @@ fn make(out: &Path, profile: Profile, workspace: &Workspace) -> Outcome<PathBuf>
 }
 
 /// Lays out the bundle's folder.
-fn fill(root: &Path, built: &Path, workspace: &Workspace) -> Outcome {
+fn fill(root: &Path, built: &Path, nccl: &Path, workspace: &Workspace) -> Outcome {
     let bin = root.join("bin");
     fs::create_dir_all(&bin).at(Code::Child, "create the folder", &bin)?;
     let launcher = LAUNCHER.replace("VERSION", LIBTORCH_VERSION);
@@ -109,6 +110,8 @@ fn fill(root: &Path, built: &Path, workspace: &Workspace) -> Outcome {
         fs::write(&path, &launcher).at(Code::Child, "write", &path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).at(Code::Child, "make a program of", &path)?;
     }
+    // Where the programs look for it.
+    copy(nccl, &root.join("lib").join(nccl::NAME))?;
     for name in ALONG {
         copy(&workspace.join(name), &root.join(name))?;
     }
@@ -155,7 +158,9 @@ mod tests {
             process::write_script(&built.join(program), &script);
         }
         let root = folder.path().join("a bundle");
-        fill(&root, &built, &Workspace::locate()).unwrap();
+        let nccl = built.join("made elsewhere.so");
+        fs::write(&nccl, "NCCL").unwrap();
+        fill(&root, &built, &nccl, &Workspace::locate()).unwrap();
         (folder, root)
     }
 
@@ -222,7 +227,7 @@ mod tests {
     #[test]
     fn a_bundle_holds_recipes_and_says_of_what_it_is_made() {
         let (_folder, root) = bundle();
-        for name in ["configs/cifar10/one-epoch.toml", "LICENSE-MIT", "bin/empssl", "data"] {
+        for name in ["configs/cifar10/one-epoch.toml", "LICENSE-MIT", "bin/empssl", "lib/libempssl_nccl.so", "data"] {
             assert!(root.join(name).exists(), "{name} is missing");
         }
         let workspace = Workspace::at(&root);

@@ -48,6 +48,7 @@ enum Task {
     /// A LIBTORCH you have set is checked and used as it is.
     /// Otherwise the wheels of PyTorch are installed into .libtorch with pip: a small set for the CPU (0.55 GB to
     /// download), or the full CUDA set where an NVIDIA driver is present.
+    /// With --nccl, the object by which several GPUs train together is compiled there, too.
     Setup(setup::Args),
     /// Train, evaluate and report, from nothing to a page to read
     ///

@@ -12,6 +12,7 @@ use std::process::Command;
 
 use crate::failure::{Code, Context, Failure, Outcome};
 use crate::report::{self, Report};
+use crate::sweep::slots::{Asked, Machine, slots};
 use crate::sweep::{self, Request, Table};
 use crate::workspace::Workspace;
 use crate::{process, setup, workspace};
@@ -42,6 +43,9 @@ pub(crate) struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
+    /// GPUs for each run, whose training and evaluation are as many processes; on the CPU so many processes
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    gpus: u16,
     /// Seed of everything random: weights, order and patches; of several the first
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -75,7 +79,7 @@ struct SweepArgs {
     /// Numbers of patches an image for the table `patches` [default: 5,10,20,50,100,200]
     #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
     patches: Vec<usize>,
-    /// Cells at a time, one a GPU [default: as many as there are GPUs, else 1]
+    /// Cells at a time, one a GPU or --gpus of them [default: as many as there are GPUs for, else 1]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
     /// Say what would be run, what of it is done and what the rest may take, and stop there
@@ -107,6 +111,7 @@ impl Args {
             fetch: false,
             partial: false,
             device: Some("cpu".to_owned()),
+            gpus: 1,
             seed: 0,
             on_bad_image: None,
             workers: None,
@@ -172,6 +177,7 @@ fn request(args: &Args, tables: Vec<Table>, workspace: &Workspace) -> Outcome<Re
         changes: args.set.clone(),
         patches: args.sweep.patches.clone(),
         jobs: args.sweep.jobs,
+        ranks: args.gpus.into(),
         device: args.device.clone(),
         workers: args.workers,
         out: args.out.clone().unwrap_or_else(|| workspace::from_here(&workspace.join("runs"))),
@@ -204,6 +210,9 @@ impl<'a> Single<'a> {
         }
         if let Some(workers) = self.args.workers {
             command.args(["--workers", &workers.to_string()]);
+        }
+        if self.args.gpus > 1 {
+            command.args(["--nproc", &self.args.gpus.to_string()]);
         }
     }
 
@@ -241,11 +250,18 @@ impl<'a> Single<'a> {
 pub(crate) fn chain(args: &Args, workspace: &Workspace, profile: Profile) -> Outcome {
     let single = Single::new(args, workspace)?;
     check_out(args)?;
+    demand_gpus(args, &Machine::here())?;
     let program = Program::provide(profile, workspace)?;
     sweep::demand_images(&single.set, &single.file, &program, MayFetch::new(args.fetch), workspace)?;
     let folder = run_folder(&single, workspace)?;
     process::watch_interrupts();
     single.perform(&folder, &program).map_err(|failure| keep_run(failure, &folder))
+}
+
+/// Refuses more processes than the GPUs that they would need.
+fn demand_gpus(args: &Args, machine: &Machine) -> Outcome {
+    let asked = Asked { device: args.device.as_deref(), jobs: Some(1), ranks: args.gpus.into(), workers: None };
+    slots(asked, machine).map(drop)
 }
 
 /// Says where a failed run is. Only an empty folder can be removed: whatever the run left stays for the reader.

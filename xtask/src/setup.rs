@@ -6,6 +6,7 @@
 
 mod disk;
 mod installed;
+pub(crate) mod nccl;
 mod pip;
 mod wheels;
 
@@ -17,6 +18,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use installed::Folder;
+use nccl::Object;
 use pip::Pip;
 pub(crate) use wheels::LIBTORCH_VERSION;
 use wheels::Set;
@@ -35,18 +37,32 @@ pub(crate) struct Args {
     /// Install the full CUDA set even if no NVIDIA driver is present on this machine
     #[arg(long)]
     cuda: bool,
+    /// Compile the object by which several GPUs train together, which needs no GPU and no CUDA on this machine
+    #[arg(long)]
+    nccl: bool,
 }
 
 /// Runs the task and says what is there.
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
-    let found = Setup::of(workspace).provide(args.cuda)?;
+    let setup = Setup::of(workspace);
+    let found = setup.provide(args.cuda)?;
     println!("libtorch {LIBTORCH_VERSION} is ready: {}", found.describe(workspace));
+    if args.nccl {
+        println!("NCCL is ready: {}", setup.object(&found, workspace.root()).provide()?.display());
+    }
     Ok(())
 }
 
 /// What every task that needs libtorch does first: nothing at all once it is there.
 pub(crate) fn ensure(workspace: &Workspace) -> Outcome {
     Setup::of(workspace).provide(false).map(drop)
+}
+
+/// The object by which several GPUs train together, made if it is not there.
+pub(crate) fn nccl_object(workspace: &Workspace) -> Outcome<PathBuf> {
+    let setup = Setup::of(workspace);
+    let found = setup.provide(false)?;
+    setup.object(&found, workspace.root()).provide()
 }
 
 /// Whether `LIBTORCH` was set by the user rather than by cargo's configuration.
@@ -122,6 +138,15 @@ impl Setup {
             Some(present) if present >= wanted => Ok(Found::Ours(present)),
             _ => self.complete(wanted).map(Found::Ours),
         }
+    }
+
+    /// What speaks NCCL, compiled with the headers of the libtorch that was found.
+    fn object(&self, found: &Found, checkout: &Path) -> Object<'_> {
+        let torch = match found {
+            Found::Users(path) => path.clone(),
+            Found::Ours(_) => self.folder.torch(),
+        };
+        Object::new(self, torch, checkout)
     }
 
     /// `LIBTORCH` where it is the user's: cargo's configuration sets it to the checkout's own folder.
@@ -221,7 +246,7 @@ impl Setup {
     /// Removes what is left of an unfinished folder; called only once its successor is complete.
     fn clear(&self) -> Outcome {
         let root = self.folder.root();
-        installed::names(root)?.iter().filter(|name| ![PARTIAL, LOCK].contains(&name.as_str())).try_for_each(|name| {
+        installed::names(root)?.iter().filter(|name| !nccl::KEPT.contains(&name.as_str())).try_for_each(|name| {
             let path = root.join(name);
             remove(&path)
         })

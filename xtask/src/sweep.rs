@@ -13,7 +13,7 @@ pub(crate) mod measured;
 mod outline;
 mod plan;
 mod pool;
-mod slots;
+pub(crate) mod slots;
 mod tables;
 pub(crate) mod words;
 mod work;
@@ -34,7 +34,7 @@ use crate::{process, workspace};
 use estimate::Rates;
 use measured::SweepReport;
 use plan::{Cell, Plan};
-use slots::{Machine, Slot};
+use slots::{Asked, Machine, Slot};
 use work::Bench;
 
 /// What was asked for.
@@ -49,6 +49,8 @@ pub(crate) struct Request {
     pub(crate) changes: Vec<String>,
     pub(crate) patches: Vec<usize>,
     pub(crate) jobs: Option<usize>,
+    /// Processes of a cell, one a GPU.
+    pub(crate) ranks: usize,
     pub(crate) device: Option<String>,
     pub(crate) workers: Option<usize>,
     pub(crate) out: PathBuf,
@@ -70,6 +72,11 @@ impl Request {
         self.out.join("sweeps").join(names.join("-") + &changed.unwrap_or_default())
     }
 
+    /// The place that it asks for.
+    fn asked(&self) -> Asked<'_> {
+        Asked { device: self.device.as_deref(), jobs: self.jobs, ranks: self.ranks, workers: self.workers }
+    }
+
     fn title(&self) -> String {
         let mut sets: Vec<&str> = Vec::new();
         for set in &self.sets {
@@ -87,7 +94,7 @@ impl Request {
 
 /// Plans, runs and reports.
 pub(crate) fn run(request: &Request, workspace: &Workspace) -> Outcome {
-    let slots = slots::slots(request.device.as_deref(), request.jobs, request.workers, &Machine::here())?;
+    let slots = slots::slots(request.asked(), &Machine::here())?;
     let program = Program::provide(Profile::Release, workspace)?;
     let sweep = Sweep::new(request, slots, program, workspace)?;
     eprint!("{}", sweep.plan_text());

@@ -118,7 +118,7 @@ fn row(name: &str, report: &Report) -> String {
         text::duration(report.seconds.train),
         text::duration(report.seconds.evaluate),
         peak,
-        format!("{}, {} threads", report.device_name, report.threads),
+        format!("{}, {}", report.device_name, report.threads()),
         STATUS.to_owned(),
     ];
     format!("| {} |", cells.join(" | "))

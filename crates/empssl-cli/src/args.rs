@@ -261,6 +261,8 @@ pub(crate) struct EvalArgs {
     /// Threads that cut patches [default: one per core, at most 16].
     #[arg(long, value_name = "W", value_parser = at_least_one())]
     pub(crate) workers: Option<usize>,
+    #[command(flatten)]
+    pub(crate) ranks: RankArgs,
 }
 
 /// `--features`

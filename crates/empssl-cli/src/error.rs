@@ -7,6 +7,7 @@ use empssl_data::pack::PackError;
 use empssl_eval::EvalError;
 use empssl_loss::LossError;
 use empssl_model::ModelError;
+use empssl_torch::processes::GroupError;
 use empssl_torch::{DeviceError, ShimError, TorchFailure};
 use empssl_train::TrainError;
 
@@ -63,7 +64,7 @@ pub(crate) enum CliError {
     /// One of the processes that this one started.
     #[error("rank {rank} {how}; all others were ended")]
     RankFailed { rank: usize, how: String, code: u8 },
-    #[error("stopped in the middle of the run, as rank 0 says above")]
+    #[error("stopped by a signal, as rank 0 says above")]
     RanksStopped,
     #[error("stopped by {by} at step {step}; what was learnt is in {path}. `empssl train --resume {run}` goes on")]
     Interrupted { by: &'static str, step: u64, path: PathBuf, run: String },
@@ -80,10 +81,18 @@ impl From<TrainError> for CliError {
     }
 }
 
+/// Whatever they do together.
+impl From<GroupError> for CliError {
+    fn from(error: GroupError) -> Self {
+        TrainError::from(error).into()
+    }
+}
+
 impl From<EvalError> for CliError {
     fn from(error: EvalError) -> Self {
         match error {
             EvalError::Data(error) => Self::Data(error),
+            EvalError::Group(error) => error.into(),
             error => Self::Eval(error),
         }
     }
@@ -103,7 +112,8 @@ impl CliError {
             Self::Data(error) if is_about_a_written_file(error) => 6,
             Self::Train(TrainError::Setting { .. }) | Self::Model(ModelError::Config { .. }) => 4,
             Self::Data(_) | Self::AnotherDataset { .. } | Self::Unlabelled(_) | Self::Faults { .. } => 3,
-            Self::Device(_) => 5,
+            Self::Device(_) | Self::Train(TrainError::Group(GroupError::Nccl(_))) => 5,
+            Self::Train(TrainError::Group(GroupError::TooFewGpus { .. } | GroupError::OneGpu { .. })) => 5,
             Self::File { .. } | Self::RunExists(_) | Self::RunBusy { .. } | Self::Run(_) => 6,
             Self::Train(TrainError::Checkpoint { .. } | TrainError::OtherRun { .. } | TrainError::NoneWhole { .. }) => {
                 6
@@ -159,7 +169,19 @@ fn flag_hint(error: &DataError) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use empssl_torch::processes::nccl::NcclProblem;
+
     use super::*;
+
+    #[test]
+    fn gpus_that_cannot_be_used_together_are_about_the_device() {
+        let few = GroupError::TooFewGpus { ranks: 4, first: 0, count: 1 };
+        for error in [few, GroupError::Nccl(NcclProblem::Missing)] {
+            assert_eq!(CliError::from(error).exit_code(), 5);
+        }
+        let lost = GroupError::Lost { rank: None, reason: "gone".to_owned() };
+        assert_eq!(CliError::from(lost).exit_code(), 1);
+    }
 
     #[test]
     fn bad_data_gets_its_hint_and_code_wherever_it_surfaces() {

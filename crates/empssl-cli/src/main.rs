@@ -5,7 +5,7 @@
 //! - [`resume`]: what must be as it was when a run goes on; [`segments`]: which processes took part in it;
 //! - [`progress`]: the bar, the plain lines and `metrics.jsonl`; [`monitor`]: how good the features are becoming;
 //!   [`report`]: `run.json` and `report.json`;
-//! - [`ranks`]: one of several processes that train together;
+//! - [`ranks`]: one of several processes that work together;
 //! - [`host`]: this process and its machine; [`signals`]: what asks it to stop; [`error`]: every failure and its exit code.
 //!
 //! **Invariant:** no tensor algebra here: if it multiplies matrices it is in the wrong room.

@@ -1,38 +1,42 @@
-//! One of several processes that train together: who started it, and how it meets and leaves the others.
+//! One of several processes that work together: who started it, and how it meets and leaves the others.
 //!
-//! - [`supervise`]: the process that starts the others with `--nproc` and trains nothing itself.
+//! - [`supervise`]: the process that starts the others with `--nproc` and does nothing else.
 
 mod supervise;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::fmt::Display;
 use std::io::{Read, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
+use empssl_torch::device::{self, DeviceChoice};
 use empssl_torch::processes::{Launch, ProcessGroup, Traffic};
 use empssl_train::{Share, TrainError};
+use md5::{Digest, Md5};
+use tch::Device;
 
 use crate::args::DeviceArgs;
 use crate::error::CliError;
 use crate::host;
 
-/// How many processes train together.
+/// How many processes work together.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RankArgs {
-    /// Train in so many processes on this machine, each on its slice of every batch; for several machines start empssl
-    /// with torchrun or srun instead.
+    /// Work in so many processes on this machine: training gives each its slice of every batch, evaluation its share of
+    /// the features and neighbours; for several machines start empssl with torchrun or srun instead.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) nproc: Option<u16>,
-    /// Seconds within which a process that ends or hangs ends the run on all others, for the time of their longest step.
+    /// Seconds within which a process that ends or hangs ends all others; more than their longest step, or batch of
+    /// features, takes.
     #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=86_400))]
     pub(crate) dist_timeout: u64,
 }
 
 /// What this process is to do.
 pub(crate) enum Role {
-    /// Train, alone or with others.
-    Train(Option<Member>),
+    /// Do the work, alone or with others.
+    Work(Option<Member>),
     /// Start so many others.
     Supervise(usize),
 }
@@ -49,8 +53,12 @@ impl RankArgs {
                     .to_owned(),
             )),
             (Some(nproc), None) if nproc > 1 => Ok(Role::Supervise(nproc.into())),
-            (None, Some(launch)) if launch.world > 1 => Ok(Role::Train(Some(Member { launch, timeout: self.timeout() }))),
-            _ => Ok(Role::Train(None)),
+            // One process that torchrun started is a group, too: all that groups do can be tried with it.
+            (None, Some(launch)) => {
+                let _ = RANK.set(launch.rank);
+                Ok(Role::Work(Some(Member { launch, timeout: self.timeout() })))
+            }
+            _ => Ok(Role::Work(None)),
         }
     }
 
@@ -58,26 +66,40 @@ impl RankArgs {
         Duration::from_secs(self.dist_timeout)
     }
 
-    /// Starts the processes, and ends when all have.
-    pub(crate) fn supervise(&self, nproc: usize) -> Result<(), CliError> {
+    /// Starts the processes, each of which has a GPU where they compute on GPUs, and ends when all have.
+    pub(crate) fn supervise(&self, nproc: usize, device: DeviceChoice) -> Result<(), CliError> {
+        if let (Device::Cuda(first), count) = chosen(device)? {
+            Launch::demand_gpus(nproc, first, count)?;
+        }
         supervise::run(nproc, self.timeout())
     }
 }
 
-/// The place of this process among those that train together.
+/// The place of this process among those that work together.
 pub(crate) struct Member {
     launch: Launch,
     timeout: Duration,
 }
 
+/// This process among those that work together; `None` for one alone.
+pub(crate) type Among<'a> = Option<(&'a Member, &'a ProcessGroup)>;
+
 /// This rank's number, for messages; not set in a process alone.
 static RANK: OnceLock<usize> = OnceLock::new();
 
 impl Member {
-    /// Meets the others.
-    pub(crate) fn join(&self) -> Result<ProcessGroup, CliError> {
-        let _ = RANK.set(self.launch.rank);
-        Ok(ProcessGroup::join(&self.launch, self.timeout).map_err(TrainError::from)?)
+    /// Meets the others, who compute as this one does on the CPU or on a GPU each.
+    pub(crate) fn join(&self, device: Device) -> Result<ProcessGroup, CliError> {
+        Ok(ProcessGroup::join_on(&self.launch, device, self.timeout)?)
+    }
+
+    /// The device of this rank: of GPUs, the one that was asked for is the first rank's of a host, and the others have
+    /// those after it.
+    fn device(&self, asked: DeviceChoice) -> Result<DeviceChoice, CliError> {
+        match chosen(asked)? {
+            (Device::Cuda(first), count) => Ok(DeviceChoice::Cuda(self.launch.gpu(first, count)?)),
+            _ => Ok(DeviceChoice::Cpu),
+        }
     }
 
     /// Whether it writes the run folder, and speaks where one voice is enough.
@@ -97,7 +119,24 @@ impl Member {
     }
 }
 
-/// Whether this process is alone or the first of those that train together.
+/// What a choice comes to on this machine, and how many GPUs there are.
+fn chosen(asked: DeviceChoice) -> Result<(Device, usize), CliError> {
+    let device = device::select(asked)?;
+    Ok((device, if device.is_cuda() { device::open().unwrap_or_default() } else { 0 }))
+}
+
+/// Leaves the others: in peace after work that was done or stopped, else with the reason; they have it already where
+/// the group itself was at fault.
+pub(crate) fn part(group: ProcessGroup, outcome: Result<(), CliError>) -> Result<(), CliError> {
+    match &outcome {
+        Ok(()) | Err(CliError::Interrupted { .. }) => group.leave()?,
+        Err(CliError::Train(TrainError::Group(_))) => {}
+        Err(error) => group.fail(&error.to_string()),
+    }
+    outcome
+}
+
+/// Whether this process is alone or the first of those that work together.
 pub(crate) fn is_first(member: Option<&Member>) -> bool {
     member.is_none_or(Member::is_first)
 }
@@ -111,11 +150,12 @@ pub(crate) fn share(member: Option<&Member>) -> (Share, usize) {
     member.map_or((Share::WHOLE, 1), of)
 }
 
-/// The device settings of one of several processes: the processors of a host are divided among those on it.
-pub(crate) fn compute(asked: &DeviceArgs, member: Option<&Member>) -> DeviceArgs {
+/// The device settings of one of several processes: the GPUs and the processors of a host are divided among those on it.
+pub(crate) fn compute(asked: &DeviceArgs, member: Option<&Member>) -> Result<DeviceArgs, CliError> {
     let (_, local_world) = share(member);
     let threads = asked.threads.or_else(|| member.map(|_| (host::n_processors() / local_world).max(1)));
-    DeviceArgs { device: asked.device, threads, deterministic: asked.deterministic }
+    let device = member.map_or(Ok(asked.device), |member| member.device(asked.device))?;
+    Ok(DeviceArgs { device, threads, deterministic: asked.deterministic })
 }
 
 /// Threads that cut patches, divided in the same way where nobody says.
@@ -124,11 +164,11 @@ pub(crate) fn workers(asked: Option<usize>, member: Option<&Member>) -> Option<u
     asked.or_else(|| member.map(|_| (host::n_processors() / local_world).clamp(1, 16)))
 }
 
-/// A number that differs, as good as always, where the texts do.
+/// A number that differs, as good as always, where the texts do, and is the same in every build: the first half of the
+/// text's MD5.
 pub(crate) fn fingerprint(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
+    let digest = Md5::digest(text);
+    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// What the processes said to each other in so many steps, as a line.
@@ -153,7 +193,14 @@ pub(crate) fn print(error: &CliError) {
     }
 }
 
-/// Ends a process that trained with others at once: after a failure, threads of libtorch still wait for the network, and
+/// Tells the user something, by one voice.
+pub(crate) fn note(line: impl Display) {
+    if RANK.get().is_none_or(|&rank| rank == 0) {
+        eprintln!("note: {line}");
+    }
+}
+
+/// Ends a process that worked with others at once: after a failure, threads of libtorch still wait for the network, and
 /// to take it down in order while they do would wait for them or crash.
 pub(crate) fn end_at_once(code: u8) {
     if RANK.get().is_some() {

@@ -215,8 +215,16 @@ pub(crate) struct Labelled {
     pub(crate) absent_classes: Vec<String>,
 }
 
-/// Which features were scored.
+/// How many processes shared the work, by which seconds are to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Processes {
+    /// In the last part of the training.
+    pub(crate) train: usize,
+    pub(crate) evaluate: usize,
+}
+
+/// Which features were scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Encoder {
     /// The run's network.
@@ -413,6 +421,7 @@ pub(crate) struct RunReport {
     pub(crate) model: ModelSummary,
     pub(crate) training_finished: bool,
     pub(crate) seconds: Seconds,
+    pub(crate) processes: Processes,
     pub(crate) patches_per_s: f64,
     pub(crate) peak_bytes: PeakBytes,
     pub(crate) labelled: Labelled,

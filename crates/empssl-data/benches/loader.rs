@@ -36,6 +36,7 @@ fn pass(images: &Dataset, sampler: &PatchSampler, n_workers: usize, epoch: u64) 
         seed: 0,
         epoch,
         first_batch: 0,
+        every: 1,
         rank: 0,
         world: 1,
         n_workers,

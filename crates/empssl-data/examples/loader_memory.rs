@@ -40,6 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         seed: 0,
         epoch: 0,
         first_batch: 0,
+        every: 1,
         rank: 0,
         world: 1,
         n_workers: std::thread::available_parallelism()?.get(),

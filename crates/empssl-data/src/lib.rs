@@ -33,6 +33,7 @@
 //!     seed: 0,
 //!     epoch: 0,
 //!     first_batch: 0,
+//!     every: 1,
 //!     rank: 0,
 //!     world: 1,
 //!     n_workers: 1,

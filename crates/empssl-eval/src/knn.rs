@@ -12,9 +12,10 @@ use tch::Tensor;
 
 use self::nearest::{Chunks, Searcher};
 use self::votes::{Tally, Weight};
+use crate::among::Among;
 use crate::error::EvalError;
 use crate::features::FeatureBank;
-use crate::metrics::Accuracy;
+use crate::metrics::{Accuracy, hits};
 
 pub use self::grid::{KnnCell, KnnGrid, KnnGridConfig};
 
@@ -94,7 +95,39 @@ impl WeightedKnn {
     /// # Errors
     /// [`EvalError::BanksDiffer`] when the banks differ in width, classes, kind or device; [`EvalError::Device`].
     pub fn score(&self, train: &FeatureBank, test: &FeatureBank) -> Result<Accuracy, EvalError> {
-        Accuracy::among(&self.class_scores(train, test)?, test.labels(), self.config.k)
+        self.score_among(Among::ALONE, train, test)
+    }
+
+    /// [`WeightedKnn::score`] by all ranks, which deal out the test images; it is the same whatever their number.
+    ///
+    /// # Errors
+    /// As [`WeightedKnn::score`]; [`EvalError::Group`] when a rank is lost.
+    pub fn score_among(
+        &self,
+        among: Among<'_>,
+        train: &FeatureBank,
+        test: &FeatureBank,
+    ) -> Result<Accuracy, EvalError> {
+        let own = self.hits(among, train, test, &Chunks::of(train))?;
+        let all = among.sum(own.to_vec())?;
+        Ok(Accuracy::counted([all[0], all[1]], test.n_images()))
+    }
+
+    /// Of this rank's test images those whose class is the best and among the best.
+    fn hits(
+        &self,
+        among: Among<'_>,
+        train: &FeatureBank,
+        test: &FeatureBank,
+        chunks: &Chunks,
+    ) -> Result<[i64; 2], EvalError> {
+        let (rows, scores) = self.scores_of_own_rows(among, train, test, chunks)?;
+        if rows.is_empty() {
+            return Ok([0; 2]);
+        }
+        let labels = test.labels().index_select(0, &Tensor::from_slice(&rows).to_device(test.labels().device()));
+        let hits = hits(&scores, &labels, &[1, self.config.k.min(5)])?;
+        Ok([hits[0], hits[1]])
     }
 
     /// Class scores `[test images, c]`, those of an image divided by the weight of its nearest neighbour under
@@ -105,25 +138,34 @@ impl WeightedKnn {
     /// # Errors
     /// As [`WeightedKnn::score`].
     pub fn class_scores(&self, train: &FeatureBank, test: &FeatureBank) -> Result<Tensor, EvalError> {
-        self.class_scores_in_chunks(train, test, &Chunks::of(train))
+        Ok(self.scores_of_own_rows(Among::ALONE, train, test, &Chunks::of(train))?.1)
     }
 
-    fn class_scores_in_chunks(
+    /// This rank's test rows and their class scores `[rows, c]`.
+    fn scores_of_own_rows(
         &self,
+        among: Among<'_>,
         train: &FeatureBank,
         test: &FeatureBank,
         chunks: &Chunks,
-    ) -> Result<Tensor, EvalError> {
+    ) -> Result<(Vec<i64>, Tensor), EvalError> {
         let n_classes = train.n_classes();
         let mut tally = Tally::new(n_classes as usize, self.config.weight());
-        let mut scores = Vec::with_capacity((test.n_images() * n_classes) as usize);
-        Searcher::new(train, test, self.config.k, &[self.config.metric])?.search(chunks, &mut |_, found| {
-            scores.extend_from_slice(tally.vote_all(&found[0]));
-        })?;
-        let scores = Tensor::from_slice(&scores).view([test.n_images(), n_classes]);
-        Ok(scores.to_kind(train.features().kind()).to_device(train.features().device()))
+        let (mut rows, mut scores) = (Vec::new(), Vec::new());
+        Searcher::new(train, test, self.config.k, &[self.config.metric])?.search(
+            among,
+            chunks,
+            &mut |row, found| {
+                rows.push(row as i64);
+                scores.extend_from_slice(tally.vote_all(&found[0]));
+            },
+        )?;
+        let scores = Tensor::from_slice(&scores).view([rows.len() as i64, n_classes]);
+        Ok((rows, scores.to_kind(train.features().kind()).to_device(train.features().device())))
     }
 }
 
+#[cfg(test)]
+mod dealt_tests;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,8 @@
 //!   [`GridProbe`], many of its settings at once; [`LogisticProbe`], the optimum; [`FewLabels`];
 //! - [`metrics`]: [`Accuracy`], top-1 and top-5 in percent, and [`Spread`] over seeds;
 //! - [`monitor`]: [`KnnMonitor`], a cheap kNN score for an encoder that is still being trained;
+//! - [`among`]: [`Among`], one of several processes that share the work of neighbours; features are shared by
+//!   [`features::walk_among`];
 //! - [`embed`](mod@embed): features of images that need no labels; [`nearest`](mod@nearest): the images most
 //!   like one image; [`principal`]: the axes along which features differ most.
 //!
@@ -34,6 +36,7 @@
 //! # }
 //! ```
 
+pub mod among;
 mod copies;
 pub mod embed;
 pub mod error;
@@ -47,10 +50,12 @@ pub mod probe;
 #[cfg(test)]
 mod testing;
 
+pub use among::Among;
 pub use embed::{embed, embed_all};
 pub use error::EvalError;
 pub use features::{
-    BankFile, BankIdentity, BankOptions, BankSpec, FEATURES, FeatureBank, FeatureExtractor, Kept, pixels, powers_of_two,
+    BankFile, BankIdentity, BankOptions, BankSpec, FEATURES, FeatureBank, FeatureExtractor, Kept, pixels,
+    powers_of_two, walk_among,
 };
 pub use knn::{KnnCell, KnnConfig, KnnGrid, KnnGridConfig, Metric, WeightedKnn};
 pub use metrics::{Accuracy, Spread};

@@ -20,13 +20,13 @@ impl Accuracy {
     /// # Errors
     /// As [`top_k`].
     pub fn of(scores: &Tensor, labels: &Tensor) -> Result<Self, EvalError> {
-        Self::among(scores, labels, 5)
+        let percent = top_k(scores, labels, &[1, 5])?;
+        Ok(Self { top1: percent[0], top5: percent[1] })
     }
 
-    /// The same where only the `most` best classes count for top-5.
-    pub(crate) fn among(scores: &Tensor, labels: &Tensor, most: i64) -> Result<Self, EvalError> {
-        let percent = top_k(scores, labels, &[1, most.min(5)])?;
-        Ok(Self { top1: percent[0], top5: percent[1] })
+    /// Of so many images, those whose class is the best and among the best.
+    pub(crate) fn counted([first, five]: [i64; 2], n_images: i64) -> Self {
+        Self { top1: percent(first, n_images), top5: percent(five, n_images) }
     }
 }
 
@@ -69,12 +69,24 @@ impl Spread {
 /// [`EvalError::Setting`] for a k below 1; [`EvalError::Shape`] unless `scores` is `[m, c]` with at least one row and
 /// `labels` holds m 64-bit integers.
 pub fn top_k(scores: &Tensor, labels: &Tensor, ks: &[i64]) -> Result<Vec<f64>, EvalError> {
+    let hits = hits(scores, labels, ks)?;
+    Ok(hits.into_iter().map(|hits| percent(hits, scores.size()[0])).collect())
+}
+
+/// The rows that [`top_k`] is the share of.
+///
+/// # Errors
+/// As [`top_k`].
+pub(crate) fn hits(scores: &Tensor, labels: &Tensor, ks: &[i64]) -> Result<Vec<i64>, EvalError> {
     let smallest = ks.iter().copied().min().unwrap_or(1);
     EvalError::check(smallest >= 1, "k", "at least 1", smallest)?;
     check_shapes(scores, labels)?;
-    let (ranks, shape) = (ranks(scores, labels), scores.size());
-    let hits = |k: i64| ranks.lt(k.min(shape[1])).sum(Kind::Int64).int64_value(&[]);
-    Ok(ks.iter().map(|&k| 100.0 * hits(k) as f64 / shape[0] as f64).collect())
+    let (ranks, n_classes) = (ranks(scores, labels), scores.size()[1]);
+    Ok(ks.iter().map(|&k| ranks.lt(k.min(n_classes)).sum(Kind::Int64).int64_value(&[])).collect())
+}
+
+fn percent(hits: i64, n: i64) -> f64 {
+    100.0 * hits as f64 / n as f64
 }
 
 fn check_shapes(scores: &Tensor, labels: &Tensor) -> Result<(), EvalError> {

@@ -13,6 +13,7 @@
 
 #include <memory>
 
+using empssl::Asked;
 using empssl::Group;
 using empssl::group_of;
 using empssl::guarded;
@@ -25,7 +26,7 @@ struct Bucket {
   // Gradients that the backward pass in hand has still to give.
   size_t missing = 0;
   at::Tensor flat;
-  c10::intrusive_ptr<c10d::Work> work;
+  Asked sum;
 };
 
 class Buckets {
@@ -59,7 +60,7 @@ class Buckets {
     for (auto &bucket : buckets) {
       bucket.missing = bucket.members.size();
       bucket.flat.reset();
-      bucket.work.reset();
+      bucket.sum = {};
     }
     sent = 0;
     is_armed = true;
@@ -72,7 +73,7 @@ class Buckets {
       send(buckets[sent++]);
     }
     for (auto &bucket : buckets) {
-      group->wait(*bucket.work);
+      group->wait(bucket.sum);
       hand_out(bucket);
     }
   }
@@ -110,7 +111,7 @@ class Buckets {
       pieces.push_back(gradient.defined() ? gradient.flatten() : at::zeros({parameter.numel()}, parameter.options()));
     }
     bucket.flat = at::cat(pieces);
-    bucket.work = group->all_reduce(bucket.flat, c10d::ReduceOp::SUM);
+    bucket.sum = group->all_reduce(bucket.flat, c10d::ReduceOp::SUM);
   }
 
   void hand_out(Bucket &bucket) {
@@ -127,7 +128,7 @@ class Buckets {
       from += parameter.numel();
     }
     bucket.flat.reset();
-    bucket.work.reset();
+    bucket.sum = {};
   }
 
   const c10::intrusive_ptr<Group> group;

@@ -47,7 +47,7 @@ Statistics statistics(Group &group, const at::Tensor &x) {
   const auto own =
       at::cat({mean, own_variance.to(at::kDouble), at::full({1}, count, mean.options())}).contiguous();
   auto all = at::empty({group.world() * own.numel()}, own.options());
-  group.wait(*group.all_gather(all, own));
+  group.wait(group.all_gather(all, own));
   all = all.view({group.world(), own.numel()});
   const auto means = all.narrow(1, 0, channels);
   const auto variances = all.narrow(1, channels, channels);
@@ -89,7 +89,7 @@ struct SharedNorm : torch::autograd::Function<SharedNorm> {
     const auto [_, dw, db] = at::native_batch_norm_backward(dy, x, weight, mean.to(kind), variance.to(kind), {}, {},
                                                             /*train=*/false, eps, {false, true, true});
     auto sums = at::cat({db, dw}).to(at::kDouble);
-    group->wait(*group->all_reduce(sums, c10d::ReduceOp::SUM));
+    group->wait(group->all_reduce(sums, c10d::ReduceOp::SUM));
     if (!context->needs_input_grad(0)) {
       return {at::Tensor(), dw, db, {}, {}, {}, {}, {}};
     }

@@ -2,13 +2,13 @@
 #include "shim.h"
 
 #include "guarded.h"
+#include "libtorch.h"
 
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/headeronly/version.h>
 
 #include <dlfcn.h>
 
@@ -35,11 +35,7 @@ constexpr size_t kAggregate = static_cast<size_t>(c10::CachingAllocator::StatTyp
 
 void empssl_free(char *text) { std::free(text); }
 
-#define EMPSSL_TEXT(x) #x
-#define EMPSSL_VERSION(major, minor, patch) EMPSSL_TEXT(major) "." EMPSSL_TEXT(minor) "." EMPSSL_TEXT(patch)
-const char *empssl_libtorch_version(void) {
-  return EMPSSL_VERSION(TORCH_VERSION_MAJOR, TORCH_VERSION_MINOR, TORCH_VERSION_PATCH);
-}
+const char *empssl_libtorch_version(void) { return EMPSSL_LIBTORCH; }
 
 char *empssl_libtorch_path(void) {
   Dl_info info{};

@@ -42,6 +42,14 @@ char *empssl_pinned(size_t bytes, empssl_tensor *out) {
   });
 }
 
+char *empssl_device_make_current(int64_t index) {
+  return guarded([&] {
+    const c10::impl::VirtualGuardImpl guard(kCuda);
+    TORCH_CHECK(index >= 0 && index < guard.deviceCount(), "there is no CUDA device ", index);
+    guard.setDevice(c10::Device(kCuda, static_cast<c10::DeviceIndex>(index)));
+  });
+}
+
 char *empssl_stream_from_pool(int64_t index, empssl_stream *out) {
   return guarded([&] {
     at::globalContext().lazyInitDevice(kCuda);

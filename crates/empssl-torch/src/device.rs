@@ -145,12 +145,23 @@ pub fn synchronize(device: Device) -> Result<(), ShimError> {
     }
 }
 
+/// Makes CUDA device `index` that of this thread: what libtorch keeps on a GPU without being told which, a context above
+/// all, is then not kept on the first one by every process of the machine.
+pub(crate) fn make_current(index: usize) -> Result<(), ShimError> {
+    ffi::device_make_current(index as i64)
+}
+
 /// The device's name for reports: the card's, or the processor's model.
 pub fn name(device: Device) -> String {
     match device {
         Device::Cuda(index) => ffi::cuda_device_name(index as i32).unwrap_or_else(|| format!("CUDA device {index}")),
         _ => processor_name().unwrap_or_else(|| "CPU".to_owned()),
     }
+}
+
+/// Where CUDA device `index` is on its host, as `0000:1B:00.0`, whatever the number by which a process knows it.
+pub(crate) fn place(index: usize) -> Option<String> {
+    ffi::cuda_device_place(index as i32)
 }
 
 fn processor_name() -> Option<String> {
@@ -234,9 +245,15 @@ mod tests {
     #[test]
     fn a_present_cuda_device_computes() {
         match open() {
-            Err(CudaProblem::NoDriver) => eprintln!("skipped: {}", CudaProblem::NoDriver),
+            Err(CudaProblem::NoDriver) => {
+                eprintln!("skipped: {}", CudaProblem::NoDriver);
+                assert!(make_current(0).is_err() && place(0).is_none());
+            }
             Err(problem) => panic!("{problem}"),
-            Ok(_) => {
+            Ok(count) => {
+                make_current(count - 1).unwrap();
+                assert!(make_current(count).unwrap_err().to_string().contains("there is no CUDA device"));
+                assert!(place(0).is_some_and(|place| place.contains(':')), "{:?}", place(0));
                 let ones = tch::Tensor::ones([64], (tch::Kind::Float, Device::Cuda(0)));
                 assert_eq!(ones.sum(tch::Kind::Float).double_value(&[]), 64.0);
                 let memory = crate::memory::device_memory(Device::Cuda(0)).unwrap().unwrap();

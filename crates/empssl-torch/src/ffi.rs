@@ -7,12 +7,14 @@ use tch::Tensor;
 
 use crate::memory::DeviceMemory;
 
+mod engines;
 mod groups;
 mod owned;
 mod script;
 mod streams;
 
-pub(crate) use groups::{Listen, RawBuckets, RawGroup, RawStore, RawWork};
+pub(crate) use engines::{Listen, NcclObject, NcclRefusal, RawEngine};
+pub(crate) use groups::{DeviceType, Progress, RawBuckets, RawGroup, RawStore, RawWork};
 pub(crate) use owned::bytes_of_owner;
 pub(crate) use script::RawModule;
 pub(crate) use streams::{
@@ -30,6 +32,7 @@ unsafe extern "C" {
     fn empssl_libtorch_path() -> *mut c_char;
     fn empssl_cuda_device_count(registered: *mut i32, count: *mut i64) -> *mut c_char;
     fn empssl_device_synchronize(index: i64) -> *mut c_char;
+    fn empssl_device_make_current(index: i64) -> *mut c_char;
     fn empssl_get_gradients() -> i32;
     fn empssl_set_gradients(on: i32);
     fn empssl_backward(output: *const c_void, gradient: *const c_void) -> *mut c_char;
@@ -91,8 +94,17 @@ fn take_text(text: *mut c_char) -> Option<String> {
 fn check(error: *mut c_char) -> Result<(), ShimError> {
     match take_text(error) {
         None => Ok(()),
-        Some(text) => Err(ShimError(text.lines().next().unwrap_or_default().to_owned())),
+        Some(text) => Err(ShimError(sentence(&text))),
     }
+}
+
+/// The first line of an exception's text, and what NCCL adds as its last error, which is where the reason is.
+fn sentence(text: &str) -> String {
+    let first = text.lines().next().unwrap_or_default().trim_end();
+    let mut rest = text.lines().map(str::trim).skip_while(|line| !line.starts_with("Last error:"));
+    let more = rest.next().map(|line| line.trim_start_matches("Last error:").trim());
+    let reason = more.filter(|reason| !reason.is_empty()).or_else(|| rest.find(|line| !line.is_empty()));
+    reason.map_or_else(|| first.to_owned(), |reason| format!("{first}: {reason}"))
 }
 
 pub(crate) fn libtorch_version() -> String {
@@ -116,6 +128,11 @@ pub(crate) fn cuda_device_count() -> Result<(bool, i64), ShimError> {
 pub(crate) fn device_synchronize(index: i64) -> Result<(), ShimError> {
     // SAFETY: plain integer argument.
     check(unsafe { empssl_device_synchronize(index) })
+}
+
+pub(crate) fn device_make_current(index: i64) -> Result<(), ShimError> {
+    // SAFETY: plain integer argument.
+    check(unsafe { empssl_device_make_current(index) })
 }
 
 pub(crate) fn gradients_recorded() -> bool {
@@ -282,19 +299,47 @@ pub(crate) fn open_globally(path: &std::path::Path) -> Result<(), String> {
 
 /// The name of CUDA device `index` as the driver gives it.
 pub(crate) fn cuda_device_name(index: i32) -> Option<String> {
+    ask_driver(index, b"cuDeviceGetName")
+}
+
+/// Where CUDA device `index` is on this host, as `0000:1B:00.0`.
+pub(crate) fn cuda_device_place(index: i32) -> Option<String> {
+    ask_driver(index, b"cuDeviceGetPCIBusId")
+}
+
+/// A text about CUDA device `index` by one of two functions that take the same arguments.
+fn ask_driver(index: i32, function: &[u8]) -> Option<String> {
     use libloading::os::unix::{Library, Symbol};
-    // SAFETY: the driver's documented C interface: cuInit(flags), cuDeviceGet(*device, ordinal) and
-    // cuDeviceGetName(*text, length, device), each returning 0 on success; the buffer's length is passed.
+    // SAFETY: the driver's documented C interface: cuInit(flags), cuDeviceGet(*device, ordinal), and
+    // cuDeviceGetName(*text, length, device) as well as cuDeviceGetPCIBusId(*text, length, device), each returning 0 on
+    // success; the buffer's length is passed.
     unsafe {
         let driver = Library::new("libcuda.so.1").ok()?;
         let init: Symbol<unsafe extern "C" fn(u32) -> i32> = driver.get(b"cuInit").ok()?;
         let get: Symbol<unsafe extern "C" fn(*mut i32, i32) -> i32> = driver.get(b"cuDeviceGet").ok()?;
-        let get_name: Symbol<unsafe extern "C" fn(*mut c_char, i32, i32) -> i32> =
-            driver.get(b"cuDeviceGetName").ok()?;
+        let say: Symbol<unsafe extern "C" fn(*mut c_char, i32, i32) -> i32> = driver.get(function).ok()?;
         let (mut device, mut text) = (0, [0 as c_char; 128]);
-        let failed = init(0) != 0 || get(&mut device, index) != 0 || get_name(text.as_mut_ptr(), 127, device) != 0;
-        let name = (!failed).then(|| CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned());
+        let failed = init(0) != 0 || get(&mut device, index) != 0 || say(text.as_mut_ptr(), 127, device) != 0;
+        let said = (!failed).then(|| CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned());
         std::mem::forget(driver);
-        name
+        said
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sentence;
+
+    #[test]
+    fn an_exception_is_one_line_and_ends_with_nccls_reason() {
+        assert_eq!(sentence("a\nframe #0"), "a");
+        assert_eq!(sentence(""), "");
+        let nccl = "NCCL error in: a.cpp:9, invalid usage, NCCL version 2.28.9\nncclInvalidUsage: This usually reflects \
+                    invalid usage.\nLast error:\nDuplicate GPU detected : rank 1 and rank 0\n";
+        let expected =
+            "NCCL error in: a.cpp:9, invalid usage, NCCL version 2.28.9: Duplicate GPU detected : rank 1 and rank 0";
+        assert_eq!(sentence(nccl), expected);
+        assert_eq!(sentence("a\nLast error: b"), "a: b");
+        assert_eq!(sentence("a\nLast error:\n"), "a");
     }
 }

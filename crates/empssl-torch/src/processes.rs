@@ -1,11 +1,14 @@
 //! Several processes that compute together, on libtorch's own c10d.
 //!
 //! tch binds none of it, but libtorch_cpu holds the engine that PyTorch itself uses: a table of texts through which
-//! processes meet (`TCPStore`) and Gloo, which lets them add and gather tensors.
+//! processes meet (`TCPStore`) and Gloo, which lets them add and gather tensors of the CPU. For tensors of GPUs there is
+//! NCCL, in an object that is opened when it is needed.
 //!
-//! - [`launch`]: which process this is, from the variables that `torchrun` and `srun` set;
+//! - [`launch`]: which process this is, from the variables that `torchrun` and `srun` set, and which GPU it has;
 //! - [`group`]: [`ProcessGroup`], what the processes do together;
+//! - [`nccl`]: where NCCL's object is, and why it cannot be used when it cannot;
 //! - [`buckets`]: [`GradientBuckets`], gradients that are summed while the backward pass goes on;
+//! - `orders`: texts by which rank 0 says what all do next, however long it takes over it;
 //! - [`watch`]: signs of life, from which a process learns which other one is missing.
 //!
 //! Every rank must ask for the same collectives in the same order. One that asks for none holds the others up until the
@@ -14,7 +17,11 @@
 pub mod buckets;
 pub mod error;
 pub mod group;
+mod guard;
 pub mod launch;
+mod meeting;
+pub mod nccl;
+mod orders;
 pub mod watch;
 
 pub use buckets::GradientBuckets;

@@ -70,20 +70,20 @@ pub(crate) struct Wish {
 }
 
 impl Ranks {
-    /// Lets `network`, which is on the CPU, share its batches with the group. Gradients travel in buckets of about
+    /// Lets `network`, which is on the CPU or on the group's device, share its batches with the group. Gradients travel in buckets of about
     /// `bucket_bytes`, [`GradientBuckets::BYTES`] where nothing speaks for another size.
     ///
     /// # Errors
-    /// When the network is not on the CPU.
+    /// When the network is elsewhere.
     pub fn new(
         group: ProcessGroup,
         network: &mut Network,
         norms: BatchNormOver,
         bucket_bytes: usize,
     ) -> Result<Self, TrainError> {
-        let on_cpu = network.device() == Device::Cpu;
-        let expected = "the CPU where several processes train: they speak to each other by Gloo";
-        TrainError::check(on_cpu, "device", expected, format!("{:?}", network.device()))?;
+        let is_served = [Device::Cpu, group.device()].contains(&network.device());
+        let found = || format!("{:?} in a group of {:?}", network.device(), group.device());
+        TrainError::check(is_served, "device", "the one that the group was opened for, or the CPU", found())?;
         let shared: Option<Arc<dyn SharedNorm>> = match norms {
             BatchNormOver::Global => Some(Arc::new(GroupNorm(group.clone()))),
             BatchNormOver::PerRank => None,
@@ -139,12 +139,18 @@ impl Ranks {
         Ok(Wish { stop: wishes.int64_value(&[0]) > 0, save: wishes.int64_value(&[1]) > 0 })
     }
 
+    /// Makes the network what a checkpoint may hold. The device has done all that was asked of it and nothing of that
+    /// failed: what a collective leaves that was broken off is no number to be saved.
+    pub(crate) fn settle(&self, network: &Network) -> Result<(), TrainError> {
+        if self.norms == BatchNormOver::PerRank {
+            self.average_statistics(network)?;
+        }
+        Ok(self.group.settle()?)
+    }
+
     /// Where every rank has running statistics of its own, all take their mean. Since they move by fixed shares, it is
     /// what they would be had each batch moved them towards the mean of the ranks' statistics.
-    pub(crate) fn settle(&self, network: &Network) -> Result<(), TrainError> {
-        if self.norms == BatchNormOver::Global {
-            return Ok(());
-        }
+    fn average_statistics(&self, network: &Network) -> Result<(), TrainError> {
         let state = network.state_dict();
         let running = state.iter().filter(|(name, tensor)| name.contains(".running_") && tensor.kind() != Kind::Int64);
         let running: Vec<&Tensor> = running.map(|(_, tensor)| tensor).collect();

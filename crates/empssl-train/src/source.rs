@@ -102,6 +102,7 @@ impl BatchSource {
             seed: config.seed,
             epoch,
             first_batch,
+            every: 1,
             rank: share.rank,
             world: share.world,
             n_workers: self.n_workers,

@@ -28,6 +28,9 @@ pub(crate) struct Report {
     pub(crate) device: String,
     pub(crate) device_name: String,
     pub(crate) threads: u64,
+    /// One of each where a report does not say.
+    #[serde(default)]
+    pub(crate) processes: Processes,
     pub(crate) versions: Versions,
     pub(crate) commit: Option<String>,
     pub(crate) command: String,
@@ -68,6 +71,19 @@ pub(crate) struct PartialCounts {
 pub(crate) struct Counts {
     pub(crate) found: u64,
     pub(crate) expected: u64,
+}
+
+/// Processes that shared the work.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Processes {
+    pub(crate) train: u64,
+    pub(crate) evaluate: u64,
+}
+
+impl Default for Processes {
+    fn default() -> Self {
+        Self { train: 1, evaluate: 1 }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -336,6 +352,19 @@ impl Report {
             path.display(),
             report.schema_version
         )))
+    }
+
+    /// By how many threads, and processes where there were several.
+    pub(crate) fn threads(&self) -> String {
+        let Processes { train, evaluate } = self.processes;
+        let processes = if train.max(evaluate) == 1 {
+            String::new()
+        } else if train == evaluate {
+            format!(", {train} processes")
+        } else {
+            format!(", {train} processes to train and {evaluate} to evaluate")
+        };
+        format!("{} threads{processes}", self.threads)
     }
 
     /// The row of an encoder and a probe.

@@ -170,6 +170,17 @@ fn a_report_of_another_version_is_refused() {
 }
 
 #[test]
+fn processes_are_told_where_there_were_several() {
+    let threads = |train: u64, evaluate: u64| {
+        let run = copied(|report| report["processes"] = serde_json::json!({ "train": train, "evaluate": evaluate }));
+        Report::read(run.path()).unwrap().threads()
+    };
+    assert!(threads(1, 1).ends_with(" threads"));
+    assert!(threads(4, 4).ends_with(" threads, 4 processes"));
+    assert!(threads(1, 2).ends_with(" threads, 1 processes to train and 2 to evaluate"));
+}
+
+#[test]
 fn the_fixture_fits_the_documented_schema() {
     let schema = json("docs/report.schema.json");
     let mut report = json("xtask/fixtures/run/report.json");

@@ -167,7 +167,7 @@ pub(crate) fn facts(report: &Report) -> Vec<(&'static str, String)> {
     vec![
         ("Images", report.dataset_description.clone()),
         ("Recipe", format!("{}, seed {}", report.recipe, report.seed)),
-        ("Machine", format!("{} ({}), {} threads", report.device_name, report.device, report.threads)),
+        ("Machine", format!("{} ({}), {}", report.device_name, report.device, report.threads())),
         ("Versions", format!("empssl {}, libtorch {}", report.versions.empssl, report.versions.libtorch)),
         ("Commit", report.commit.clone().unwrap_or_else(|| "not known".to_owned())),
         ("Command", report.command.clone()),

@@ -120,17 +120,32 @@ fn every_argument_reaches_the_program_and_no_other_does() {
         seed: 5,
         on_bad_image: Some(OnBadImage::Skip),
         workers: Some(3),
+        gpus: 2,
         set: vec!["training.n_patches=2".to_owned()],
         ..args()
     };
     assert_eq!(
         shown(&full),
         "empssl train --recipe r.toml --dataset cifar10 --data / --partial --on-bad-image skip --seed 5 \
-         --set training.n_patches=2 --device cuda:1 --workers 3 --out runs/a"
+         --set training.n_patches=2 --device cuda:1 --workers 3 --nproc 2 --out runs/a"
     );
     let evaluation = single(&full, &workspace).evaluation(folder, &program);
-    assert_eq!(process::shown(&evaluation), "empssl eval runs/a --device cuda:1 --workers 3");
+    assert_eq!(process::shown(&evaluation), "empssl eval runs/a --device cuda:1 --workers 3 --nproc 2");
     assert!(evaluation.get_envs().any(|(name, value)| name == "EMPSSL_COMMIT" && value.is_some_and(|v| v == "abc")));
+}
+
+#[test]
+fn more_processes_than_gpus_are_refused_and_on_the_cpu_they_are_not() {
+    let gpus = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let (two, none) = (Machine { gpus: gpus(&["0", "1"]), processors: 4 }, Machine { gpus: vec![], processors: 4 });
+    let demand = |gpus, device: Option<&str>, machine| {
+        demand_gpus(&Args { gpus, device: device.map(str::to_owned), ..args() }, machine).map_err(|f| f.to_string())
+    };
+    assert_eq!(demand(3, None, &two), Err("--gpus 3 is more than the 2 GPUs there are (0, 1)".to_owned()));
+    assert!(demand(2, Some("cuda:1"), &two).unwrap_err().contains("is one device"));
+    for (n, device, machine) in [(2, None, &two), (3, Some("cpu"), &two), (3, None, &none), (1, Some("cuda:1"), &two)] {
+        demand(n, device, machine).unwrap();
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn parse(table: &str) -> Option<u64> {
 pub(crate) fn check(free: Option<u64>, needed: u64, path: &Path) -> Outcome {
     match free {
         Some(free) if free < needed => Err(Failure::setup(format!(
-            "{} has {} free, but installing libtorch needs {}: free some space and run `cargo xtask setup` again",
+            "{} has {} free, but installing the wheels needs {}: free some space and run `cargo xtask setup` again",
             path.display(),
             gigabytes(free),
             gigabytes(needed)

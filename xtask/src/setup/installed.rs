@@ -54,8 +54,14 @@ impl Folder {
     }
 
     fn is_whole(&self, wheel: &str) -> bool {
+        self.is_whole_where(wheel, |_| true)
+    }
+
+    /// Whether those files of a wheel that count are here with the size that it lists.
+    pub(crate) fn is_whole_where(&self, wheel: &str, counts: impl Fn(&str) -> bool) -> bool {
         let Ok(record) = fs::read_to_string(self.dist_info(wheel).join("RECORD")) else { return false };
-        record.lines().filter_map(listed).all(|(path, size)| self.has(path, size))
+        let mut files = record.lines().filter_map(listed).filter(|(path, _)| counts(path));
+        files.all(|(path, size)| self.has(path, size))
     }
 
     fn dist_info(&self, wheel: &str) -> PathBuf {

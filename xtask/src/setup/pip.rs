@@ -116,7 +116,7 @@ fn why(said: &str) -> String {
             last_error(said)
         );
     }
-    format!("pip could not install libtorch ({}): mend that and run `cargo xtask setup` again", last_error(said))
+    format!("pip could not install the wheels ({}): mend that and run `cargo xtask setup` again", last_error(said))
 }
 
 fn last_error(said: &str) -> &str {

@@ -20,10 +20,17 @@ while [ $# -gt 0 ]; do
         put torch/lib/libtorch_cpu.so cpu
         put torch/lib/libtorch_cuda.so cuda
         put torch/lib/libc10_cuda.so c10
-      else put "nvidia/lib/$name.so" "$name"; fi;;
+      else put "nvidia/lib/$name.so" "$name"; put "nvidia/cu13/include/$name.h" "$name"; fi;;
   esac
   shift
 done
+"#;
+
+/// Makes an object of its last argument but two, and counts its calls.
+const FAKE_COMPILER: &str = r#"#!/bin/sh
+case "$*" in *--version*) exit 0;; esac
+echo "$@" >> "$0.calls"
+while [ $# -gt 1 ]; do [ "$1" = -o ] && echo object > "$2"; shift; done
 "#;
 
 struct Machine {
@@ -58,8 +65,29 @@ impl Machine {
     }
 
     fn calls(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.path("python3.calls")).unwrap_or_default();
+        self.calls_of("python3")
+    }
+
+    fn calls_of(&self, program: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.path(&format!("{program}.calls"))).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
+    }
+
+    /// A setup with a compiler of its own, and with copies of the object's sources.
+    fn compiling(&self, script: &str) -> (Setup, PathBuf) {
+        write_script(&self.path("c++"), script);
+        let (from, to) = (Workspace::locate().join(nccl::SOURCES), self.path("sources"));
+        fs::create_dir_all(to.join("nccl")).unwrap();
+        for name in nccl::FILES {
+            fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+        (Setup { compiler: self.path("c++").into(), ..self.setup() }, to)
+    }
+
+    /// `setup --nccl`.
+    fn object(&self, (setup, sources): &(Setup, PathBuf)) -> Outcome<PathBuf> {
+        let found = setup.provide(false)?;
+        Object { sources: sources.clone(), ..setup.object(&found, self.folder.path()) }.provide()
     }
 
     fn has(&self, path: &str) -> bool {
@@ -237,4 +265,71 @@ fn another_platform_is_one_sentence() {
     let machine = Machine::ordinary();
     let setup = Setup { platform: ("macos", "aarch64"), ..machine.setup() };
     assert!(refusal(&setup).contains("not for macos on aarch64"));
+}
+
+#[test]
+fn the_object_of_nccl_is_compiled_once_with_headers_alone() {
+    let machine = Machine::ordinary();
+    let with = machine.compiling(FAKE_COMPILER);
+    for _ in 0..2 {
+        assert_eq!(machine.object(&with).unwrap(), machine.path(".libtorch/empssl/libempssl_nccl.so"));
+    }
+    let (calls, compiled) = (machine.calls(), machine.calls_of("c++"));
+    assert_eq!((calls.len(), compiled.len()), (2, 1), "{calls:?} {compiled:?}");
+    assert!(calls[1].contains("nvidia-nccl-cu13==2.28.9 nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88"));
+    assert!(compiled[0].contains(".libtorch/torch/include") && compiled[0].contains("nccl/nccl.cpp"), "{compiled:?}");
+    assert!(
+        machine.has("empssl/libempssl_nccl.so") && machine.has("empssl/headers/nvidia/cu13/include/nvidia-nccl-cu13.h")
+    );
+    assert!(!machine.has("empssl/headers/nvidia/lib/nvidia-nccl-cu13.so"), "a library of 0.2 GB was kept");
+    // The sets of libtorch are as they were.
+    assert_eq!(with.0.provide(false).unwrap(), Found::Ours(Set::Small));
+    assert_eq!(machine.calls().len(), 2);
+}
+
+#[test]
+fn the_object_of_nccl_is_made_anew_when_its_sources_or_headers_change_and_stays_when_libtorch_does() {
+    let machine = Machine::ordinary();
+    let with = machine.compiling(FAKE_COMPILER);
+    machine.object(&with).unwrap();
+    fs::write(with.1.join("nccl/nccl.h"), "// another interface").unwrap();
+    machine.object(&with).unwrap();
+    assert_eq!((machine.calls().len(), machine.calls_of("c++").len()), (2, 2), "fetched again, or not compiled again");
+    fs::remove_file(machine.path(".libtorch/empssl/stamp")).unwrap();
+    fs::write(machine.path(".libtorch/empssl/headers/nvidia/cu13/include/nvidia-cuda-crt.h"), "cut").unwrap();
+    machine.object(&with).unwrap();
+    assert_eq!((machine.calls().len(), machine.calls_of("c++").len()), (3, 3), "a damaged header was not noticed");
+    fs::remove_file(machine.path(".libtorch/stamp")).unwrap();
+    fs::remove_file(machine.path(".libtorch/torch/version.py")).unwrap();
+    machine.object(&with).unwrap();
+    assert_eq!((machine.calls().len(), machine.calls_of("c++").len()), (4, 3));
+}
+
+#[test]
+fn an_object_that_does_not_compile_is_one_sentence_and_no_object() {
+    let machine = Machine::ordinary();
+    let failing = "#!/bin/sh\ncase \"$*\" in *--version*) exit 0;; esac\n\
+                   echo 'In file included from a' >&2\necho 'b.h:1: fatal error: c.h: no such file' >&2\nexit 1\n";
+    let with = machine.compiling(failing);
+    let failure = machine.object(&with).unwrap_err();
+    assert_eq!(failure.code, Code::Setup);
+    let expected =
+        "libempssl_nccl.so, which only several GPUs need, could not be compiled: b.h:1: fatal error: c.h: no such file";
+    assert_eq!(failure.to_string(), expected);
+    assert!(!machine.has("empssl/libempssl_nccl.so") && !machine.has("empssl/stamp"));
+}
+
+#[test]
+fn headers_that_cannot_be_fetched_are_one_sentence() {
+    let machine = Machine::ordinary();
+    let with = machine.compiling(FAKE_COMPILER);
+    with.0.provide(false).unwrap();
+    write_script(
+        &machine.path("python3"),
+        "#!/bin/sh\ncase \"$*\" in *--version*) exit 0;; esac\n\
+         echo 'ERROR: Failed to establish a new connection' >&2\nexit 1\n",
+    );
+    let message = machine.object(&with).unwrap_err().to_string();
+    assert!(message.contains("could not reach the package index") && !message.contains('\n'), "{message}");
+    assert!(machine.calls_of("c++").is_empty());
 }

@@ -26,6 +26,20 @@ const CUDA: [&str; 13] = [
     "nvidia-nvtx==13.0.85",
 ];
 
+/// Whose headers the object that names NCCL is compiled with: NCCL and the CUDA run time as libtorch runs them, and what
+/// their headers and libtorch's include in turn.
+pub(crate) const NCCL_HEADERS: [&str; 4] = [
+    "nvidia-nccl-cu13==2.28.9",
+    "nvidia-cuda-runtime==13.0.96",
+    "nvidia-cuda-crt==13.0.88",
+    "nvidia-cuda-cccl==13.0.85",
+];
+
+/// What pip downloads for them, for the reader, and the free disk that it takes, in bytes; the headers that stay are a
+/// tenth of it.
+pub(crate) const NCCL_DOWNLOAD: &str = "about 0.2 GB";
+pub(crate) const NCCL_DISK_NEEDED: u64 = 700_000_000;
+
 /// Which wheels are wanted or present; the larger contains the smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Set {
@@ -96,11 +110,23 @@ mod tests {
 
     #[test]
     fn every_wheel_is_pinned_to_one_version() {
-        for wheel in Set::Full.wheels_beyond(None) {
+        for wheel in Set::Full.wheels_beyond(None).into_iter().chain(NCCL_HEADERS) {
             let (name, version) = name_and_version(wheel);
             assert!(!name.is_empty() && version.starts_with(|c: char| c.is_ascii_digit()), "{wheel}");
             assert!(!version.contains('*'), "{wheel}");
         }
+    }
+
+    /// Compiled with the headers of the very versions that run.
+    #[test]
+    fn headers_and_libraries_of_one_name_are_of_one_version() {
+        let run = Set::Full.wheels_beyond(None);
+        for wheel in NCCL_HEADERS {
+            let (name, _) = name_and_version(wheel);
+            let other = run.iter().find(|other| name_and_version(other).0 == name);
+            assert!(other.is_none_or(|other| *other == wheel), "{wheel}, {other:?}");
+        }
+        assert!(run.contains(&NCCL_HEADERS[0]) && run.contains(&NCCL_HEADERS[1]));
     }
 
     #[test]

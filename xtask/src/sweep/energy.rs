@@ -1,4 +1,4 @@
-//! Energy of a GPU, where its driver tells: the power it draws, read every half second by the driver's own tool.
+//! Energy of GPUs, where their driver tells: the power it draws, read every half second by the driver's own tool.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 /// Between two readings.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Reads the power of one GPU until it is asked for the sum.
+/// Reads the power of GPUs until it is asked for the sum.
 pub(crate) struct Meter {
+    n_gpus: usize,
     tool: Child,
     reader: Option<JoinHandle<()>>,
     readings: Arc<Mutex<Vec<(Instant, f64)>>>,
 }
 
 impl Meter {
-    /// Begins to read; nothing where the tool is not there.
+    /// Begins to read the power of a GPU, or of several with commas between them; nothing where the tool is not there.
     pub(crate) fn start(tool: &str, gpu: &str) -> Option<Self> {
         let mut command = Command::new(tool);
         command.args(["--query-gpu=power.draw", "--format=csv,noheader,nounits"]);
@@ -34,14 +35,14 @@ impl Meter {
                 }
             }
         });
-        Some(Self { tool, reader: Some(reader), readings })
+        Some(Self { n_gpus: gpu.split(',').count(), tool, reader: Some(reader), readings })
     }
 
-    /// Joules from the first reading to the last; nothing from fewer than two.
+    /// Joules from the first reading to the last; nothing from fewer than two of each GPU.
     pub(crate) fn stop(mut self) -> Option<f64> {
         self.end();
         let readings = self.readings.lock().ok()?;
-        joules(&readings)
+        joules(&readings, self.n_gpus)
     }
 
     fn end(&mut self) {
@@ -65,10 +66,12 @@ fn watts(line: &str) -> Option<f64> {
     line.trim().parse().ok().filter(|watts: &f64| watts.is_finite())
 }
 
-/// The power between two readings is taken to be their mean.
-fn joules(readings: &[(Instant, f64)]) -> Option<f64> {
-    let between = |pair: &[(Instant, f64)]| (pair[1].0 - pair[0].0).as_secs_f64() * (pair[0].1 + pair[1].1) / 2.0;
-    (readings.len() > 1).then(|| readings.windows(2).map(between).sum())
+/// The power between two readings of a GPU is taken to be their mean; the tool tells of one GPU after the other.
+fn joules(readings: &[(Instant, f64)], n_gpus: usize) -> Option<f64> {
+    let between =
+        |[(from, before), (to, after)]: [&(Instant, f64); 2]| (*to - *from).as_secs_f64() * (before + after) / 2.0;
+    let earlier_and_later = readings.iter().zip(readings.iter().skip(n_gpus));
+    (readings.len() >= 2 * n_gpus).then(|| earlier_and_later.map(|(a, b)| between([a, b])).sum())
 }
 
 #[cfg(test)]
@@ -80,8 +83,11 @@ mod tests {
     fn power_is_summed_over_time() {
         let start = Instant::now();
         let at = |seconds: u64, watts: f64| (start + Duration::from_secs(seconds), watts);
-        assert_eq!(joules(&[at(0, 100.0), at(2, 300.0), at(3, 300.0)]), Some(400.0 + 300.0));
-        assert_eq!(joules(&[at(0, 100.0)]), None);
+        let one = [at(0, 100.0), at(2, 300.0), at(3, 300.0)];
+        assert_eq!(joules(&one, 1), Some(400.0 + 300.0));
+        assert_eq!((joules(&one[..1], 1), joules(&one, 2)), (None, None));
+        let two = [at(0, 100.0), at(0, 10.0), at(2, 300.0), at(2, 10.0), at(3, 300.0), at(3, 30.0)];
+        assert_eq!(joules(&two, 2), Some(400.0 + 300.0 + 20.0 + 20.0));
         assert_eq!([" 71.25", "[N/A]", "nan"].map(watts), [Some(71.25), None, None]);
     }
 

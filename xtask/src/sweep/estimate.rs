@@ -102,5 +102,7 @@ fn trial(cell: &Cell, slot: &Slot, program: &Program) -> Option<Rate> {
     let _ = fs::remove_file(&file);
     let report: Value = serde_json::from_str(&text.filter(|_| output.status.success())?).ok()?;
     let training = report["measured"]["patches_per_s"].as_f64().filter(|rate| *rate > 0.0)?;
+    // One process was tried; on a GPU each has as much of its own.
+    let training = if slot.gpu.is_some() { training * slot.ranks as f64 } else { training };
     Some(Rate { training, scoring: training * TRAINING_OVER_FORWARD, is_measured: false })
 }

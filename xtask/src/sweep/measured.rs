@@ -240,8 +240,9 @@ impl Gathered<'_> {
 }
 
 fn machine(report: &Report) -> String {
-    let Report { device_name, device, threads, versions, .. } = report;
-    format!("{device_name} ({device}), {threads} threads, empssl {}, libtorch {}", versions.empssl, versions.libtorch)
+    let Report { device_name, device, versions, .. } = report;
+    let threads = report.threads();
+    format!("{device_name} ({device}), {threads}, empssl {}, libtorch {}", versions.empssl, versions.libtorch)
 }
 
 fn row(group: &Group, state: Option<u64>, reports: &[Report]) -> Row {
@@ -268,7 +269,7 @@ fn row(group: &Group, state: Option<u64>, reports: &[Report]) -> Row {
         peak_device: peak(|report| report.peak_bytes?.device),
         train_joules: None,
         evaluate_joules: None,
-        machine: reports.first().map(|report| format!("{}, {} threads", report.device_name, report.threads)),
+        machine: reports.first().map(|report| format!("{}, {}", report.device_name, report.threads())),
     };
     row.published = beside(group, &row);
     row

@@ -44,6 +44,8 @@ pub(crate) struct Training {
     pub(crate) steps: u64,
     pub(crate) epochs: f64,
     pub(crate) snapshot_epochs: Vec<u64>,
+    /// Whose patches BatchNorm looks at: `global` or `per-rank`.
+    pub(crate) batch_norm: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,6 +80,11 @@ impl Outline {
         };
         let unreadable = |error| Failure::new(Code::Child, format!("`{}`: {error}", process::shown(&command)));
         serde_json::from_str(&text).map_err(unreadable)
+    }
+
+    /// Whether another number of processes makes another training, and not the same to rounding.
+    pub(crate) fn depends_on_ranks(&self) -> bool {
+        self.training.batch_norm == "per-rank"
     }
 
     /// Patches that training takes.

@@ -192,7 +192,7 @@ impl Planner<'_> {
         outline: &Outline,
         targets: &[Target],
     ) -> usize {
-        let key = key(outline, seed, &self.program.revision);
+        let key = key(outline, seed, &self.program.revision, self.request.ranks);
         let index = self.cells.iter().position(|cell| cell.key == key).unwrap_or_else(|| {
             let name = format!("{}-{recipe}-s{seed}-{key}", set.name);
             self.cells.push(Cell {
@@ -215,8 +215,12 @@ impl Planner<'_> {
     }
 }
 
-/// What a cell's result depends on.
-fn key(outline: &Outline, seed: u64, revision: &str) -> String {
-    let prints = outline.data.fingerprints.join(" ");
-    digest([&outline.recipe_toml, &seed.to_string(), &prints, revision])[..KEY_DIGITS].to_owned()
+/// What a cell's result depends on. The number of processes is part of it only where each normalises by itself.
+fn key(outline: &Outline, seed: u64, revision: &str, ranks: usize) -> String {
+    let (seed, prints) = (seed.to_string(), outline.data.fingerprints.join(" "));
+    let mut parts = vec![outline.recipe_toml.clone(), seed, prints, revision.to_owned()];
+    if ranks > 1 && outline.depends_on_ranks() {
+        parts.push(format!("{ranks} ranks"));
+    }
+    digest(parts)[..KEY_DIGITS].to_owned()
 }

@@ -1,4 +1,4 @@
-//! Where cells run: a slot is a GPU, or a share of the processors.
+//! Where cells run: a slot is a GPU, several for the processes of one cell, or a share of the processors.
 
 use std::env;
 use std::path::Path;
@@ -18,10 +18,26 @@ pub(crate) struct Slot {
     pub(crate) name: String,
     /// `--device`
     device: Option<String>,
-    /// The GPU that is all its cells see, by the system's number.
+    /// The GPU that is all its cells see, by the system's number; several with commas between them.
     pub(crate) gpu: Option<String>,
+    /// Processes of a cell.
+    pub(crate) ranks: usize,
+    /// Of each process.
     threads: Option<usize>,
     workers: Option<usize>,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Asked<'a> {
+    /// `--device`
+    pub(crate) device: Option<&'a str>,
+    /// `--jobs`
+    pub(crate) jobs: Option<usize>,
+    /// `--gpus`
+    pub(crate) ranks: usize,
+    /// `--workers`
+    pub(crate) workers: Option<usize>,
 }
 
 /// What the machine has.
@@ -51,63 +67,71 @@ fn gpus(visible: Option<&str>, devices: &Path) -> Vec<String> {
     if found.is_empty() { vec!["0".to_owned()] } else { found }
 }
 
-/// The slots for `--device`, `--jobs` and `--workers`.
-pub(crate) fn slots(
-    device: Option<&str>,
-    jobs: Option<usize>,
-    workers: Option<usize>,
-    machine: &Machine,
-) -> Outcome<Vec<Slot>> {
+/// The slots for what was asked for.
+pub(crate) fn slots(asked: Asked<'_>, machine: &Machine) -> Outcome<Vec<Slot>> {
+    let Asked { device, jobs, ranks, workers } = asked;
     if jobs == Some(0) {
         return Err(Failure::usage("--jobs 0 would run nothing"));
     }
     match device {
-        Some("cpu") => Ok(shares(jobs.unwrap_or(1), device, workers, machine)),
-        None | Some("auto") if machine.gpus.is_empty() => Ok(shares(jobs.unwrap_or(1), device, workers, machine)),
-        None | Some("auto" | "cuda") if !machine.gpus.is_empty() => one_a_gpu(jobs, workers, machine),
+        Some("cpu") => Ok(shares(asked, machine)),
+        None | Some("auto") if machine.gpus.is_empty() => Ok(shares(asked, machine)),
+        None | Some("auto" | "cuda") if !machine.gpus.is_empty() => groups_of_gpus(asked, machine),
         Some(one) if jobs.unwrap_or(1) > 1 => {
             Err(Failure::usage(format!("--device {one} is one device, so --jobs can only be 1")))
+        }
+        Some(one) if ranks > 1 && one != "cuda" => {
+            Err(Failure::usage(format!("--device {one} is one device, so --gpus can only be 1")))
         }
         one => Ok(vec![Slot {
             name: one.unwrap_or("auto").to_owned(),
             device: one.map(str::to_owned),
             gpu: None,
+            ranks,
             threads: None,
             workers,
         }]),
     }
 }
 
-/// Equal shares of the processors.
-fn shares(jobs: usize, device: Option<&str>, workers: Option<usize>, machine: &Machine) -> Vec<Slot> {
-    let share = (jobs > 1).then_some((machine.processors / jobs).max(1));
+/// Equal shares of the processors, for as many processes a cell as it was to have GPUs.
+fn shares(Asked { device, jobs, ranks, workers }: Asked<'_>, machine: &Machine) -> Vec<Slot> {
+    let jobs = jobs.unwrap_or(1);
+    let share = (jobs > 1).then_some((machine.processors / jobs / ranks).max(1));
+    let processes = if ranks > 1 { format!(" by {ranks} processes") } else { String::new() };
     let slot = |number: usize| Slot {
-        name: if jobs > 1 { format!("cpu, share {number} of {jobs}") } else { "cpu".to_owned() },
+        name: if jobs > 1 { format!("cpu, share {number} of {jobs}{processes}") } else { format!("cpu{processes}") },
         device: device.map(str::to_owned),
         gpu: None,
+        ranks,
         threads: share,
         workers: workers.or(share),
     };
     (1..=jobs).map(slot).collect()
 }
 
-fn one_a_gpu(jobs: Option<usize>, workers: Option<usize>, machine: &Machine) -> Outcome<Vec<Slot>> {
-    let (n, jobs) = (machine.gpus.len(), jobs.unwrap_or(machine.gpus.len()));
-    if jobs > n {
-        let known = machine.gpus.join(", ");
-        return Err(Failure::usage(format!(
-            "--jobs {jobs} is more than the {n} GPUs there are ({known}): one cell a GPU"
-        )));
+/// As many GPUs a cell as it has processes; what is left over stays idle.
+fn groups_of_gpus(Asked { jobs, ranks, workers, .. }: Asked<'_>, machine: &Machine) -> Outcome<Vec<Slot>> {
+    let groups: Vec<&[String]> = machine.gpus.chunks_exact(ranks).collect();
+    let (n, known) = (machine.gpus.len(), machine.gpus.join(", "));
+    if groups.is_empty() {
+        return Err(Failure::usage(format!("--gpus {ranks} is more than the {n} GPUs there are ({known})")));
     }
-    let share = (jobs > 1).then_some((machine.processors / jobs).clamp(1, MAX_WORKERS));
-    let slot = |gpu: &String| Slot {
-        name: format!("GPU {gpu}"),
+    let jobs = jobs.unwrap_or(groups.len());
+    if jobs > groups.len() {
+        let each = if ranks == 1 { "one cell a GPU".to_owned() } else { format!("{ranks} of them a cell") };
+        return Err(Failure::usage(format!("--jobs {jobs} is more than the {n} GPUs there are ({known}): {each}")));
+    }
+    let share = (jobs > 1).then_some((machine.processors / jobs / ranks).clamp(1, MAX_WORKERS));
+    let slot = |gpus: &&[String]| Slot {
+        name: format!("GPU {}", gpus.join(" and ")),
         device: Some("cuda".to_owned()),
-        gpu: Some(gpu.clone()),
+        gpu: Some(gpus.join(",")),
+        ranks,
         threads: share,
         workers: workers.or(share),
     };
-    Ok(machine.gpus[..jobs].iter().map(slot).collect())
+    Ok(groups[..jobs].iter().map(slot).collect())
 }
 
 impl Slot {
@@ -126,6 +150,13 @@ impl Slot {
             }
         }
     }
+
+    /// The processes that share the work of a run.
+    pub(crate) fn add_ranks(&self, command: &mut Command) {
+        if self.ranks > 1 {
+            command.args(["--nproc", &self.ranks.to_string()]);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -138,10 +169,15 @@ mod tests {
     }
 
     fn named(device: Option<&str>, jobs: Option<usize>, gpus: &[&str]) -> Result<Vec<String>, String> {
-        let slots = slots(device, jobs, None, &machine(gpus)).map_err(|failure| failure.to_string())?;
+        shared(Asked { device, jobs, ranks: 1, workers: None }, gpus)
+    }
+
+    fn shared(asked: Asked<'_>, gpus: &[&str]) -> Result<Vec<String>, String> {
+        let slots = slots(asked, &machine(gpus)).map_err(|failure| failure.to_string())?;
         let shown = |slot: Slot| {
             let mut command = Command::new("empssl");
             slot.add_to(&mut command);
+            slot.add_ranks(&mut command);
             let envs = command.get_envs().filter(|(name, _)| *name == "CUDA_VISIBLE_DEVICES");
             let env = envs.map(|(_, value)| value.unwrap().to_string_lossy().into_owned()).next();
             format!("{} [{}]", process::shown(&command), env.unwrap_or_default())
@@ -156,6 +192,27 @@ mod tests {
         assert_eq!(named(None, None, &["2", "5"]).unwrap(), both);
         assert_eq!(named(Some("cuda"), Some(1), &["2", "5"]).unwrap(), ["empssl --device cuda [2]"]);
         assert!(named(None, Some(3), &["2", "5"]).unwrap_err().contains("more than the 2 GPUs there are (2, 5)"));
+    }
+
+    #[test]
+    fn cells_of_several_processes_take_as_many_gpus_or_shares_of_the_processors() {
+        let two = Asked { ranks: 2, ..Asked::default() };
+        let pair = |gpus| format!("empssl --device cuda --threads 2 --workers 2 --nproc 2 [{gpus}]");
+        assert_eq!(shared(two, &["0", "3", "5", "6", "7"]).unwrap(), [pair("0,3"), pair("5,6")]);
+        let all = shared(Asked { ranks: 4, ..two }, &["0", "3", "5", "6"]).unwrap();
+        assert_eq!(all, ["empssl --device cuda --nproc 4 [0,3,5,6]"]);
+        let refused = shared(Asked { ranks: 3, ..two }, &["2", "5"]).unwrap_err();
+        assert!(refused.contains("--gpus 3 is more than the 2 GPUs there are (2, 5)"), "{refused}");
+        let refused = shared(Asked { jobs: Some(2), ..two }, &["2", "5", "6"]).unwrap_err();
+        assert!(
+            refused.contains("--jobs 2 is more than the 3 GPUs there are (2, 5, 6): 2 of them a cell"),
+            "{refused}"
+        );
+        let refused = shared(Asked { device: Some("cuda:1"), ..two }, &["0", "1"]).unwrap_err();
+        assert!(refused.contains("--device cuda:1 is one device, so --gpus can only be 1"), "{refused}");
+        assert_eq!(shared(two, &[]).unwrap(), ["empssl --nproc 2 []"]);
+        let shares = shared(Asked { device: Some("cpu"), jobs: Some(2), ..two }, &["0"]).unwrap();
+        assert_eq!(shares, ["empssl --device cpu --threads 2 --workers 2 --nproc 2 []"; 2]);
     }
 
     #[test]

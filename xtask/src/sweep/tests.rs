@@ -16,7 +16,8 @@ command=$1; all="$*"
 case "$command" in
 recipe)
     n=4; for word; do case "$word" in training.n_patches=*) n=${word#*=};; esac; done
-    sed "s/\"N\"/$n/; s/CHANGED/$n/" "$here/outline.json"; exit 0;;
+    norms=global; for word; do case "$word" in training.batch_norm=*) norms=${word#*=};; esac; done
+    sed "s/\"N\"/$n/; s/CHANGED/$n/; s/NORMS/$norms/" "$here/outline.json"; exit 0;;
 bench) exit 1;;
 esac
 if [ "$command" = train ]; then
@@ -41,10 +42,10 @@ else
 fi
 "#;
 
-const OUTLINE: &str = r#"{"recipe_toml": "n_patches = CHANGED", "dataset": "synthetic", "patch_side": 32, "parameters": 10,
+const OUTLINE: &str = r#"{"recipe_toml": "n_patches = CHANGED, batch_norm = NORMS", "dataset": "synthetic", "patch_side": 32, "parameters": 10,
   "precision": "fp32", "data": {"description": "made up", "synthetic": false, "partial_counts": null,
   "fingerprints": ["a", "b"]}, "training": {"n_patches": "N", "batch_size": 100, "steps": 60, "epochs": 2.0,
-  "snapshot_epochs": [1]}, "evaluation": {"n_patches": 2, "images": 2500},
+  "snapshot_epochs": [1], "batch_norm": "NORMS"}, "evaluation": {"n_patches": 2, "images": 2500},
   "published": [{"probe": "linear", "top1": 50.0, "epochs": 1.0, "source": "a paper", "note": ""}]}"#;
 
 struct Bed {
@@ -83,6 +84,7 @@ impl Bed {
             changes: Vec::new(),
             patches: Vec::new(),
             jobs: None,
+            ranks: 1,
             device: None,
             workers: None,
             out: self.folder.path().join("runs"),
@@ -93,7 +95,7 @@ impl Bed {
 
     fn sweep<'a>(&self, request: &'a Request, gpus: &[&str]) -> Sweep<'a> {
         let machine = Machine { gpus: gpus.iter().map(|gpu| (*gpu).to_owned()).collect(), processors: 4 };
-        let slots = slots::slots(request.device.as_deref(), request.jobs, None, &machine).unwrap();
+        let slots = slots::slots(request.asked(), &machine).unwrap();
         Sweep::new(request, slots, self.program.clone(), &self.workspace).unwrap()
     }
 
@@ -213,6 +215,25 @@ fn cells_share_gpus_one_at_a_time() {
     let trained = ["[0]", "[3]", "[5]"].map(on);
     assert_eq!(trained.iter().sum::<usize>(), 7);
     assert!(trained.iter().all(|&cells| cells > 0), "a GPU stayed idle: {trained:?}");
+}
+
+#[test]
+fn cells_of_several_processes_are_those_of_one_unless_each_normalises_by_itself() {
+    let bed = Bed::new();
+    let request = Request { n_seeds: 4, ranks: 2, ..bed.request() };
+    bed.sweep(&request, &["0", "3", "5", "6", "7"]).run(&|| 0).unwrap();
+    let calls = fs::read_to_string(bed.folder.path().join("calls")).unwrap();
+    let begun: Vec<_> = calls.lines().filter(|line| line.starts_with("train") || line.starts_with("eval")).collect();
+    assert_eq!(begun.len(), 4 + 8);
+    let is_a_pair = |line: &&str| line.contains(" --nproc 2 ") && (line.ends_with("[0,3]") || line.ends_with("[5,6]"));
+    assert!(begun.iter().all(is_a_pair), "{calls}");
+    bed.run(&Request { n_seeds: 4, ..bed.request() }).unwrap();
+    assert_eq!(bed.calls("train"), 4, "one process makes the same figures");
+    for (ranks, trained) in [(1, 6), (2, 8), (2, 8), (4, 10)] {
+        let changes = vec!["training.batch_norm=per-rank".to_owned()];
+        bed.run(&Request { ranks, changes, ..bed.request() }).unwrap();
+        assert_eq!(bed.calls("train"), trained, "{ranks} processes");
+    }
 }
 
 #[test]

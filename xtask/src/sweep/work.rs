@@ -130,6 +130,7 @@ impl Bench<'_> {
             Step::Transfer(target) => transfer(&mut command, cell, target)?,
         }
         slot.add_to(&mut command);
+        slot.add_ranks(&mut command);
         Ok(command)
     }
 

@@ -2,6 +2,7 @@
 
 use empssl_torch::device::{self, CudaProblem, DeviceChoice, DeviceError};
 use empssl_torch::failure::Bytes;
+use empssl_torch::processes::nccl;
 use empssl_torch::{memory, precision, version};
 use empssl_train::MemoryMode;
 use empssl_train::memory::room;
@@ -30,6 +31,7 @@ fn check_machine(args: &DeviceArgs) -> Result<Device, CliError> {
     ));
     let cuda = device::open();
     say(format_args!("CUDA          {}", cuda_text(&cuda)));
+    say(format_args!("NCCL          {}", nccl_text(&cuda)));
     let broken = cuda.as_ref().is_err_and(|problem| *problem != CudaProblem::NoDriver);
     let choice = if broken && args.device == DeviceChoice::Auto { DeviceChoice::Cpu } else { args.device };
     let device = commands::prepare(&DeviceArgs { device: choice, ..*args })?;
@@ -88,6 +90,15 @@ fn cuda_text(cuda: &Result<usize, CudaProblem>) -> String {
         Ok(1) => "usable, 1 device".to_owned(),
         Ok(count) => format!("usable, {count} devices"),
         Err(problem) => format!("not usable: {problem}"),
+    }
+}
+
+/// Whether several GPUs could train together.
+fn nccl_text(cuda: &Result<usize, CudaProblem>) -> String {
+    match (cuda, nccl::check()) {
+        (Err(_), _) => "not usable: it connects CUDA devices".to_owned(),
+        (Ok(_), Ok(path)) => format!("usable, by {}", path.display()),
+        (Ok(_), Err(problem)) => format!("not usable: {problem}"),
     }
 }
 

@@ -1,7 +1,10 @@
 //! `empssl eval`: the scores of a run, beside an untrained network and raw pixels, in `report.json`.
 
 mod banks;
+mod crew;
 mod encoders;
+mod follow;
+mod pass;
 mod scatter;
 mod scores;
 pub(crate) mod sets;
@@ -18,6 +21,7 @@ use empssl_train::Checkpoint;
 use tch::Device;
 
 use self::banks::BankMaker;
+use self::crew::Crew;
 use self::encoders::{BACKBONE, Encoded, NetworkFeatures, PROJECTION};
 use self::sets::LabelledSets;
 use self::store::BankStore;
@@ -26,12 +30,30 @@ use crate::args::{EvalArgs, Output};
 use crate::commands::{self, SavedRun, say, train};
 use crate::config::Run;
 use crate::error::CliError;
-use crate::report::{self, Encoder, Labelled, Probe, RunIdentity, RunReport, Seconds};
+use crate::ranks::{self, Among, Role};
+use crate::report::{self, Encoder, Labelled, Probe, Processes, RunIdentity, RunReport, Seconds};
 use crate::run_folder::write_json;
+use crate::signals::Stop;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
+    match args.ranks.role()? {
+        Role::Supervise(nproc) => args.ranks.supervise(nproc, args.compute.device),
+        Role::Work(None) => evaluate(args, None),
+        Role::Work(Some(member)) => {
+            let note = "stopped; features that are complete are kept, and the same command goes on with them";
+            Stop::end_at_first(if member.is_first() { note } else { "" })?;
+            member.watch_parent(|| signal_hook::low_level::exit(130));
+            // Features travel by the hosts, whatever they are computed on.
+            let group = member.join(Device::Cpu)?;
+            let outcome = evaluate(args, Some((&member, &group)));
+            ranks::part(group, outcome)
+        }
+    }
+}
+
+fn evaluate(args: &EvalArgs, among: Among<'_>) -> Result<(), CliError> {
     if let Some((checkpoint, dataset)) = args.checkpoint.as_deref().zip(args.dataset.as_deref()) {
-        return transfer::run(args, checkpoint, dataset);
+        return transfer::run(args, checkpoint, dataset, among);
     }
     let path = args.run.as_deref().ok_or_else(|| CliError::Run("name the folder of a run".to_owned()))?;
     let mut saved = SavedRun::open(path, args.data.as_deref(), &args.set)?;
@@ -39,11 +61,11 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     let checkpoint = saved.checkpoint(snapshot)?;
     saved.go_to(&checkpoint)?;
     let SavedRun { folder, identity, run } = &saved;
-    let device = commands::prepare(&args.compute)?;
+    let (device, crew) = Crew::prepare(args, among)?;
     let sets = LabelledSets::open(&saved)?;
     let (checkpoint, features, scatter) = (&checkpoint, &folder.features(), Some(folder.scatter(snapshot)));
     let subject = Subject { run, identity, checkpoint, snapshot, sets: &sets, features, prefix: "", scatter, device };
-    let mut report = score(&subject, args)?;
+    let Some(mut report) = crew::evaluate(&subject, args, crew, among)? else { return Ok(()) };
     if let Some(epochs) = snapshot {
         report.be_of_snapshot(identity, epochs);
     }
@@ -70,12 +92,11 @@ struct Subject<'a> {
 }
 
 /// Every score of the network, of the same network untrained, and of raw pixels.
-fn score(subject: &Subject<'_>, args: &EvalArgs) -> Result<RunReport, CliError> {
+fn score(subject: &Subject<'_>, args: &EvalArgs, crew: Crew<'_>) -> Result<RunReport, CliError> {
     let Subject { run, identity, checkpoint, snapshot, sets, features, prefix, ref scatter, device } = *subject;
     let mut network = train::initial_network(run, identity.seed, device)?;
     let store = BankStore::open(features, args.features)?;
-    let workers = commands::n_workers(args.workers);
-    let maker = BankMaker { run, sets, seed: identity.seed, device, workers, store: &store, used: Vec::new() };
+    let maker = BankMaker { run, sets, seed: identity.seed, device, store: &store, crew, used: Vec::new() };
     let mut tables = Tables::new(maker);
     let began = Instant::now();
     commands::reset_peaks(device)?;
@@ -125,7 +146,9 @@ fn outputs(kept: &[Output]) -> Vec<String> {
 }
 
 fn assemble(run: &Run, identity: &RunIdentity, tables: Tables<'_>, seconds: Seconds, device: Device) -> RunReport {
-    let Tables { banks: BankMaker { sets, used, .. }, mut rows, probe_curve, test_curve, knn_grid, tried, .. } = tables;
+    let Tables {
+        banks: BankMaker { sets, used, crew, .. }, mut rows, probe_curve, test_curve, knn_grid, tried, ..
+    } = tables;
     rows.sort_by_key(|row| (row.encoder as usize, row.probe as usize));
     let machine = commands::machine(device);
     let synthetic = sets.train.is_synthetic();
@@ -152,6 +175,10 @@ fn assemble(run: &Run, identity: &RunIdentity, tables: Tables<'_>, seconds: Seco
         model: identity.model.clone(),
         training_finished: identity.training.finished,
         seconds,
+        processes: Processes {
+            train: identity.segments.last().map_or(1, |segment| segment.ranks),
+            evaluate: crew.n_processes(),
+        },
         patches_per_s: identity.training.patches_per_s,
         peak_bytes,
         labelled: Labelled {

@@ -1,7 +1,7 @@
 //! `empssl recipe`: a recipe with every key, and what a run by it would do, for people and for programs that plan runs.
 
 use empssl_data::Split;
-use empssl_train::Length;
+use empssl_train::{BatchNormOver, Length};
 use serde::Serialize;
 
 use crate::args::RecipeArgs;
@@ -57,6 +57,7 @@ struct TrainingOutline {
     steps: u64,
     epochs: f64,
     snapshot_epochs: Vec<u64>,
+    batch_norm: BatchNormOver,
 }
 
 #[derive(Serialize)]
@@ -96,6 +97,7 @@ impl Outline {
                 steps,
                 epochs: steps as f64 / steps_an_epoch.max(1) as f64,
                 snapshot_epochs: training.snapshot_epochs.clone(),
+                batch_norm: training.batch_norm,
             },
             evaluation: EvaluationOutline {
                 n_patches: evaluation.n_patches,

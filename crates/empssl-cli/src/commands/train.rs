@@ -6,7 +6,7 @@ use empssl_data::{Dataset, Split};
 use empssl_model::Network;
 use empssl_torch::processes::ProcessGroup;
 use empssl_train::memory::{demand_room, room};
-use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, TrainConfig, TrainError, Trainer, Versions};
+use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, TrainConfig, Trainer, Versions};
 use tch::{Device, Kind};
 
 use crate::args::TrainArgs;
@@ -16,7 +16,7 @@ use crate::error::CliError;
 use crate::host;
 use crate::monitor::{self, Monitor};
 use crate::progress::TrainProgress;
-use crate::ranks::{self, Member, Role};
+use crate::ranks::{self, Among, Member, Role};
 use crate::report::{DataIdentity, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
 use crate::resume;
 use crate::run_folder::{self, RunFolder, RunLock, write_json};
@@ -25,23 +25,16 @@ use crate::signals::Stop;
 
 pub(crate) fn run(args: &TrainArgs) -> Result<(), CliError> {
     match args.ranks.role()? {
-        Role::Supervise(nproc) => args.ranks.supervise(nproc),
-        Role::Train(None) => train(args, None),
-        Role::Train(Some(member)) => {
-            let group = member.join()?;
+        Role::Supervise(nproc) => args.ranks.supervise(nproc, args.compute.device),
+        Role::Work(None) => train(args, None),
+        Role::Work(Some(member)) => {
+            let device = commands::prepare(&ranks::compute(&args.compute, Some(&member))?)?;
+            let group = member.join(device)?;
             let outcome = train(args, Some((&member, &group)));
-            match &outcome {
-                Ok(()) | Err(CliError::Interrupted { .. }) => group.leave().map_err(TrainError::from)?,
-                Err(CliError::Train(TrainError::Group(_))) => {}
-                Err(error) => group.fail(&error.to_string()),
-            }
-            outcome
+            ranks::part(group, outcome)
         }
     }
 }
-
-/// This process among those that train together; `None` for one alone.
-type Among<'a> = Option<(&'a Member, &'a ProcessGroup)>;
 
 fn train(args: &TrainArgs, among: Among<'_>) -> Result<(), CliError> {
     let member = among.map(|(member, _)| member);
@@ -80,7 +73,7 @@ impl<'a> Job<'a> {
         let images = ImageSource::new(args.dataset.as_ref().unwrap_or(&config.dataset), &args.images)?;
         config.dataset.clone_from(&images.name);
         let run = Run::new(config, Run::name_of(path))?;
-        let device = commands::prepare(&ranks::compute(&args.compute, member))?;
+        let device = commands::prepare(&ranks::compute(&args.compute, member)?)?;
         let dataset = images.open(Split::Train)?;
         dataset.check_serves(run.sampler.config())?;
         let mut trainer = new_trainer(&run, args, args.seed, &dataset, device, member)?;
@@ -109,7 +102,7 @@ impl<'a> Job<'a> {
         let lock = RunFolder::open(path).and_then(|folder| is_first.then(|| folder.lock()).transpose())?;
         let saved = SavedRun::open(path, args.images.data.as_deref(), &args.set)?;
         import::demand_training(&saved)?;
-        let device = commands::prepare(&ranks::compute(&args.compute, member))?;
+        let device = commands::prepare(&ranks::compute(&args.compute, member)?)?;
         let (checkpoint, is_newest_damaged) = saved.last_checkpoint()?;
         if checkpoint.is_none() {
             saved.demand_stored_recipe()?;
@@ -257,7 +250,10 @@ impl<'a> Job<'a> {
         if let Some(group) = self.group {
             let (world, here) = (group.world(), group.local_world());
             let norms = self.run.config.training.batch_norm;
-            eprintln!("{world} ranks, {here} of them on this host, share every batch; BatchNorm is {norms}");
+            eprintln!(
+                "{world} ranks, {here} of them on this host, share every batch; BatchNorm is {norms}; tensors go by {}",
+                group.engines()
+            );
         }
         if let Some(max_steps) = args.max_steps {
             eprintln!("trial: {max_steps} steps at most");

@@ -10,7 +10,7 @@ use crate::refusals::tree;
 use crate::{empssl, refuses, stderr, stdout, succeeds, train};
 
 /// A folder with a small tree of two classes and a run on it, `run`.
-fn trained(seed: &str) -> tempfile::TempDir {
+pub(crate) fn trained(seed: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     tree(folder.path(), 6);
     train_in(folder.path(), "run", seed);

@@ -54,9 +54,13 @@ fn completions_name_every_command() {
 #[test]
 fn the_doctor_reports_what_runs() {
     let text = help(&["doctor", "--device", "cpu"]);
-    for word in ["libtorch      2.11.0", "libtorch_cpu.so", "CUDA ", "device        cpu", "TF32 ", "threads "] {
+    for word in ["libtorch      2.11.0", "libtorch_cpu.so", "CUDA ", "NCCL ", "device        cpu", "TF32 ", "threads "]
+    {
         assert!(text.contains(word), "{text}");
     }
+    let nccl = text.lines().find(|line| line.starts_with("NCCL")).unwrap();
+    let without_cuda = nccl == "NCCL          not usable: it connects CUDA devices";
+    assert_eq!(without_cuda, text.contains("CUDA          not usable"), "{text}");
 }
 
 #[test]

@@ -81,6 +81,41 @@ fn a_launchers_variables_make_ranks_and_per_rank_statistics_are_no_other_numbers
     assert_eq!(json(&folder.path().join("run/run.json"))["training"]["steps"], 6);
 }
 
+/// As `torchrun --no-python --nproc-per-node 1`: every collective, and nobody to add anything.
+#[test]
+fn a_group_of_one_trains_to_the_bits_of_a_process_alone() {
+    let (alone, group) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let recipe = crate::recipe("synthetic/smoke.toml");
+    succeeds(empssl(alone.path(), &arguments(&recipe, SIX, &[])));
+    let mut rank = command(group.path(), &arguments(&recipe, SIX, &["--set", "training.batch_norm=per-rank"]));
+    rank.envs([("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")]);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let output = succeeds(rank.env("MASTER_PORT", port).output().unwrap());
+    let text = stderr(&output);
+    assert!(text.contains("1 ranks, 1 of them on this host") && text.contains("tensors go by Gloo"), "{text}");
+    let losses = |folder: &tempfile::TempDir| losses(&folder.path().join("run"));
+    assert_eq!(losses(&alone), losses(&group));
+    let tensors = |folder: &tempfile::TempDir| {
+        let bytes = fs::read(folder.path().join("run/checkpoint.safetensors")).unwrap();
+        let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        bytes[header..].to_vec()
+    };
+    assert!(tensors(&alone) == tensors(&group), "weights, statistics or momentum differ");
+}
+
+/// Without a GPU there is none for a rank, and with one there are not a thousand.
+#[test]
+fn more_ranks_than_gpus_are_refused_before_any_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = crate::recipe("synthetic/smoke.toml");
+    let mut arguments = arguments(&recipe, SIX, &["--nproc", "1000"]);
+    let device = arguments.iter().position(|argument| *argument == "--device").unwrap();
+    arguments[device + 1] = "cuda";
+    let sentence = refuses(&empssl(folder.path(), &arguments), 5);
+    let (none, few) = ("no NVIDIA driver is loaded", "1000 ranks on this host need a GPU each, and it has ");
+    assert!(sentence.contains(none) || sentence.contains(few), "{sentence}");
+}
+
 #[test]
 fn what_cannot_be_started_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -107,18 +142,24 @@ fn what_cannot_be_started_is_refused() {
 /// Starts a long run of two ranks, and waits until it has saved.
 fn endless(folder: &Path) -> (Child, Vec<u32>) {
     let recipe = crate::recipe("synthetic/smoke.toml");
-    let more = ["--nproc", "2", "--dist-timeout", "8", "--checkpoint-every", "3"];
+    let more = ["--nproc", "2", "--dist-timeout", "5", "--checkpoint-every", "3"];
     let mut parent = command(folder, &arguments(&recipe, "training.length={steps=100000}", &more));
     let mut parent = parent.stderr(Stdio::piped()).spawn().unwrap();
     while !folder.join("run/checkpoint.previous.safetensors").exists() {
         assert!(parent.try_wait().unwrap().is_none(), "the run ended by itself");
         std::thread::sleep(Duration::from_millis(20));
     }
+    let ranks = ranks_of(&parent);
+    assert_eq!(ranks.len(), 2);
+    (parent, ranks)
+}
+
+/// The ranks that a process has started, by their numbers.
+pub(crate) fn ranks_of(parent: &Child) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", parent.id())).unwrap();
     let mut ranks: Vec<u32> = children.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
     ranks.sort_by_key(|pid| rank_of(*pid));
-    assert_eq!(ranks.len(), 2);
-    (parent, ranks)
+    ranks
 }
 
 fn rank_of(process: u32) -> String {
@@ -131,7 +172,7 @@ fn rank_of(process: u32) -> String {
 #[track_caller]
 fn ended_well(folder: &Path, parent: Child, ranks: &[u32], began: Instant) -> Output {
     let output = parent.wait_with_output().unwrap();
-    assert!(began.elapsed() < Duration::from_secs(8 + 8), "{:?}: {}", began.elapsed(), stderr(&output));
+    assert!(began.elapsed() < Duration::from_secs(5 + 8), "{:?}: {}", began.elapsed(), stderr(&output));
     assert!(ranks.iter().all(|rank| !Path::new(&format!("/proc/{rank}")).exists()), "{}", stderr(&output));
     let saved = json(&folder.join("run/run.json"))["segments"][0]["ranks"].clone();
     assert_eq!(saved, 2);

@@ -46,6 +46,9 @@ pub struct LoaderConfig {
     pub epoch: u64,
     /// The batch to start with. The batches before it are not made, so resuming costs nothing.
     pub first_batch: usize,
+    /// From the first batch on each so many-th is made: 1 for all of them. The batches stay what they are, so processes
+    /// that begin with different ones deal them out among themselves.
+    pub every: usize,
     /// Which of the processes that share the work this is, from 0.
     pub rank: usize,
     /// Processes that share the work. Each batch is cut into as many slices in the order of its images, and rank r gets
@@ -82,6 +85,7 @@ impl LoaderConfig {
             ("batch_size", self.batch_size),
             ("world", self.world),
             ("n_workers", self.n_workers),
+            ("every", self.every),
         ];
         if let Some((key, count)) = counts.into_iter().find(|&(_, count)| count == 0) {
             return Err(DataError::setting(key, count, "at least 1"));

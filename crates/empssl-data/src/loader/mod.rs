@@ -41,6 +41,7 @@ use workers::{Made, Workshop, n_lanes};
 pub struct PatchLoader {
     n_batches: usize,
     next_batch: usize,
+    every: usize,
     /// Batches that were done before the next one.
     early: BTreeMap<usize, Result<PatchBatch, DataError>>,
     /// `None` once the loader is being dropped.
@@ -84,7 +85,7 @@ impl PatchLoader {
         config: &LoaderConfig,
         memory: Arc<dyn BatchMemory>,
     ) -> Result<Self, DataError> {
-        let LoaderConfig { n_patches, n_workers, prefetch, first_batch, .. } = *config;
+        let LoaderConfig { n_patches, n_workers, prefetch, first_batch, every, .. } = *config;
         let plan = Plan::new(images, config);
         let n_batches = plan.n_batches();
         let bytes = config.buffer_bytes(images, side).unwrap_or(usize::MAX);
@@ -101,11 +102,12 @@ impl PatchLoader {
             ring: Arc::clone(&ring),
             pool,
             next: Mutex::new(first_batch),
+            every,
             stop: Arc::clone(&stop),
         });
         let (sender, queue) = channel();
         let (early, queue) = (BTreeMap::new(), Some(queue));
-        let mut loader = Self { n_batches, next_batch: first_batch, early, queue, ring, stop, lanes: vec![] };
+        let mut loader = Self { n_batches, next_batch: first_batch, every, early, queue, ring, stop, lanes: vec![] };
         for lane in 0..n_lanes(n_workers, config.images_per_rank(images), prefetch) {
             let (workshop, sender) = (Arc::clone(&workshop), sender.clone());
             let thread = std::thread::Builder::new().name(format!("batches-{lane}"));
@@ -142,12 +144,12 @@ impl Iterator for PatchLoader {
             return None;
         }
         let made = self.early.remove(&batch).unwrap_or_else(|| self.wait_for(batch));
-        self.next_batch = if made.is_ok() { batch + 1 } else { self.n_batches };
+        self.next_batch = if made.is_ok() { batch.saturating_add(self.every) } else { self.n_batches };
         Some(made.map(PatchBatch::handed_over))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.n_batches - self.next_batch;
+        let left = self.n_batches.saturating_sub(self.next_batch).div_ceil(self.every);
         (left.min(1), Some(left))
     }
 }

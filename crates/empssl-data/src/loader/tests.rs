@@ -31,6 +31,7 @@ pub(super) fn config() -> LoaderConfig {
         seed: 7,
         epoch: 2,
         first_batch: 0,
+        every: 1,
         rank: 0,
         world: 1,
         n_workers: 2,
@@ -91,6 +92,25 @@ fn resuming_in_the_middle_gives_the_rest() {
         let config = LoaderConfig { first_batch, ..config() };
         assert!(same(&whole[first_batch..], &batches(&config)), "from {first_batch}");
         assert_eq!(PatchLoader::new(&IMAGES, &sampler(), &config).unwrap().n_batches(), 5);
+    }
+}
+
+#[test]
+fn batches_that_are_dealt_out_are_those_of_one_process() {
+    let whole = batches(&config());
+    for every in 1..=7 {
+        let mut dealt: Vec<_> = (0..every).map(|_| Vec::new()).collect();
+        for (hand, own) in dealt.iter_mut().enumerate() {
+            let config = LoaderConfig { first_batch: hand.min(5), every, n_workers: 1 + hand, ..config() };
+            let mut loader = PatchLoader::new(&IMAGES, &sampler(), &config).unwrap();
+            let expected = (hand..5).step_by(every).count();
+            assert_eq!(loader.size_hint().1, Some(expected), "{hand} of {every}");
+            own.extend(loader.by_ref().map(Result::unwrap));
+            assert_eq!((own.len(), loader.size_hint().1), (expected, Some(0)), "{hand} of {every}");
+        }
+        let mut dealt: Vec<_> = dealt.into_iter().map(Vec::into_iter).collect();
+        let together: Vec<_> = (0..5).map(|batch| dealt[batch % every].next().unwrap()).collect();
+        assert!(same(&whole, &together), "{every} hands");
     }
 }
 
@@ -206,6 +226,7 @@ fn impossible_settings_are_refused_by_name() {
     assert_eq!(refusal(&LoaderConfig { n_patches: 0, ..config() }), zero("n_patches"));
     assert_eq!(refusal(&LoaderConfig { batch_size: 0, ..config() }), zero("batch_size"));
     assert_eq!(refusal(&LoaderConfig { n_workers: 0, ..config() }), zero("n_workers"));
+    assert_eq!(refusal(&LoaderConfig { every: 0, ..config() }), zero("every"));
     let huge = refusal(&LoaderConfig { n_patches: 1 << 32, ..config() });
     assert!(huge.starts_with("`n_patches` is 4294967296, expected at most"), "{huge}");
     let large = PatchSampler::new(&PatchConfig { side: 4096, ..PatchConfig::cifar32() }).unwrap();

@@ -42,6 +42,8 @@ pub(super) struct Workshop {
     pub(super) pool: ThreadPool,
     /// The batch to make next.
     pub(super) next: Mutex<usize>,
+    /// From one batch to the next that is made.
+    pub(super) every: usize,
     /// Set when nobody wants batches any more.
     pub(super) stop: Arc<AtomicBool>,
 }
@@ -78,8 +80,9 @@ impl Workshop {
             return None;
         }
         let lease = self.ring.acquire()?;
-        *next += 1;
-        Some((*next - 1, lease))
+        let batch = *next;
+        *next = batch.saturating_add(self.every);
+        Some((batch, lease))
     }
 
     fn lock_next(&self) -> MutexGuard<'_, usize> {

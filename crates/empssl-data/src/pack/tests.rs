@@ -52,6 +52,7 @@ fn batches(dataset: &Dataset, config: &PatchConfig, n_workers: usize) -> Vec<u8>
         seed: 5,
         epoch: 1,
         first_batch: 0,
+        every: 1,
         n_workers,
         prefetch: 1,
         rank: 0,

@@ -84,11 +84,15 @@ pub struct ImageFeatures {
     pub labels: Option<Vec<i64>>,
     /// The index of every image in the data set that was walked, `[b]`.
     pub indices: Vec<usize>,
-    /// For each output of [`Kept`], for each of its counts, the mean `[b, width]`, on the device of the encoder.
+    /// For each output of [`Kept`], for each of its counts, the mean `[b, width]`, on the device of the encoder, or on
+    /// the CPU where another process computed it.
     pub means: Vec<Vec<Tensor>>,
     /// How many batches follow, if that is known.
     pub batches_to_come: Option<usize>,
 }
+
+/// Who takes the features of a pass, batch by batch.
+pub type Sink<'a> = dyn FnMut(ImageFeatures) -> Result<(), EvalError> + 'a;
 
 /// Runs every patch of `batches` through the encoder and averages over the patches of each image (arXiv 2304.03977,
 /// "bag of features"; tsb0601/EMP-SSL `evaluate.py:86-88`), no normalisation before or after; each batch goes to `sink`.
@@ -111,7 +115,7 @@ pub fn walk(
     batches: impl IntoIterator<Item = Result<PatchBatch, DataError>>,
     kept: &Kept,
     options: &BankOptions,
-    sink: &mut dyn FnMut(ImageFeatures) -> Result<(), EvalError>,
+    sink: &mut Sink<'_>,
 ) -> Result<Vec<f64>, EvalError> {
     options.check()?;
     kept.check(extractor)?;

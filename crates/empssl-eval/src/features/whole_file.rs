@@ -75,7 +75,7 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 /// The numbers of a tensor as they lie in files, row by row.
-pub(super) fn bytes_of(tensor: &Tensor) -> io::Result<Vec<u8>> {
+pub(crate) fn bytes_of(tensor: &Tensor) -> io::Result<Vec<u8>> {
     let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
     let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
     tensor.f_copy_data_u8(&mut bytes, tensor.numel()).map_err(io::Error::other)?;

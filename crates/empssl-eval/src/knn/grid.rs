@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::nearest::{Chunks, Neighbour, Searcher};
 use super::votes::{Tally, rank};
 use super::{KnnConfig, Metric, check_k, check_temperature};
+use crate::among::Among;
 use crate::copies::integers;
 use crate::error::EvalError;
 use crate::features::FeatureBank;
@@ -61,17 +62,43 @@ impl KnnGrid {
     /// # Errors
     /// [`EvalError::BanksDiffer`] when the banks differ in width, classes, kind or device; [`EvalError::Device`].
     pub fn score(&self, train: &FeatureBank, test: &FeatureBank) -> Result<Vec<KnnCell>, EvalError> {
+        self.score_among(Among::ALONE, train, test)
+    }
+
+    /// [`KnnGrid::score`] by all ranks, which deal out the test images; every cell is the same whatever their number.
+    ///
+    /// # Errors
+    /// As [`KnnGrid::score`]; [`EvalError::Group`] when a rank is lost.
+    pub fn score_among(
+        &self,
+        among: Among<'_>,
+        train: &FeatureBank,
+        test: &FeatureBank,
+    ) -> Result<Vec<KnnCell>, EvalError> {
+        self.score_in_chunks(among, train, test, &Chunks::of(train))
+    }
+
+    pub(super) fn score_in_chunks(
+        &self,
+        among: Among<'_>,
+        train: &FeatureBank,
+        test: &FeatureBank,
+        chunks: &Chunks,
+    ) -> Result<Vec<KnnCell>, EvalError> {
         let mut ks = self.config.ks.clone();
         ks.sort_unstable();
         let mut columns = self.columns(&ks, train.n_classes() as usize);
         let labels = integers(test.labels());
         let most = ks.last().copied().unwrap_or(1);
-        Searcher::new(train, test, most, &self.config.metrics)?.search(&Chunks::of(train), &mut |row, found| {
+        Searcher::new(train, test, most, &self.config.metrics)?.search(among, chunks, &mut |row, found| {
             for column in &mut columns {
                 column.count(&found[column.metric], labels[row] as usize);
             }
         })?;
-        Ok(columns.into_iter().flat_map(|column| column.cells(labels.len())).collect())
+        let own = columns.iter().flat_map(|column| column.hits.as_flattened()).copied().collect();
+        let all = among.sum(own)?;
+        let of_columns = all.as_chunks::<2>().0.chunks(ks.len());
+        Ok(columns.iter().zip(of_columns).flat_map(|(column, hits)| column.cells(hits, test.n_images())).collect())
     }
 
     fn columns(&self, ks: &[i64], n_classes: usize) -> Vec<Column> {
@@ -107,7 +134,7 @@ struct Column {
     ks: Vec<i64>,
     tally: Tally,
     /// Images whose class is the best and among the best, for each k.
-    hits: Vec<[usize; 2]>,
+    hits: Vec<[i64; 2]>,
 }
 
 impl Column {
@@ -116,18 +143,18 @@ impl Column {
         let hits = &mut self.hits;
         self.tally.vote_until(neighbours, &ks, &mut |index, scores| {
             let rank = rank(scores, class);
-            hits[index][0] += usize::from(rank < 1);
-            hits[index][1] += usize::from(rank < ks[index].min(5));
+            hits[index][0] += i64::from(rank < 1);
+            hits[index][1] += i64::from(rank < ks[index].min(5));
         });
     }
 
-    fn cells(self, n_test: usize) -> Vec<KnnCell> {
-        let percent = |hits: usize| 100.0 * hits as f64 / n_test as f64;
-        let cell = |(&k, [first, five]): (&i64, &[usize; 2])| {
-            let accuracy = Accuracy { top1: percent(*first), top5: percent(*five) };
-            KnnCell { config: KnnConfig { k, ..self.config.clone() }, accuracy }
+    /// The scores by the hits of all ranks.
+    fn cells(&self, hits: &[[i64; 2]], n_test: i64) -> Vec<KnnCell> {
+        let cell = |(&k, &hits): (&i64, &[i64; 2])| KnnCell {
+            config: KnnConfig { k, ..self.config.clone() },
+            accuracy: Accuracy::counted(hits, n_test),
         };
-        self.ks.iter().zip(&self.hits).map(cell).collect()
+        self.ks.iter().zip(hits).map(cell).collect()
     }
 }
 

@@ -4,6 +4,7 @@ use empssl_torch::host::largest::{Adjustment, Largest};
 use tch::{Device, Tensor};
 
 use super::Metric;
+use crate::among::Among;
 use crate::copies::{integers, reals};
 use crate::error::EvalError;
 use crate::features::FeatureBank;
@@ -77,15 +78,17 @@ impl<'a> Searcher<'a> {
         Ok(Self { train, test, k: k.min(train.n_images()), metrics, lengths, classes })
     }
 
-    /// Shows the neighbours of every test row, nearest first, one list for each metric.
+    /// Shows the neighbours of every test row, nearest first, one list for each metric. Among several ranks the chunks of
+    /// test rows are dealt out, and each sees the rows of its own.
     pub(super) fn search(
         &self,
+        among: Among<'_>,
         chunks: &Chunks,
         found: &mut dyn FnMut(usize, &[Vec<Neighbour>]),
     ) -> Result<(), EvalError> {
         let _guard = tch::no_grad_guard();
-        let n_test = self.test.n_images();
-        for start in (0..n_test).step_by(chunks.rows as usize) {
+        let (n_test, (first, every)) = (self.test.n_images(), among.hand());
+        for start in (0..n_test).step_by(chunks.rows as usize).skip(first).step_by(every) {
             let queries = Queries::new(&self.test.features().narrow(0, start, chunks.rows.min(n_test - start)));
             let by_metric = match self.train.features().device() {
                 Device::Cpu => self.on_host(&queries, chunks.columns)?,
@@ -285,7 +288,7 @@ mod tests {
             let chunks = Chunks { rows, columns: 4 };
             Searcher::new(&train, &test, 2, &BOTH)
                 .unwrap()
-                .search(&chunks, &mut |row, found| {
+                .search(Among::ALONE, &chunks, &mut |row, found| {
                     shown.push(row);
                     assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
                 })

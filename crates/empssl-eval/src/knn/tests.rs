@@ -45,7 +45,7 @@ fn check_run(tensors: &Tensors, case: &Value, run: &Value, (kind, precision): (K
         rows.extend(lists[0].iter().map(|near| near.row as i64));
     };
     let searcher = Searcher::new(&train, &test, config.k, std::slice::from_ref(&config.metric)).unwrap();
-    searcher.search(&Chunks::of(&train), &mut found).unwrap();
+    searcher.search(Among::ALONE, &Chunks::of(&train), &mut found).unwrap();
     if kind == Kind::Double && tensors.find(&format!("{key}.neighbours")).is_some() {
         let truth = integers(tensors, &format!("{key}.neighbours"));
         let sorted = |rows: Tensor| values(&rows.index_select(0, &clear).sort(1, false).0);
@@ -89,7 +89,8 @@ fn the_size_of_the_chunks_changes_nothing() {
     for metric in [Metric::Cosine, Metric::Euclidean] {
         let whole = knn(7, 0.1, metric).class_scores(&train, &test).unwrap();
         for (rows, columns) in [(1, 1), (4, 1000), (1000, 7)] {
-            let chunked = knn(7, 0.1, metric).class_scores_in_chunks(&train, &test, &Chunks { rows, columns }).unwrap();
+            let knn = knn(7, 0.1, metric);
+            let (_, chunked) = knn.scores_of_own_rows(Among::ALONE, &train, &test, &Chunks { rows, columns }).unwrap();
             assert!(max_abs_diff(&values(&chunked), &values(&whole)) < 1e-12, "{metric:?}, {rows} x {columns}");
         }
     }

@@ -1,4 +1,5 @@
 //! The declarations of `shim/groups.cpp`, `shim/shared_norm.cpp` and `shim/buckets.cpp`: processes that compute together.
+//! What their tensors travel by is in [`super::engines`].
 
 use std::ffi::{CString, c_char, c_void};
 use std::ptr::{NonNull, null_mut};
@@ -6,6 +7,7 @@ use std::time::Duration;
 
 use tch::Tensor;
 
+use super::engines::RawEngine;
 use super::{RawTensor, ShimError, check, raw, raw_list, take_text};
 use crate::processes::Traffic;
 
@@ -25,16 +27,8 @@ unsafe extern "C" {
         value: *mut *mut c_char,
     ) -> *mut c_char;
     fn empssl_store_free(store: *mut c_void);
-    fn empssl_group_open_gloo(
-        store: *mut c_void,
-        prefix: *const c_char,
-        address: *const c_char,
-        is_interface: i32,
-        rank: i32,
-        world: i32,
-        timeout_ms: i64,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
+    fn empssl_group_new(host: *mut c_void, device: *mut c_void, device_type: i32, out: *mut *mut c_void)
+    -> *mut c_char;
     fn empssl_group_free(group: *mut c_void);
     fn empssl_group_all_reduce(
         group: *mut c_void,
@@ -48,10 +42,19 @@ unsafe extern "C" {
         tensor: RawTensor,
         out: *mut *mut c_void,
     ) -> *mut c_char;
+    fn empssl_group_gather(
+        group: *mut c_void,
+        to: RawTensor,
+        tensor: RawTensor,
+        root: i64,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
     fn empssl_group_broadcast(group: *mut c_void, tensor: RawTensor, root: i64, out: *mut *mut c_void) -> *mut c_char;
     fn empssl_work_wait(group: *mut c_void, work: *mut c_void) -> *mut c_char;
     fn empssl_work_is_complete(work: *mut c_void) -> i32;
     fn empssl_work_free(work: *mut c_void);
+    fn empssl_group_progress(group: *mut c_void, out: *mut Progress) -> *mut c_char;
+    fn empssl_group_break_off(group: *mut c_void, reason: *const c_char) -> *mut c_char;
     fn empssl_group_is_broken(group: *mut c_void) -> i32;
     fn empssl_group_traffic(group: *mut c_void, out: *mut Traffic);
     fn empssl_group_batch_norm(
@@ -77,17 +80,17 @@ unsafe extern "C" {
     fn empssl_buckets_free(buckets: *mut c_void);
 }
 
-fn text(text: &str) -> Result<CString, ShimError> {
+pub(super) fn text(text: &str) -> Result<CString, ShimError> {
     CString::new(text).map_err(|_| ShimError(format!("`{}` holds a zero byte", text.escape_default())))
 }
 
-fn milliseconds(time: Duration) -> i64 {
+pub(super) fn milliseconds(time: Duration) -> i64 {
     // Zero would mean that there is no limit.
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX).max(1)
 }
 
 /// A pointer that the shim has handed over.
-fn owned(pointer: *mut c_void) -> Result<NonNull<c_void>, ShimError> {
+pub(super) fn owned(pointer: *mut c_void) -> Result<NonNull<c_void>, ShimError> {
     NonNull::new(pointer).ok_or_else(|| ShimError("the shim handed nothing over".to_owned()))
 }
 
@@ -107,6 +110,10 @@ impl RawStore {
         // SAFETY: a null-terminated text that lives through the call, and a pointer to a live local.
         check(unsafe { empssl_store_open(host.as_ptr(), port, i32::from(serves), milliseconds(timeout), &mut out) })?;
         owned(out).map(Self)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut c_void {
+        self.0.as_ptr()
     }
 
     pub(crate) fn set(&self, key: &str, value: &str) -> Result<(), ShimError> {
@@ -140,36 +147,46 @@ unsafe impl Send for RawGroup {}
 // SAFETY: as above.
 unsafe impl Sync for RawGroup {}
 
-/// Where a process listens for the others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Listen {
-    /// At an address or under a name that resolves to one.
-    Address(String),
-    /// On a network interface.
-    Interface(String),
+/// Of the collectives that a group has asked its device for.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) asked: u64,
+    pub(crate) finished: u64,
+}
+
+/// Devices as c10 numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeviceType {
+    /// In tests, where there is no other.
+    #[cfg(test)]
+    Cpu = 0,
+    Cuda = 1,
 }
 
 impl RawGroup {
-    /// Connects with all others through `store`.
-    pub(crate) fn open_gloo(
-        store: &RawStore,
-        prefix: &str,
-        listen: &Listen,
-        (rank, world): (usize, usize),
-        timeout: Duration,
-    ) -> Result<Self, ShimError> {
-        let (Listen::Address(at) | Listen::Interface(at)) = listen;
-        let (prefix, at, mut out) = (text(prefix)?, text(at)?, null_mut());
-        let is_interface = i32::from(matches!(listen, Listen::Interface(_)));
-        let number = |n: usize| i32::try_from(n).map_err(|_| ShimError(format!("{n} processes are too many")));
-        let (rank, world, timeout) = (number(rank)?, number(world)?, milliseconds(timeout));
-        // SAFETY: the store lives, the texts are null-terminated and live through the call, and the last pointer is to
-        // a live local.
-        check(unsafe {
-            let (store, prefix, at) = (store.0.as_ptr(), prefix.as_ptr(), at.as_ptr());
-            empssl_group_open_gloo(store, prefix, at, is_interface, rank, world, timeout, &mut out)
-        })?;
+    /// Tensors travel by `host`, those on devices of a type by an engine of their own.
+    pub(crate) fn new(host: &RawEngine, device: Option<(&RawEngine, DeviceType)>) -> Result<Self, ShimError> {
+        let (engine, device_type) = device.map_or((null_mut(), 0), |(engine, of)| (engine.as_ptr(), of as i32));
+        let mut out = null_mut();
+        // SAFETY: the engines live, or the second is null, and the last pointer is to a live local.
+        check(unsafe { empssl_group_new(host.as_ptr(), engine, device_type, &mut out) })?;
         owned(out).map(Self)
+    }
+
+    /// How far the device has come; an error when one of its collectives failed.
+    pub(crate) fn progress(&self) -> Result<Progress, ShimError> {
+        let mut progress = Progress::default();
+        // SAFETY: the group lives, and `Progress` is repr(C) with the fields of `empssl_progress` in the same order.
+        check(unsafe { empssl_group_progress(self.0.as_ptr(), &mut progress) })?;
+        Ok(progress)
+    }
+
+    /// Lets every later collective fail for this reason, and frees a device that waits for one.
+    pub(crate) fn break_off(&self, reason: &str) -> Result<(), ShimError> {
+        let reason = text(&reason.replace('\0', " "))?;
+        // SAFETY: the group lives, and the text is null-terminated and lives through the call.
+        check(unsafe { empssl_group_break_off(self.0.as_ptr(), reason.as_ptr()) })
     }
 
     /// Begins a sum over the ranks, or the largest of them, in place.
@@ -184,6 +201,14 @@ impl RawGroup {
         let mut out = null_mut();
         // SAFETY: group and tensors live, and the pointer is to a live local; the work keeps the tensors' memory.
         check(unsafe { empssl_group_all_gather(self.0.as_ptr(), raw(to), raw(tensor), &mut out) })?;
+        owned(out).map(RawWork)
+    }
+
+    /// Into `to` on rank `root`; elsewhere it is left alone.
+    pub(crate) fn gather(&self, to: &Tensor, tensor: &Tensor, root: usize) -> Result<RawWork, ShimError> {
+        let mut out = null_mut();
+        // SAFETY: group and tensors live, and the pointer is to a live local; the work keeps the tensors' memory.
+        check(unsafe { empssl_group_gather(self.0.as_ptr(), raw(to), raw(tensor), root as i64, &mut out) })?;
         owned(out).map(RawWork)
     }
 

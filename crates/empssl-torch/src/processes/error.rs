@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::nccl::NcclProblem;
 use crate::ffi::ShimError;
 
 /// Why processes cannot compute together, or no longer.
@@ -75,6 +76,37 @@ pub enum GroupError {
         /// What differs, in words.
         what: String,
     },
+    /// A host has fewer GPUs than ranks.
+    #[error(
+        "{ranks} ranks on this host need a GPU each{}, and it has {count}; start no more ranks than GPUs, or use --device \
+         cpu",
+        from(*first)
+    )]
+    TooFewGpus {
+        /// Ranks on this host.
+        ranks: usize,
+        /// The GPU of the first.
+        first: usize,
+        /// GPUs that libtorch sees.
+        count: usize,
+    },
+    /// Two ranks would compute on one GPU.
+    #[error(
+        "ranks {} and {} have one GPU, {gpu} on {host}; start no more ranks on a host than it has GPUs, or use --device cpu",
+        ranks[0],
+        ranks[1]
+    )]
+    OneGpu {
+        /// The ranks.
+        ranks: [usize; 2],
+        /// The GPU's place on its host.
+        gpu: String,
+        /// The host.
+        host: String,
+    },
+    /// GPUs cannot be connected.
+    #[error("several GPUs need NCCL, which cannot be used: {0}")]
+    Nccl(#[from] NcclProblem),
     /// A rank failed, ended or hangs.
     #[error("{}{reason}", rank.map(|rank| format!("rank {rank}")).unwrap_or_default())]
     Lost {
@@ -83,9 +115,16 @@ pub enum GroupError {
         /// What is known of it.
         reason: String,
     },
+    /// A request that this rank cannot make, or of a rank that does not exist.
+    #[error("{0}")]
+    Misplaced(String),
     /// libtorch refused a request before anything was sent.
     #[error(transparent)]
     Refused(#[from] ShimError),
+}
+
+fn from(first: usize) -> String {
+    if first == 0 { String::new() } else { format!(", from cuda:{first} on") }
 }
 
 fn ranks(missing: &[usize]) -> String {

@@ -1,14 +1,19 @@
 //! What processes do together.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
 
 use super::error::GroupError;
+use super::guard::Guard;
 use super::launch::Launch;
-use super::watch::{Pace, State, Watch};
-use crate::ffi::{Listen, RawGroup, RawStore, RawWork, ShimError};
+use super::meeting::{Meeting, Peer};
+use super::nccl;
+use super::orders::Orders;
+use super::watch::{Fault, Pace, State, Watch};
+use crate::device;
+use crate::ffi::{DeviceType, RawEngine, RawGroup, RawStore, RawWork, ShimError};
 
 /// The processes of a run, as one of them sees them; clones are the same group.
 #[derive(Debug, Clone)]
@@ -19,12 +24,16 @@ struct Inner {
     rank: usize,
     world: usize,
     local_world: usize,
-    raw: RawGroup,
+    device: Device,
+    raw: Arc<RawGroup>,
+    /// Of the device, where it is a GPU.
+    guard: Option<Guard>,
     watch: Watch,
     /// Host and process of every rank, for people.
     peers: Vec<Peer>,
     /// Where rank 0 keeps the store, it lives as long as the group.
-    _store: RawStore,
+    store: Arc<RawStore>,
+    orders: Orders,
 }
 
 /// What a process has said to the others.
@@ -35,7 +44,7 @@ pub struct Traffic {
     pub calls: u64,
     /// Bytes that it put into them; what travels follows from the algorithm.
     pub bytes: u64,
-    /// Nanoseconds that it waited for them.
+    /// Nanoseconds that the host waited for them; what a GPU waits is not counted.
     pub nanoseconds: u64,
 }
 
@@ -51,20 +60,11 @@ impl Traffic {
     }
 }
 
-/// Who a rank is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Peer {
-    host: String,
-    process: String,
-    /// Where it listens; the name of an interface where one was chosen.
-    listens: String,
-}
-
 impl ProcessGroup {
     /// The shortest time-out: below it, a busy machine would be taken for a dead one.
     pub const LEAST_TIMEOUT: Duration = Duration::from_secs(2);
 
-    /// Waits for all processes of a launch, and connects with them by Gloo.
+    /// Waits for all processes of a launch, and connects with them by Gloo, for tensors of the CPU.
     ///
     /// Whatever one of them waits for, now or later, ends within `timeout`, which is at least [`Self::LEAST_TIMEOUT`]:
     /// the others come, or [`GroupError::Absent`] or [`GroupError::Lost`] names those who did not.
@@ -72,20 +72,45 @@ impl ProcessGroup {
     /// # Errors
     /// When the meeting point cannot be opened or reached, or a rank does not come.
     pub fn join(launch: &Launch, timeout: Duration) -> Result<Self, GroupError> {
+        Self::join_on(launch, Device::Cpu, timeout)
+    }
+
+    /// [`Self::join`] of processes that compute on `device`: where that is a GPU, [`Launch::gpu`] says which, tensors of
+    /// it travel by NCCL, those of the CPU by Gloo still, and the GPU waits for its collectives, not the host.
+    ///
+    /// # Errors
+    /// As [`Self::join`]; [`GroupError::Nccl`] when NCCL cannot be used, before anybody is waited for; when two ranks
+    /// have one GPU, or some compute on a CPU and others on a GPU.
+    pub fn join_on(launch: &Launch, device: Device, timeout: Duration) -> Result<Self, GroupError> {
         let timeout = timeout.max(Self::LEAST_TIMEOUT);
-        let meeting = Meeting { launch, until: Instant::now() + timeout, timeout };
-        let store = meeting.store(launch.rank == 0 && !launch.launcher_keeps_store)?;
+        let nccl = match device {
+            Device::Cuda(index) => {
+                let nccl = nccl::open()?;
+                device::make_current(index)?;
+                Some((nccl, index))
+            }
+            _ => None,
+        };
+        let meeting = Meeting::new(launch, timeout);
+        let store = Arc::new(meeting.store(launch.rank == 0 && !launch.launcher_keeps_store)?);
         let listen = meeting.listen()?;
-        let peers = meeting.peers(&store, &listen)?;
-        check_reachable(&peers)?;
+        let peers = meeting.peers(&store, &listen, device)?;
         let pace = Pace::within(timeout);
-        let (rank, world, prefix) = (launch.rank, launch.world, meeting.prefix());
+        let (place, prefix) = ((launch.rank, launch.world), meeting.prefix());
         // What a collective may wait for leaves time to find out why.
         let patience = timeout - pace.patience;
-        let raw = RawGroup::open_gloo(&store, &format!("{prefix}gloo"), &listen, (rank, world), patience);
-        let raw = raw.map_err(|error| meeting.failed("connect with the others through", &error))?;
-        let watch = Watch::begin(meeting.store(false)?, prefix, rank, world, pace);
-        Ok(Self(Arc::new(Inner { rank, world, local_world: launch.local_world, raw, watch, peers, _store: store })))
+        let failed = |error| meeting.failed("connect with the others through", &error);
+        let host = RawEngine::gloo(&store, &format!("{prefix}gloo"), &listen, place, patience).map_err(failed)?;
+        let by_nccl = nccl.map(|(nccl, index)| nccl.connect(&store, &format!("{prefix}nccl"), place, index, patience));
+        let by_nccl =
+            by_nccl.transpose().map_err(|error| meeting.failed("connect its GPU with the others' through", &error))?;
+        let raw = RawGroup::new(&host, by_nccl.as_ref().map(|engine| (engine, DeviceType::Cuda)));
+        let raw = Arc::new(raw.map_err(failed)?);
+        let guard = by_nccl.map(|_| Guard::begin(Arc::clone(&raw), patience));
+        let orders = Orders::new(&prefix, timeout, pace);
+        let watch = Watch::begin(meeting.store(false)?, prefix, launch.rank, launch.world, pace);
+        let Launch { rank, world, local_world, .. } = *launch;
+        Ok(Self(Arc::new(Inner { rank, world, local_world, device, raw, guard, watch, peers, store, orders })))
     }
 
     /// Which process this is, from 0.
@@ -103,10 +128,20 @@ impl ProcessGroup {
         self.0.local_world
     }
 
+    /// Where this rank computes: the group's tensors are on this device or on the CPU.
+    pub fn device(&self) -> Device {
+        self.0.device
+    }
+
+    /// What tensors travel by, for people.
+    pub fn engines(&self) -> &'static str {
+        if self.0.device == Device::Cpu { "Gloo" } else { "NCCL, and Gloo between the hosts" }
+    }
+
     /// Begins to sum a tensor over the ranks, in place. It must not be touched until the sum is waited for.
     ///
     /// # Errors
-    /// When libtorch refuses the tensor: it must be contiguous and on the CPU.
+    /// When libtorch refuses the tensor: it must be contiguous, and on the CPU or the group's device.
     pub fn begin_sum(&self, tensor: Tensor) -> Result<Pending, GroupError> {
         self.begin(tensor, |raw, tensor| raw.all_reduce(tensor, false))
     }
@@ -133,8 +168,7 @@ impl ProcessGroup {
     /// As [`Self::begin_sum`].
     pub fn begin_gather(&self, tensor: &Tensor) -> Result<Pending, GroupError> {
         let own = tensor.detach().contiguous();
-        let sizes: Vec<i64> = std::iter::once(self.world() as i64).chain(own.size()).collect();
-        let all = Tensor::empty(sizes, (own.kind(), own.device()));
+        let all = self.room_for_all(&own);
         // Gloo cuts its output along the first dimension, where a tensor of no dimension has none.
         let flat = all.view([-1]);
         self.begin(all, |raw, _| raw.all_gather(&flat, &own.view([-1])))
@@ -153,11 +187,33 @@ impl ProcessGroup {
     /// # Errors
     /// As [`Self::begin_sum`] and [`Pending::wait`]; a `root` that is no rank.
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), GroupError> {
-        if root >= self.world() {
-            let reason = format!("rank {root} cannot give what {} ranks shall have", self.world());
-            return Err(GroupError::Refused(ShimError(reason)));
-        }
+        self.demand_rank(root)?;
         self.begin(tensor.shallow_clone(), |raw, tensor| raw.broadcast(tensor, root))?.wait().map(drop)
+    }
+
+    /// Begins to gather the tensors of all ranks, which are of one shape, on rank `root` alone: there `[...]` becomes
+    /// `[world, ...]`, in the order of the ranks; elsewhere waiting gives the rank's own tensor back.
+    ///
+    /// # Errors
+    /// As [`Self::begin_sum`]; a `root` that is no rank.
+    pub fn begin_gather_at(&self, tensor: &Tensor, root: usize) -> Result<Pending, GroupError> {
+        self.demand_rank(root)?;
+        let own = tensor.detach().contiguous();
+        let all = if self.rank() == root { self.room_for_all(&own) } else { own.shallow_clone() };
+        self.begin(all, |raw, all| raw.gather(all, &own, root))
+    }
+
+    fn demand_rank(&self, root: usize) -> Result<(), GroupError> {
+        if root < self.world() {
+            return Ok(());
+        }
+        Err(GroupError::Misplaced(format!("there is no rank {root} among {} ranks", self.world())))
+    }
+
+    /// `[world, ...]` for tensors like this one.
+    fn room_for_all(&self, own: &Tensor) -> Tensor {
+        let sizes: Vec<i64> = std::iter::once(self.world() as i64).chain(own.size()).collect();
+        Tensor::empty(sizes, (own.kind(), own.device()))
     }
 
     /// Waits until every rank has come as far.
@@ -200,6 +256,27 @@ impl ProcessGroup {
         self.0.raw.batch_norm(x, weight_and_bias, running, eps)
     }
 
+    /// Waits on the host until this rank's GPU has finished every collective that it was asked for; nothing to wait for on
+    /// the CPU. What was computed until then is worth saving.
+    ///
+    /// # Errors
+    /// [`GroupError::Lost`] when one of them failed or did not end within the time-out.
+    pub fn settle(&self) -> Result<(), GroupError> {
+        loop {
+            let progress = self.0.raw.progress();
+            // Asked after the progress: what is broken off counts as finished, too.
+            if self.is_broken() || progress.is_err() {
+                return Err(
+                    self.lost(&progress.map_or_else(|error| error.0, |_| "a collective of its GPU failed".to_owned()))
+                );
+            }
+            if progress.is_ok_and(|progress| progress.finished == progress.asked) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// The step that this rank is in, which others are told when it is missing.
     pub fn set_step(&self, step: u64) {
         self.0.watch.set_step(step);
@@ -223,9 +300,14 @@ impl ProcessGroup {
     }
 
     fn lost(&self, text: &str) -> GroupError {
+        self.lost_by(None, text)
+    }
+
+    /// As [`Self::lost`], by a fault that was seen already.
+    pub(super) fn lost_by(&self, fault: Option<Fault>, text: &str) -> GroupError {
         let watch = &self.0.watch;
         watch.tell(State::Lost);
-        let fault = watch.fault();
+        let fault = fault.or_else(|| watch.fault());
         if self.rank() == 0 {
             watch.linger();
         }
@@ -235,6 +317,9 @@ impl ProcessGroup {
                 let Peer { host, process, .. } = &self.0.peers[fault.rank];
                 let reason = format!(" (process {process} on {host}){}; rank {}: {said}", fault.what, self.rank());
                 GroupError::Lost { rank: Some(fault.rank), reason }
+            }
+            None if self.world() == 1 => {
+                GroupError::Lost { rank: None, reason: format!("rank 0 failed by itself: {said}") }
             }
             None => {
                 let reason = format!("rank {} lost touch with the others, all of which live: {said}", self.rank());
@@ -256,6 +341,7 @@ impl ProcessGroup {
     /// # Errors
     /// As [`Pending::wait`].
     pub fn leave(self) -> Result<(), GroupError> {
+        self.settle()?;
         self.barrier()?;
         self.0.watch.tell(State::Left);
         if self.rank() == 0 {
@@ -279,10 +365,29 @@ impl ProcessGroup {
     pub(super) fn raw(&self) -> &RawGroup {
         &self.0.raw
     }
+
+    pub(super) fn watch(&self) -> &Watch {
+        &self.0.watch
+    }
+
+    pub(super) fn store(&self) -> &RawStore {
+        &self.0.store
+    }
+
+    pub(super) fn shared_store(&self) -> Arc<RawStore> {
+        Arc::clone(&self.0.store)
+    }
+
+    pub(super) fn orders(&self) -> &Orders {
+        &self.0.orders
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if let Some(guard) = &mut self.guard {
+            guard.end();
+        }
         self.watch.end();
     }
 }
@@ -302,7 +407,8 @@ impl Pending {
         self.work.is_complete()
     }
 
-    /// Waits, and returns the tensor that was asked for.
+    /// Waits, and returns the tensor that was asked for. One on a GPU is returned at once: what is computed with it there
+    /// waits, not the host.
     ///
     /// # Errors
     /// [`GroupError::Lost`] when a rank failed, ended or did not come within the time-out.
@@ -311,115 +417,5 @@ impl Pending {
             Ok(()) => Ok(self.tensor),
             Err(error) => Err(self.group.lost(&error.0)),
         }
-    }
-}
-
-/// The way of a process to the others.
-struct Meeting<'a> {
-    launch: &'a Launch,
-    timeout: Duration,
-    until: Instant,
-}
-
-impl Meeting<'_> {
-    fn prefix(&self) -> String {
-        format!("empssl/{}/", self.launch.restarts)
-    }
-
-    fn left(&self) -> Duration {
-        self.until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
-    }
-
-    fn store(&self, serves: bool) -> Result<RawStore, GroupError> {
-        let what = if serves { "open" } else { "reach" };
-        let opened = RawStore::open(&self.launch.address, self.launch.port, serves, self.left());
-        opened.map_err(|error| self.failed(what, &error))
-    }
-
-    fn failed(&self, what: &'static str, error: &ShimError) -> GroupError {
-        let (rank, address) = (self.launch.rank, self.launch.meeting_point());
-        GroupError::NoMeeting { rank, what, address, reason: error.0.clone() }
-    }
-
-    fn listen(&self) -> Result<Listen, GroupError> {
-        let interface = std::env::var("GLOO_SOCKET_IFNAME").ok();
-        self.launch.listen(interface).map_err(|reason| self.failed("reach", &ShimError(reason)))
-    }
-
-    /// Everybody says who they are, and waits for all others.
-    fn peers(&self, store: &RawStore, listen: &Listen) -> Result<Vec<Peer>, GroupError> {
-        let world = self.launch.world;
-        let key = |rank: usize| format!("{}rank/{rank}", self.prefix());
-        let own = Peer::own(listen).to_string();
-        store.set(&key(self.launch.rank), &own).map_err(|error| self.failed("reach", &error))?;
-        let found = |rank: usize, time| store.get(&key(rank), time).ok().and_then(|text| Peer::parse(&text));
-        let mut peers: Vec<Option<Peer>> = (0..world).map(|rank| found(rank, self.left())).collect();
-        for (rank, peer) in peers.iter_mut().enumerate().filter(|(_, peer)| peer.is_none()) {
-            *peer = found(rank, Duration::from_millis(20));
-        }
-        let missing: Vec<usize> = (0..world).filter(|&rank| peers[rank].is_none()).collect();
-        if missing.is_empty() {
-            return Ok(peers.into_iter().flatten().collect());
-        }
-        Err(GroupError::Absent { missing, world, address: self.launch.meeting_point(), waited: self.timeout })
-    }
-}
-
-impl Peer {
-    fn own(listen: &Listen) -> Self {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let (Listen::Address(listens) | Listen::Interface(listens)) = listen;
-        let host = host.split_whitespace().next().unwrap_or("unknown").to_owned();
-        Self { host, process: std::process::id().to_string(), listens: listens.clone() }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split(' ').map(str::to_owned);
-        Some(Self { host: words.next()?, process: words.next()?, listens: words.next()? })
-    }
-}
-
-impl std::fmt::Display for Peer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} {}", self.host, self.process, self.listens)
-    }
-}
-
-/// Refuses ranks on the loopback device beside ranks on another host.
-fn check_reachable(peers: &[Peer]) -> Result<(), GroupError> {
-    let is_local = |peer: &Peer| peer.listens.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
-    let Some(loopback) = peers.iter().position(is_local) else { return Ok(()) };
-    match peers.iter().position(|peer| peer.host != peers[loopback].host) {
-        None => Ok(()),
-        Some(other) => Err(GroupError::Unreachable { loopback, at: peers[loopback].listens.clone(), other }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rank_on_the_loopback_device_cannot_be_reached_from_another_host() {
-        let peer = |text: &str| Peer::parse(text).unwrap();
-        let [here, there, network] = ["a 1 127.0.1.1", "b 2 10.0.0.2", "a 3 10.0.0.1"].map(peer);
-        check_reachable(&[here.clone(), here.clone()]).unwrap();
-        check_reachable(&[network.clone(), there.clone()]).unwrap();
-        let error = check_reachable(&[network, here, there]).unwrap_err().to_string();
-        assert!(error.starts_with("rank 1 listens at 127.0.1.1") && error.contains("rank 2 is on another"), "{error}");
-    }
-
-    #[test]
-    fn who_did_not_come_is_named() {
-        let launch = Launch { world: 3, ..Launch::local(0, 3, crate::processes::free_port().unwrap()) };
-        let error = ProcessGroup::join(&launch, Duration::ZERO).unwrap_err().to_string();
-        let expected = format!("ranks 1, 2 of 3 did not come to 127.0.0.1:{} within 2.0 s", launch.port);
-        assert_eq!(error, expected);
-        let late = Launch::local(1, 2, launch.port);
-        let error = ProcessGroup::join(&late, Duration::ZERO).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("rank 1 cannot reach the meeting point 127.0.0.1:{}", launch.port)),
-            "{error}"
-        );
     }
 }

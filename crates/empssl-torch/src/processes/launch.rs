@@ -69,6 +69,28 @@ impl Launch {
         ]
     }
 
+    /// The GPU of this process among `count` that it sees: the first process of a host takes `first`, the others those
+    /// after it. A process that sees one GPU alone takes that one, since launchers may show each process its own; whether
+    /// it has it to itself is seen when the processes meet.
+    ///
+    /// # Errors
+    /// [`GroupError::TooFewGpus`].
+    pub fn gpu(&self, first: usize, count: usize) -> Result<usize, GroupError> {
+        match first + self.local_rank {
+            index if index < count => Ok(index),
+            _ if count == 1 && first == 0 => Ok(0),
+            _ => Err(GroupError::TooFewGpus { ranks: self.local_world, first, count }),
+        }
+    }
+
+    /// Whether so many processes of this host find a GPU each among `count`, from `first` on.
+    ///
+    /// # Errors
+    /// [`GroupError::TooFewGpus`].
+    pub fn demand_gpus(ranks: usize, first: usize, count: usize) -> Result<(), GroupError> {
+        if first + ranks <= count { Ok(()) } else { Err(GroupError::TooFewGpus { ranks, first, count }) }
+    }
+
     /// The meeting point, to be read by people.
     pub(super) fn meeting_point(&self) -> String {
         format!("{}:{}", self.address, self.port)
@@ -282,6 +304,22 @@ mod tests {
         assert!(error.contains("SLURM_LOCALID is not; srun sets"), "{error}");
         assert_eq!(first_host("a1,b2").as_deref(), Some("a1"));
         assert_eq!(first_host("n[3"), None);
+    }
+
+    #[test]
+    fn every_process_of_a_host_has_a_gpu() {
+        let of = |local_rank| Launch::local(local_rank, 4, 1);
+        assert_eq!((0..4).map(|rank| of(rank).gpu(0, 4)).collect::<Result<Vec<_>, _>>().unwrap(), [0, 1, 2, 3]);
+        assert_eq!(of(1).gpu(2, 4), Ok(3));
+        assert_eq!(of(3).gpu(0, 1), Ok(0), "as srun shows each task its own");
+        let error = of(3).gpu(0, 2).unwrap_err().to_string();
+        let expected =
+            "4 ranks on this host need a GPU each, and it has 2; start no more ranks than GPUs, or use --device cpu";
+        assert_eq!(error, expected);
+        Launch::demand_gpus(2, 1, 3).unwrap();
+        let error = Launch::demand_gpus(2, 1, 2).unwrap_err().to_string();
+        assert!(error.starts_with("2 ranks on this host need a GPU each, from cuda:1 on, and it has 2; "), "{error}");
+        assert!(Launch::demand_gpus(2, 0, 1).is_err());
     }
 
     #[test]

@@ -24,7 +24,7 @@ fn sums_gathers_and_broadcasts_reach_every_rank() {
         group.broadcast(&given, 2).unwrap();
         assert_eq!(given, Tensor::from_slice(&[20.0, 1.0]));
         let error = group.broadcast(&given, 3).unwrap_err().to_string();
-        assert!(error.contains("rank 3 cannot give what 3 ranks"), "{error}");
+        assert_eq!(error, "there is no rank 3 among 3 ranks");
         group.barrier().unwrap();
     });
 }
@@ -38,6 +38,10 @@ fn gathers(group: &ProcessGroup) {
     for other in 0..3 {
         assert_eq!(all.get(other), &own + (other - rank) * 100);
     }
+    let at_one = group.begin_gather_at(&own, 1).unwrap().wait().unwrap();
+    assert_eq!(at_one, if rank == 1 { all } else { own });
+    let error = group.begin_gather_at(&at_one, 3).unwrap_err().to_string();
+    assert_eq!(error, "there is no rank 3 among 3 ranks");
     let ranks = group.gather(&Tensor::from(rank)).unwrap();
     assert_eq!(Vec::<i64>::try_from(ranks).unwrap(), [0, 1, 2]);
 }

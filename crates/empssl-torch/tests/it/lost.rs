@@ -1,21 +1,15 @@
 //! Ranks that are killed, halted or fail: all others end, within the time-out, and say who it was.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Output};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use empssl_torch::processes::{GroupError, ProcessGroup};
 use tch::{Device, Kind, Tensor};
 
 use crate::ranks;
+use crate::strike::{SLACK, await_begun, signal};
 
-const TIMEOUT: Duration = Duration::from_secs(6);
-/// What a busy machine may take beyond it.
-const SLACK: Duration = Duration::from_secs(4);
-
-fn signal(child: &Child, name: &str) {
-    assert!(Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap().success());
-}
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Sums until it fails; says when it has begun.
 fn sum_for_ever(group: &ProcessGroup) -> GroupError {
@@ -31,12 +25,6 @@ fn sum_for_ever(group: &ProcessGroup) -> GroupError {
         std::thread::sleep(Duration::from_millis(5));
     }
     unreachable!("the loop has no other end")
-}
-
-/// Waits until a rank has begun.
-fn await_begun(child: &mut Child) {
-    let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-    assert!(lines.map_while(Result::ok).any(|line| line.contains("begun")), "it ended before it began");
 }
 
 /// Sends a signal to rank `target` of `world`; what the others say of it, and how long they took.
@@ -111,7 +99,7 @@ fn a_rank_that_lags_behind_is_named() {
     group.barrier().unwrap();
     if group.rank() == 1 {
         // As a rank whose disk does not answer.
-        std::thread::sleep(Duration::from_secs(5));
+        std::thread::sleep(Duration::from_secs(4));
         std::process::exit(0);
     }
     group.set_step(5);

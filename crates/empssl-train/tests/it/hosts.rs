@@ -74,7 +74,7 @@ impl Drop for Hosts {
     }
 }
 
-const TIMEOUT: Duration = Duration::from_secs(8);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// What a busy machine may take beyond it.
 const SLACK: Duration = Duration::from_secs(5);
 

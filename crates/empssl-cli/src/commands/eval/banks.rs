@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use empssl_data::{Dataset, PatchLoader};
-use empssl_eval::{BankFile, BankOptions, BankSpec, FEATURES, FeatureBank, Kept};
+use empssl_data::Dataset;
+use empssl_eval::{BankFile, BankSpec, FEATURES, FeatureBank, Kept};
 use empssl_torch::catch;
-use tch::{Device, Kind};
+use tch::Device;
 
+use super::crew::{BankNames, Crew, FeatureOrder, Order};
 use super::encoders::Encoded;
+use super::pass::Pass;
 use super::sets::LabelledSets;
-use super::store::BankStore;
-use crate::commands::{self, encode};
+use super::store::{BankStore, Scratch};
+use crate::commands;
 use crate::config::{EvalView, Run};
 use crate::error::CliError;
 use crate::progress::Bar;
@@ -21,6 +23,8 @@ use crate::report::{FeatureFile, PeakBytes};
 pub(crate) struct Banks {
     pub(crate) train: FeatureBank,
     pub(crate) test: FeatureBank,
+    /// Where other ranks find them.
+    pub(crate) names: BankNames,
     /// Of both.
     pub(crate) seconds: f64,
     /// Of the test images alone.
@@ -34,6 +38,8 @@ pub(crate) struct BankFiles {
     pub(crate) test: BankFile,
     device: Device,
     peaks: PeakBytes,
+    /// Names that are kept until nobody looks for them any more.
+    _scratch: [Option<Scratch>; 2],
 }
 
 impl BankFiles {
@@ -44,8 +50,14 @@ impl BankFiles {
         let (train, test) = (bank("training", &self.train)?, bank("test", &self.test)?);
         let seconds = |file: &BankFile| file.seconds(count).unwrap_or(0.0);
         let (train_seconds, test_seconds) = (seconds(&self.train), seconds(&self.test));
-        Ok(Banks { train, test, seconds: train_seconds + test_seconds, test_seconds, peaks: self.peaks })
+        let names = BankNames { train: file_name(self.train.path()), test: file_name(self.test.path()), count };
+        let seconds = train_seconds + test_seconds;
+        Ok(Banks { train, test, names, seconds, test_seconds, peaks: self.peaks })
     }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Which banks of an encoder: a view, over how many patches, and what is kept besides the scored features.
@@ -62,8 +74,8 @@ pub(crate) struct BankMaker<'a> {
     pub(crate) sets: &'a LabelledSets,
     pub(crate) seed: u64,
     pub(crate) device: Device,
-    pub(crate) workers: usize,
     pub(crate) store: &'a BankStore,
+    pub(crate) crew: Crew<'a>,
     /// The files that were used, for the report.
     pub(crate) used: Vec<FeatureFile>,
 }
@@ -74,9 +86,10 @@ impl BankMaker<'_> {
         commands::reset_peaks(self.device)?;
         let sets = self.sets;
         let test_ids: Vec<i64> = (0..sets.test.len() as i64).collect();
-        let train = self.file("train", (&sets.train, &sets.train_ids), encoded, wanted)?;
-        let test = self.file("test", (&sets.test, &test_ids), encoded, wanted)?;
-        Ok(BankFiles { train, test, device: self.device, peaks: commands::peaks(self.device)? })
+        let (train, of_train) = self.file("train", (&sets.train, &sets.train_ids), encoded, wanted)?;
+        let (test, of_test) = self.file("test", (&sets.test, &test_ids), encoded, wanted)?;
+        let (device, peaks) = (self.device, commands::peaks(self.device)?);
+        Ok(BankFiles { train, test, device, peaks, _scratch: [of_train, of_test] })
     }
 
     fn file(
@@ -85,7 +98,7 @@ impl BankMaker<'_> {
         (set, ids): (&Dataset, &[i64]),
         encoded: &Encoded<'_>,
         wanted: &Wanted<'_>,
-    ) -> Result<BankFile, CliError> {
+    ) -> Result<(BankFile, Option<Scratch>), CliError> {
         let most = wanted.counts.iter().copied().max().unwrap_or(1);
         // A lattice of other places is another view, with a file of its own.
         let lattice = if wanted.view.begins_alike() { String::new() } else { format!("-{most}") };
@@ -100,9 +113,16 @@ impl BankMaker<'_> {
             n_classes: self.sets.n_classes,
         };
         let build = |path: &Path| self.build(path, split, set, encoded, wanted.view, most, &spec);
-        let (file, reused) = match encoded.checksum {
-            Some(_) => self.store.bank(&name, &spec, build)?,
-            None => (self.store.scratch(&name, build)?, false),
+        let (file, reused, scratch) = match encoded.checksum {
+            Some(_) => {
+                let (file, reused) = self.store.bank(&name, &spec, build)?;
+                (file, reused, None)
+            }
+            None => {
+                let (file, scratch) = self.store.scratch(&name, build)?;
+                // Others have yet to open it.
+                (file, false, Some(scratch).filter(|_| self.crew.has_others()))
+            }
         };
         if reused {
             eprintln!("note: features taken from {}", file.path().display());
@@ -118,7 +138,7 @@ impl BankMaker<'_> {
             reused,
             seconds: file.seconds(most as i64).unwrap_or(0.0),
         });
-        Ok(file)
+        Ok((file, scratch))
     }
 
     /// Everything that shapes the features of a split.
@@ -160,19 +180,34 @@ impl BankMaker<'_> {
         n_patches: usize,
         spec: &BankSpec,
     ) -> Result<BankFile, CliError> {
-        let loader =
-            encode::in_order(view.view(), n_patches, self.run.config.evaluation.batch_size, self.seed, self.workers);
-        let loader = PatchLoader::new(set, &self.run.sampler, &loader)?;
-        let options = BankOptions {
+        let pass = Pass {
+            run: self.run,
+            set,
+            seed: self.seed,
+            view,
+            n_patches,
             n_classes: self.sets.n_classes,
             device: self.device,
-            kind: Kind::Float,
-            patches_per_call: encode::patches_per_call(self.run, self.device),
+            workers: self.crew.workers,
+        };
+        let order = || {
+            let Kept { outputs, counts } = spec.kept.clone();
+            let (encoder, split, file) = (encoded.encoder, split.to_owned(), file_name(path));
+            Order::Features(FeatureOrder { encoder, split, view, n_patches, outputs, counts, file })
         };
         let mut bar = Bar::new("features", set.len() as u64, "images");
         let mut progress = |done: usize| bar.advance(done as u64);
-        let file = catch(|| BankFile::build(path, split, spec, encoded.extractor, loader, &options, &mut progress));
+        let file = self.crew.together(order, |group| {
+            let (loader, options, extractor) = (pass.loader(group)?, pass.options(), encoded.extractor);
+            let build = || match group {
+                None => BankFile::build(path, split, spec, extractor, loader, &options, &mut progress),
+                Some(group) => {
+                    BankFile::build_among(group, (path, split), spec, extractor, loader, &options, &mut progress)
+                }
+            };
+            Ok(catch(build)??)
+        });
         bar.finish();
-        Ok(file??)
+        file
     }
 }

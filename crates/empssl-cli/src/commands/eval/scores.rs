@@ -6,13 +6,14 @@
 use std::time::Instant;
 
 use empssl_eval::{
-    Accuracy, EvalError, FewLabels, FewLabelsScore, GridFit, GridProbe, KnnCell, KnnGrid, LinearProbe,
+    Accuracy, Among, EvalError, FewLabels, FewLabelsScore, GridFit, GridProbe, KnnCell, KnnGrid, LinearProbe,
     LinearProbeConfig, LogisticFit, LogisticProbe, LogisticProbeConfig, PIXEL_RATES, Spread, WeightedKnn,
     best_of_rates,
 };
 use empssl_torch::catch;
 
 use super::banks::Banks;
+use super::crew::{Crew, NeighbourOrder, Order, Votes, shared_by};
 use crate::config::{CurveProbe, Run, ScoresSection};
 use crate::error::CliError;
 use crate::report::{Encoder, Probe};
@@ -96,6 +97,7 @@ impl Scores {
 pub(crate) struct Scorer<'a> {
     pub(crate) run: &'a Run,
     pub(crate) seed: u64,
+    pub(crate) crew: Crew<'a>,
 }
 
 impl Scorer<'_> {
@@ -112,7 +114,9 @@ impl Scorer<'_> {
         for &share in &more.few_shares {
             scores.push(self.few_labels(more, share, banks)?);
         }
-        scores.neighbours = catch(|| KnnGrid::new(&more.knn())?.score(&banks.train, &banks.test))??;
+        let grid = KnnGrid::new(&more.knn())?;
+        scores.neighbours =
+            self.by_neighbours(Votes::Grid, banks, |among| grid.score_among(among, &banks.train, &banks.test))?;
         Ok(scores)
     }
 
@@ -170,9 +174,22 @@ impl Scorer<'_> {
     /// The published neighbours.
     fn knn(&self, banks: &Banks) -> Result<Score, CliError> {
         let (config, started) = (&self.run.knn, Instant::now());
-        let accuracy = WeightedKnn::new(config)?.score(&banks.train, &banks.test)?;
+        let knn = WeightedKnn::new(config)?;
+        let accuracy =
+            self.by_neighbours(Votes::Published, banks, |among| knn.score_among(among, &banks.train, &banks.test))?;
         let setting = format!("cosine, k {}, T {}", config.k, config.temperature);
         Ok(Score::single(Probe::Knn, accuracy, started, setting))
+    }
+
+    /// What is scored by neighbours, which all ranks look for.
+    fn by_neighbours<T>(
+        &self,
+        votes: Votes,
+        banks: &Banks,
+        score: impl FnOnce(Among<'_>) -> Result<T, EvalError>,
+    ) -> Result<T, CliError> {
+        let order = || Order::Neighbours(NeighbourOrder { votes, among: banks.names.clone() });
+        self.crew.together(order, |group| Ok(catch(|| score(shared_by(group)))??))
     }
 
     /// The probe whose rate and weight decay are chosen on held-out training images. Where these are too few to choose by

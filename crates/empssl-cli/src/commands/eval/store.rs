@@ -50,16 +50,25 @@ impl BankStore {
         Ok((build(&path)?, false))
     }
 
-    /// A bank that nobody asks for twice: it is removed as soon as it is open, and gone when it is closed.
+    /// A bank that nobody asks for twice: its name is removed with the returned value, and it is gone when it is closed.
     pub(crate) fn scratch(
         &self,
         name: &str,
         build: impl FnOnce(&Path) -> Result<BankFile, CliError>,
-    ) -> Result<BankFile, CliError> {
-        let path = self.folder.join(format!(".{name}.{}.tmp", std::process::id()));
-        let file = build(&path);
-        let _ = fs::remove_file(&path);
-        file
+    ) -> Result<(BankFile, Scratch), CliError> {
+        let scratch = Scratch(self.folder.join(format!(".{name}.{}.tmp", std::process::id())));
+        Ok((build(&scratch.0)?, scratch))
+    }
+}
+
+/// The name of a file that is removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Where nothing was written there is nothing to remove.
+        let _ = fs::remove_file(&self.0);
     }
 }
 

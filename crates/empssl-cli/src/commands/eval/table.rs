@@ -27,7 +27,7 @@ pub(crate) struct Tables<'a> {
 
 impl<'a> Tables<'a> {
     pub(crate) fn new(banks: BankMaker<'a>) -> Self {
-        let scorer = Scorer { run: banks.run, seed: banks.seed };
+        let scorer = Scorer { run: banks.run, seed: banks.seed, crew: banks.crew };
         let (rows, probe_curve, test_curve) = (Vec::new(), Vec::new(), Vec::new());
         Self { banks, scorer, rows, probe_curve, test_curve, knn_grid: Vec::new(), tried: Vec::new() }
     }
@@ -60,7 +60,8 @@ impl<'a> Tables<'a> {
     /// Raw pixels: the whole image as the network's numbers.
     pub(crate) fn add_pixels(&mut self, encoded: &Encoded<'_>) -> Result<(), CliError> {
         let wanted = Wanted { view: EvalView::Whole, counts: &[1], outputs: &scored() };
-        let banks = self.banks.files(encoded, &wanted)?.banks(1)?;
+        let files = self.banks.files(encoded, &wanted)?;
+        let banks = files.banks(1)?;
         let scores = self.scorer.of_pixels(&banks)?;
         self.add_scores(encoded, scores, &banks)
     }

@@ -5,19 +5,21 @@ use std::path::{Path, PathBuf};
 use empssl_data::{Dataset, Split};
 use empssl_train::Checkpoint;
 
+use super::Subject;
+use super::crew::{self, Crew};
 use super::sets::LabelledSets;
-use super::{Subject, score};
 use crate::args::{EvalArgs, ImageArgs};
 use crate::commands::train::model_summary;
 use crate::commands::{self, ImageSource, SavedRun, say};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
-use crate::report::{DataIdentity, PeakBytes, RunIdentity, RunReport, SCHEMA_VERSION, TrainingSummary, Transfer};
+use crate::ranks;
+use crate::report::{DataIdentity, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary, Transfer};
 use crate::run_folder::write_json;
 
 /// Scores the network of `checkpoint`, a run or a file, on the images of `dataset`.
-pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str) -> Result<(), CliError> {
-    let device = commands::prepare(&args.compute)?;
+pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str, among: ranks::Among<'_>) -> Result<(), CliError> {
+    let (device, crew) = Crew::prepare(args, among)?;
     let origin = Origin::open(checkpoint, args)?;
     let Origin { run, identity, checkpoint, features, report } = &origin;
     let images = ImageArgs { data: args.data.clone(), partial: args.partial, on_bad_image: args.on_bad_image };
@@ -27,12 +29,13 @@ pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str) -> Result<(
         set.check_serves(&run.config.patches)?;
     }
     let transfer = Transfer { trained_on: identity.data.name.clone(), patches: shown(run, &train)? };
-    eprintln!("note: trained on {}, scored on {}; {}", transfer.trained_on, train.name(), transfer.patches);
+    let (there, here) = (&transfer.trained_on, train.name());
+    ranks::note(format_args!("trained on {there}, scored on {here}; {}", transfer.patches));
     let sets = LabelledSets::of(&train, test, run.config.evaluation.labelled_images, identity.seed)?;
     let prefix = format!("{}-", source.name);
     let (sets, prefix) = (&sets, &prefix);
     let subject = Subject { run, identity, checkpoint, snapshot: None, sets, features, prefix, scatter: None, device };
-    let mut scored: RunReport = score(&subject, args)?;
+    let Some(mut scored) = crew::evaluate(&subject, args, crew, among)? else { return Ok(()) };
     scored.be_of_transfer(identity, &source.name, transfer);
     let path = args.out.clone().unwrap_or_else(|| report.with_extension(format!("report-{}.json", source.name)));
     write_json(&path, &scored)?;

@@ -1,0 +1,4 @@
+// See handles.h.
+#pragma once
+
+#include "handles.h"

@@ -1,0 +1,166 @@
+//! What tensors travel by from process to process: Gloo, of `shim/groups.cpp`, and NCCL, of the object that
+//! `shim/nccl/nccl.h` describes and that is opened when it is needed.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::path::Path;
+use std::ptr::{NonNull, null_mut};
+use std::time::Duration;
+
+use super::groups::{RawStore, milliseconds, owned, text};
+use super::{ShimError, check, libtorch_version};
+
+unsafe extern "C" {
+    fn empssl_engine_gloo(
+        store: *mut c_void,
+        prefix: *const c_char,
+        address: *const c_char,
+        is_interface: i32,
+        rank: i32,
+        world: i32,
+        timeout_ms: i64,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
+    fn empssl_engine_free(engine: *mut c_void);
+}
+
+/// `empssl_nccl_build`.
+type Build = unsafe extern "C" fn() -> *const c_char;
+
+/// `empssl_nccl_connect`.
+type Connect = unsafe extern "C" fn(
+    store: *mut c_void,
+    prefix: *const c_char,
+    rank: i32,
+    world: i32,
+    device: i32,
+    timeout_ms: i64,
+    engine: *mut *mut c_void,
+) -> *mut c_char;
+
+/// Where a process listens for the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// At an address or under a name that resolves to one.
+    Address(String),
+    /// On a network interface.
+    Interface(String),
+}
+
+/// A connection of one kind with all other processes.
+#[derive(Debug)]
+pub(crate) struct RawEngine(NonNull<c_void>);
+
+// SAFETY: this is a reference that is counted atomically; it is used only to make a group and to be given back.
+unsafe impl Send for RawEngine {}
+
+impl RawEngine {
+    /// Connects with all others by Gloo, through `store`.
+    pub(crate) fn gloo(
+        store: &RawStore,
+        prefix: &str,
+        listen: &Listen,
+        place: (usize, usize),
+        timeout: Duration,
+    ) -> Result<Self, ShimError> {
+        let (Listen::Address(at) | Listen::Interface(at)) = listen;
+        let (prefix, at, mut out) = (text(prefix)?, text(at)?, null_mut());
+        let is_interface = i32::from(matches!(listen, Listen::Interface(_)));
+        let ([rank, world], timeout) = (numbers(place)?, milliseconds(timeout));
+        // SAFETY: the store lives, the texts are null-terminated and live through the call, and the last pointer is to
+        // a live local.
+        check(unsafe {
+            let (store, prefix, at) = (store.as_ptr(), prefix.as_ptr(), at.as_ptr());
+            empssl_engine_gloo(store, prefix, at, is_interface, rank, world, timeout, &mut out)
+        })?;
+        owned(out).map(Self)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut c_void {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for RawEngine {
+    fn drop(&mut self) {
+        // SAFETY: the engine came from the shim, or from NCCL's object in the same form, and is given back once.
+        unsafe { empssl_engine_free(self.0.as_ptr()) }
+    }
+}
+
+fn numbers((rank, world): (usize, usize)) -> Result<[i32; 2], ShimError> {
+    let number = |n: usize| i32::try_from(n).map_err(|_| ShimError(format!("{n} processes are too many")));
+    Ok([number(rank)?, number(world)?])
+}
+
+/// Why NCCL's object is not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NcclRefusal {
+    /// By the loader, in its words.
+    Loader(String),
+    /// It was built as something else than this program expects.
+    Build { found: String, expected: String },
+}
+
+/// NCCL's object, open for the rest of the process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NcclObject(Connect);
+
+impl NcclObject {
+    /// What an object has to call itself, as `EMPSSL_NCCL_BUILD` of `shim/nccl/nccl.h`.
+    pub(crate) fn expected_build() -> String {
+        format!("interface 1, libtorch {}", libtorch_version())
+    }
+
+    /// Opens the object, which needs CUDA's part of libtorch to be open.
+    pub(crate) fn open(path: &Path) -> Result<Self, NcclRefusal> {
+        use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+        let refused = |error: libloading::Error| NcclRefusal::Loader(error.to_string());
+        // SAFETY: the object's initialisers are those of libtorch's headers, which run in every program that includes
+        // them.
+        let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(refused)?;
+        // SAFETY: every build of the object has this function, which takes nothing and returns a string constant.
+        let found = unsafe {
+            let build = library.get::<Build>(b"empssl_nccl_build").map_err(refused)?;
+            CStr::from_ptr(build()).to_string_lossy().into_owned()
+        };
+        let expected = Self::expected_build();
+        if found != expected {
+            return Err(NcclRefusal::Build { found, expected });
+        }
+        // SAFETY: in an object of this build the function is as declared above. The library is never closed, because
+        // what it connects lives as long as the last graph that keeps its group.
+        let connect = unsafe { *library.get::<Connect>(b"empssl_nccl_connect").map_err(refused)? };
+        std::mem::forget(library);
+        Ok(Self(connect))
+    }
+
+    /// Connects GPU `device` with those of all others; it may wait for ever when one of them is lost meanwhile.
+    pub(crate) fn connect(
+        self,
+        store: &RawStore,
+        prefix: &str,
+        place: (usize, usize),
+        device: usize,
+        timeout: Duration,
+    ) -> Result<RawEngine, ShimError> {
+        let (prefix, [rank, world], mut out) = (text(prefix)?, numbers(place)?, null_mut());
+        // SAFETY: the function is that of an object of the expected build, the store lives, the text is null-terminated
+        // and lives through the call, and the last pointer is to a live local.
+        check(unsafe {
+            let (store, prefix, timeout) = (store.as_ptr(), prefix.as_ptr(), milliseconds(timeout));
+            self.0(store, prefix, rank, world, device as i32, timeout, &mut out)
+        })?;
+        owned(out).map(RawEngine)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_build_is_spelt_as_in_the_header() {
+        let header = include_str!("../../shim/nccl/nccl.h");
+        assert!(header.contains("#define EMPSSL_NCCL_INTERFACE 1\n"));
+        let build = r#"#define EMPSSL_NCCL_BUILD "interface " EMPSSL_TEXT(EMPSSL_NCCL_INTERFACE) ", libtorch " EMPSSL_LIBTORCH"#;
+        assert!(header.contains(build));
+    }
+}
