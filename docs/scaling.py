@@ -1,7 +1,11 @@
 """Communication against computing in one training step, by arithmetic alone: `python3 docs/scaling.py`.
 
 Nothing here was measured. The assumptions are the constants below; change them to those of a machine.
+`python3 docs/scaling.py N IMAGES` prints what a rank puts into the collectives of a step of ResNet-18 with N patches of
+IMAGES images a rank, which `empssl train --nproc` counts while it trains.
 """
+
+import sys
 
 PATCHES, IMAGES, D, H = 20, 16, 1024, 4096  # n; images of a GPU; widths of the projections and the features
 NETWORK_FLOPS = 100e12  # achieved in convolutions and products, bf16
@@ -62,7 +66,18 @@ def row(depth, gpus):
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
+def put(patches, images):
+    """Megabytes of a step that one rank hands over, whatever the number of ranks: gradients, projections, BatchNorm."""
+    _, parameters, norms = network(18)
+    parts = 4 * parameters, patches * images * D * 4, sum(8 * (2 * c + 1) + 8 * 2 * c for c in norms)
+    return [bytes / 1e6 for bytes in (*parts, sum(parts))]
+
+
 def main():
+    if len(sys.argv) == 3:
+        print("gradients {:.2f} MB, projections {:.2f} MB, BatchNorm {:.2f} MB, together {:.2f} MB".format(
+            *put(*map(int, sys.argv[1:]))))
+        return
     heads = ["network", "GPUs", "b", "network's time", "objective's time", "gradients", "projections", "BatchNorm"]
     heads += [f"at {link}" for link in LINKS]
     print("| " + " | ".join(heads) + " |")

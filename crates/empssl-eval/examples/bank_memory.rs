@@ -28,10 +28,11 @@ fn main() {
         std::process::exit(1);
     };
     let mb = |bytes: u64| bytes as f64 / 1e6;
-    let [build, probe, knn] = measured.seconds;
+    let [build, probe, knn, optimum] = measured.seconds;
     println!("{job:?}");
     println!("building: {:.0} MB anonymous, {build:.1} s", mb(measured.build));
     println!("building and scoring: {:.0} MB anonymous", mb(measured.build_and_score));
     println!("linear probe: top-1 {:.1} %, {probe:.1} s", measured.top1[0]);
     println!("weighted kNN: top-1 {:.1} %, {knn:.1} s", measured.top1[1]);
+    println!("L-BFGS probe: top-1 {:.1} %, {optimum:.1} s", measured.top1[2]);
 }
