@@ -36,7 +36,7 @@ impl Curvature {
             centred.tr().matmul(&centred).to_kind(Kind::Double)
         });
         let covariance = products.reduce(|sum, next| sum + next)? / part.n_images() as f64;
-        // On the processor wherever the features are: it takes a second, and needs no other library of the device.
+        // On the processor wherever the features are: it needs no other library of the device.
         // Without the axes the search finds the same optimum, only later.
         let (variances, axes) = covariance.to_device(Device::Cpu).f_linalg_eigh("L").ok()?;
         let device = covariance.device();
