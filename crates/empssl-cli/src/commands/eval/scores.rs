@@ -71,7 +71,7 @@ pub(crate) struct Tried {
 
 /// All scores of an encoder.
 pub(crate) struct Scores {
-    encoder: Encoder,
+    pub(crate) encoder: Encoder,
     pub(crate) rows: Vec<Score>,
     /// The linear probe's accuracy after each of its epochs.
     pub(crate) curve: Vec<Accuracy>,
@@ -81,8 +81,7 @@ pub(crate) struct Scores {
 
 impl Scores {
     fn of(encoder: Encoder) -> Self {
-        let (rows, curve, neighbours, tried) = Default::default();
-        Self { encoder, rows, curve, neighbours, tried }
+        Self { encoder, rows: Vec::new(), curve: Vec::new(), neighbours: Vec::new(), tried: Vec::new() }
     }
 
     /// Takes a row, and tells who waits for the next one.

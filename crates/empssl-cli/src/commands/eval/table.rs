@@ -63,7 +63,7 @@ impl<'a> Tables<'a> {
         let files = self.banks.files(encoded, &wanted)?;
         let banks = files.banks(1)?;
         let scores = self.scorer.of_pixels(&banks)?;
-        self.add_scores(encoded, scores, &banks)
+        self.add_scores(scores, &banks)
     }
 
     /// What the evaluation took, with the features that were taken from an earlier one at what they took then.
@@ -80,12 +80,11 @@ impl<'a> Tables<'a> {
 
     fn add_rows(&mut self, encoded: &Encoded<'_>, banks: &Banks) -> Result<(), CliError> {
         let scores = self.scorer.of_network(encoded.encoder, banks)?;
-        self.add_scores(encoded, scores, banks)
+        self.add_scores(scores, banks)
     }
 
-    fn add_scores(&mut self, encoded: &Encoded<'_>, scores: Scores, banks: &Banks) -> Result<(), CliError> {
-        let encoder = encoded.encoder;
-        let Scores { rows, curve, neighbours, tried, .. } = scores;
+    fn add_scores(&mut self, scores: Scores, banks: &Banks) -> Result<(), CliError> {
+        let Scores { encoder, rows, curve, neighbours, tried } = scores;
         let points = curve.iter().enumerate();
         self.probe_curve.extend(points.map(|(index, point)| CurvePoint {
             encoder,
@@ -106,15 +105,15 @@ impl<'a> Tables<'a> {
             setting: tried.setting,
             held_out_top1: tried.held_out_top1,
         }));
-        rows.into_iter().try_for_each(|score| self.add_row(encoded, score, banks))
+        rows.into_iter().try_for_each(|score| self.add_row(encoder, score, banks))
     }
 
-    fn add_row(&mut self, encoded: &Encoded<'_>, score: Score, banks: &Banks) -> Result<(), CliError> {
+    fn add_row(&mut self, encoder: Encoder, score: Score, banks: &Banks) -> Result<(), CliError> {
         let n_train = score.n_train.unwrap_or_else(|| self.banks.sets.train.len());
         let n_test = self.banks.sets.test.len();
         let peak_bytes = banks.peaks.max(commands::peaks(self.banks.device)?);
         self.rows.push(Row {
-            encoder: encoded.encoder,
+            encoder,
             probe: score.probe,
             top1: score.accuracy.top1,
             top5: score.accuracy.top5,
