@@ -1,10 +1,9 @@
 //! What the tests of several modules need: golden tensors in a kind, patches, banks with and without structure.
 
-use std::process::Command;
 use std::time::Duration;
 
 use empssl_data::PatchBatch;
-use empssl_golden::Tensors;
+use empssl_golden::{Tensors, processes};
 use empssl_torch::processes::{Launch, ProcessGroup, free_port};
 use ndarray::Array5;
 use serde_json::Value;
@@ -74,11 +73,7 @@ pub(crate) fn is_alone(test: &str) -> bool {
     if std::env::var_os(IS_ALONE).is_some() {
         return true;
     }
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let output = command.args([test, "--exact", "--nocapture"]).env(IS_ALONE, "1").output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("1 passed"), "no test is called {test}: {text}");
+    processes::run_test(test, &[(IS_ALONE, "1")]);
     false
 }
 

@@ -293,8 +293,13 @@ pub(crate) fn open_globally(path: &std::path::Path) -> Result<(), String> {
             std::mem::forget(library);
             Ok(())
         }
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(loaders_words(&error)),
     }
+}
+
+/// Why a shared library could not be opened; the error's own text says only which call failed.
+fn loaders_words(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// The name of CUDA device `index` as the driver gives it.

@@ -17,7 +17,7 @@ use empssl_model::{Network, SharedNorm};
 use empssl_torch::failure;
 use empssl_torch::processes::{GradientBuckets, GroupError, ProcessGroup};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 use crate::error::TrainError;
 
@@ -152,7 +152,7 @@ impl Ranks {
     /// what they would be had each batch moved them towards the mean of the ranks' statistics.
     fn average_statistics(&self, network: &Network) -> Result<(), TrainError> {
         let state = network.state_dict();
-        let running = state.iter().filter(|(name, tensor)| name.contains(".running_") && tensor.kind() != Kind::Int64);
+        let running = state.iter().filter(|(name, _)| name.contains(".running_"));
         let running: Vec<&Tensor> = running.map(|(_, tensor)| tensor).collect();
         no_grad(|| {
             let flat: Vec<Tensor> = running.iter().map(|tensor| tensor.flatten(0, -1)).collect();

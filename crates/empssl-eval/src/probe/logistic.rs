@@ -114,14 +114,12 @@ impl LogisticProbe {
     /// # Errors
     /// [`EvalError::Shape`] for features whose logits overflow.
     pub fn fit(&self, train: &FeatureBank) -> Result<LogisticFit, EvalError> {
-        let whole = Part::whole(train);
-        let scaling = Scaling::of(&whole);
-        let curvature = Curvature::of(&whole, &scaling, self.kind(train));
+        let whole = Whole::of(train, self.kind(train));
         let chosen = match Holdout::draw(train, self.seed) {
-            Ok(holdout) => self.choose(train, &holdout, curvature.as_ref())?,
-            Err(_) => Chosen { strength: UNCHOSEN_STRENGTH, layer: Layer::zero(&whole), path: Vec::new() },
+            Ok(holdout) => self.choose(train, &holdout, whole.curvature.as_ref())?,
+            Err(_) => Chosen::given(UNCHOSEN_STRENGTH, &whole.images),
         };
-        Ok(self.fit_from(train, &scaling, curvature.as_ref(), chosen))
+        Ok(self.fit_from(train, &whole, chosen))
     }
 
     /// Fits the whole bank at a given penalty λ.
@@ -130,24 +128,16 @@ impl LogisticProbe {
     /// [`EvalError::Setting`] for a penalty that is negative or not finite.
     pub fn fit_at(&self, train: &FeatureBank, penalty: f64) -> Result<LogisticFit, EvalError> {
         EvalError::check(penalty >= 0.0 && penalty.is_finite(), "penalty", "at least 0 and finite", penalty)?;
-        let (whole, scaling) = (Part::whole(train), Scaling::of(&Part::whole(train)));
-        let curvature = Curvature::of(&whole, &scaling, self.kind(train));
-        let strength = penalty / scaling.spread.powi(2);
-        let start = Chosen { strength, layer: Layer::zero(&whole), path: Vec::new() };
-        Ok(self.fit_from(train, &scaling, curvature.as_ref(), start))
+        let whole = Whole::of(train, self.kind(train));
+        let given = Chosen::given(penalty / whole.scaling.spread.powi(2), &whole.images);
+        Ok(self.fit_from(train, &whole, given))
     }
 
-    fn fit_from(
-        &self,
-        train: &FeatureBank,
-        scaling: &Scaling,
-        curvature: Option<&Curvature>,
-        chosen: Chosen,
-    ) -> LogisticFit {
+    fn fit_from(&self, train: &FeatureBank, whole: &Whole<'_>, chosen: Chosen) -> LogisticFit {
         let Chosen { strength, layer, path } = chosen;
-        let (part, kind) = (Part::whole(train), self.kind(train));
-        let loss = SoftmaxLoss::new(&part, kind, scaling, strength);
-        let found = loss.minimise(&layer, self.stop(kind), curvature);
+        let (Whole { images, scaling, curvature }, kind) = (whole, self.kind(train));
+        let loss = SoftmaxLoss::new(images, kind, scaling, strength);
+        let found = loss.minimise(&layer, self.stop(kind), curvature.as_ref());
         let Optimum { layer, value: loss, iterations, converged } = found;
         let probe = FittedProbe::from_layer(&layer.weight, &layer.bias, train);
         let penalty = strength * scaling.spread.powi(2);
@@ -200,11 +190,34 @@ impl LogisticProbe {
     }
 }
 
+/// All images of a bank, and what a search over them is told of their features.
+struct Whole<'a> {
+    images: Part<'a>,
+    scaling: Scaling,
+    curvature: Option<Curvature>,
+}
+
+impl<'a> Whole<'a> {
+    fn of(train: &'a FeatureBank, kind: Kind) -> Self {
+        let images = Part::whole(train);
+        let scaling = Scaling::of(&images);
+        let curvature = Curvature::of(&images, &scaling, kind);
+        Self { images, scaling, curvature }
+    }
+}
+
 /// A strength, and a layer near its optimum.
 struct Chosen {
     strength: f64,
     layer: Layer,
     path: Vec<PathPoint>,
+}
+
+impl Chosen {
+    /// A strength that no search has chosen.
+    fn given(strength: f64, images: &Part<'_>) -> Self {
+        Self { strength, layer: Layer::zero(images), path: Vec::new() }
+    }
 }
 
 fn strengths() -> impl Iterator<Item = f64> {

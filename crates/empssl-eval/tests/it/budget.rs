@@ -141,7 +141,7 @@ fn anonymous() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use empssl_golden::processes;
 
     use super::*;
 
@@ -162,11 +162,8 @@ mod tests {
     fn banks_go_to_the_disk_and_scoring_takes_little_more_than_one_copy() {
         let job = Job { train: 20_000, test: 2_000, width: 1024, epochs: 2 };
         let bank = (job.train as i64 * job.width * 4) as u64;
-        let mut child = Command::new(std::env::current_exe().unwrap());
-        child.args(["--exact", "budget::tests::a_job_that_another_test_gave", "--nocapture", "--test-threads=1"]);
-        let output = child.env(JOB, serde_json::to_string(&job).unwrap()).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{text}");
+        let job = serde_json::to_string(&job).unwrap();
+        let text = processes::run_test("budget::tests::a_job_that_another_test_gave", &[(JOB, &job)]);
         let Some(line) = text.lines().find_map(|line| line.strip_prefix("measured ")) else {
             eprintln!("skipped: this system does not tell the anonymous memory of a process");
             return;

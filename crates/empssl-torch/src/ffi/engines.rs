@@ -7,7 +7,7 @@ use std::ptr::{NonNull, null_mut};
 use std::time::Duration;
 
 use super::groups::{RawStore, milliseconds, owned, text};
-use super::{ShimError, check, libtorch_version};
+use super::{ShimError, check, libtorch_version, loaders_words};
 
 unsafe extern "C" {
     fn empssl_engine_gloo(
@@ -114,7 +114,7 @@ impl NcclObject {
     /// Opens the object, which needs CUDA's part of libtorch to be open.
     pub(crate) fn open(path: &Path) -> Result<Self, NcclRefusal> {
         use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-        let refused = |error: libloading::Error| NcclRefusal::Loader(error.to_string());
+        let refused = |error: libloading::Error| NcclRefusal::Loader(loaders_words(&error));
         // SAFETY: the object's initialisers are those of libtorch's headers, which run in every program that includes
         // them.
         let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(refused)?;

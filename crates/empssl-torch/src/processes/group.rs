@@ -370,12 +370,8 @@ impl ProcessGroup {
         &self.0.watch
     }
 
-    pub(super) fn store(&self) -> &RawStore {
+    pub(super) fn store(&self) -> &Arc<RawStore> {
         &self.0.store
-    }
-
-    pub(super) fn shared_store(&self) -> Arc<RawStore> {
-        Arc::clone(&self.0.store)
     }
 
     pub(super) fn orders(&self) -> &Orders {

@@ -206,7 +206,9 @@ mod tests {
         let text = folder.path().join("text.so");
         fs::write(&text, "no object").unwrap();
         let error = load(&text).unwrap_err();
-        assert!(matches!(&error, NcclProblem::NotOpened { path, .. } if *path == text), "{error}");
+        let NcclProblem::NotOpened { path, reason } = &error else { panic!("{error}") };
+        assert_eq!(*path, text);
+        assert!(reason.contains("text.so") && reason.contains("too short"), "{reason}");
         assert!(error.to_string().ends_with("run `cargo xtask setup --nccl` again"), "{error}");
     }
 

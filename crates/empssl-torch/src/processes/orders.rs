@@ -66,7 +66,7 @@ impl ProcessGroup {
     pub fn next_order(&self) -> Result<String, GroupError> {
         self.demand_place(self.rank() != 0, "rank 0 gives orders and receives none")?;
         let orders = self.orders();
-        let asked = Question::ask(self.shared_store(), orders.key(), orders.look);
+        let asked = Question::ask(Arc::clone(self.store()), orders.key(), orders.look);
         loop {
             match asked.answer.recv_timeout(orders.look) {
                 Ok(Ok(order)) => {

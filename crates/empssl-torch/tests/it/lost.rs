@@ -3,6 +3,7 @@
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use empssl_golden::processes;
 use empssl_torch::processes::{GroupError, ProcessGroup};
 use tch::{Device, Kind, Tensor};
 
@@ -45,7 +46,7 @@ fn strike(name: &str, world: usize, target: usize, blow: &str) -> Option<Vec<Out
     struck.kill().unwrap();
     struck.wait().unwrap();
     for output in &outputs {
-        let text = ranks::text(output);
+        let text = processes::text(output);
         assert_eq!(output.status.code(), Some(3), "{text}");
         let named = format!("rank {target} (process {} on ", struck.id());
         assert!(text.contains(&named) && text.contains("has given no sign of life for "), "{text}");
@@ -76,7 +77,7 @@ fn a_halted_rank_0_is_named_by_all_others() {
 #[test]
 fn the_reason_of_a_rank_that_fails_reaches_the_others() {
     let name = "lost::the_reason_of_a_rank_that_fails_reaches_the_others";
-    let Some(launch) = ranks::own() else { return ranks::all_succeed(ranks::start(name, 3)) };
+    let Some(launch) = ranks::own() else { return processes::succeed(ranks::start(name, 3)) };
     let group = ProcessGroup::join(&launch, TIMEOUT).unwrap();
     group.barrier().unwrap();
     if group.rank() == 1 {
@@ -93,7 +94,7 @@ fn the_reason_of_a_rank_that_fails_reaches_the_others() {
 #[test]
 fn a_rank_that_lags_behind_is_named() {
     let name = "lost::a_rank_that_lags_behind_is_named";
-    let Some(launch) = ranks::own() else { return ranks::all_succeed(ranks::start(name, 2)) };
+    let Some(launch) = ranks::own() else { return processes::succeed(ranks::start(name, 2)) };
     let group = ProcessGroup::join(&launch, Duration::from_secs(3)).unwrap();
     group.set_step(4);
     group.barrier().unwrap();

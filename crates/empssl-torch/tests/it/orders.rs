@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use empssl_golden::processes;
 use empssl_torch::processes::{GroupError, ProcessGroup};
 
 use crate::ranks;
@@ -12,7 +13,7 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 #[test]
 fn orders_come_in_turn_and_are_waited_for_longer_than_the_time_out() {
     let name = "orders::orders_come_in_turn_and_are_waited_for_longer_than_the_time_out";
-    let Some(launch) = ranks::own() else { return ranks::all_succeed(ranks::start(name, 3)) };
+    let Some(launch) = ranks::own() else { return processes::succeed(ranks::start(name, 3)) };
     let group = ProcessGroup::join(&launch, TIMEOUT).unwrap();
     if group.rank() == 0 {
         group.give_order("first\nof two").unwrap();
@@ -49,7 +50,7 @@ fn strike(name: &str, blow: &str, expected: &str) {
     let mut struck = children.pop().unwrap();
     struck.kill().unwrap();
     struck.wait().unwrap();
-    let text = ranks::text(&waiting);
+    let text = processes::text(&waiting);
     assert_eq!(waiting.status.code(), Some(3), "{text}");
     let named = format!("rank 0 (process {} on ", struck.id());
     assert!(text.contains(&named) && text.contains(expected), "{text}");
@@ -68,7 +69,7 @@ fn a_halted_rank_0_ends_the_waiting() {
 #[test]
 fn a_rank_that_fails_ends_those_that_wait_and_the_next_order_is_not_given() {
     let name = "orders::a_rank_that_fails_ends_those_that_wait_and_the_next_order_is_not_given";
-    let Some(launch) = ranks::own() else { return ranks::all_succeed(ranks::start(name, 3)) };
+    let Some(launch) = ranks::own() else { return processes::succeed(ranks::start(name, 3)) };
     let group = ProcessGroup::join(&launch, TIMEOUT).unwrap();
     group.barrier().unwrap();
     let error = match group.rank() {

@@ -1,8 +1,9 @@
 //! A test that runs as several processes.
 
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
+use empssl_golden::processes;
 use empssl_torch::processes::{Launch, ProcessGroup, free_port};
 
 /// The variable by which a rank knows that it is one.
@@ -22,32 +23,17 @@ pub(crate) fn own() -> Option<Launch> {
 pub(crate) fn start(name: &str, world: usize) -> Vec<Child> {
     let port = free_port().unwrap();
     let start = |rank| {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args([name, "--exact", "--nocapture"]).env(IS_RANK, "1").env_remove("TORCHELASTIC_USE_AGENT_STORE");
-        command.envs(Launch::local(rank, world, port).variables());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        let mut command = processes::of_test(name);
+        command.env(IS_RANK, "1").env_remove("TORCHELASTIC_USE_AGENT_STORE");
+        processes::start(command.envs(Launch::local(rank, world, port).variables()))
     };
     (0..world).map(start).collect()
-}
-
-/// Waits for all, which must succeed.
-#[track_caller]
-pub(crate) fn all_succeed(children: Vec<Child>) {
-    for (rank, child) in children.into_iter().enumerate() {
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "rank {rank}: {}", text(&output));
-    }
-}
-
-/// What a process wrote.
-pub(crate) fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// In the test `name`: `body` in each of `world` processes, which all succeed.
 #[track_caller]
 pub(crate) fn everywhere(name: &str, world: usize, body: impl FnOnce(&ProcessGroup)) {
-    let Some(launch) = own() else { return all_succeed(start(name, world)) };
+    let Some(launch) = own() else { return processes::succeed(start(name, world)) };
     let group = ProcessGroup::join(&launch, PLENTY).unwrap();
     assert_eq!((group.rank(), group.world(), group.local_world()), (launch.rank, world, world));
     body(&group);

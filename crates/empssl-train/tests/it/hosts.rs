@@ -5,8 +5,10 @@
 #![cfg(target_os = "linux")]
 
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
+
+use empssl_golden::processes;
 
 use crate::ranks::{self, JOB, distance, is_rank};
 
@@ -59,11 +61,11 @@ impl Hosts {
         [0, 1].map(|rank| {
             let mut command = Command::new("ip");
             command.args(["netns", "exec", &self.names[rank]]).arg(std::env::current_exe().unwrap());
-            command.args([test, "--exact", "--nocapture"]).envs(JOB.into_iter().zip(words.iter().copied()));
+            command.args(processes::test_arguments(test)).envs(JOB.into_iter().zip(words.iter().copied()));
             command.envs([("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1")]);
             command.envs([("MASTER_ADDR", ADDRESSES[0]), ("MASTER_PORT", "29511")]);
             command.env("RANK", rank.to_string()).env(ranks::TIMEOUT, timeout.as_secs().to_string());
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            processes::start(&mut command)
         })
     }
 }
@@ -89,7 +91,7 @@ fn two_hosts_have_the_gradient_of_one_process() {
     for (kind, distance, tolerance) in [("double", ranks::distance as Distance, 1e-10), ("float", ranks::apart, 1e-5)] {
         let out = tempfile::tempdir().unwrap();
         let job = format!("gradient {kind} whole global");
-        ranks::finish(hosts.start(test, &job, out.path(), Duration::from_secs(60)).into());
+        processes::succeed(hosts.start(test, &job, out.path(), Duration::from_secs(60)));
         let two = ranks::read_gradient(out.path());
         let found = distance(&two, &ranks::gradient(test, 1, &format!("{kind} whole global")));
         println!("{kind}: {found:e}");
@@ -97,7 +99,7 @@ fn two_hosts_have_the_gradient_of_one_process() {
     }
     let out = tempfile::tempdir().unwrap();
     let job = "20 double whole global";
-    ranks::finish(hosts.start(test, job, out.path(), Duration::from_secs(60)).into());
+    processes::succeed(hosts.start(test, job, out.path(), Duration::from_secs(60)));
     let (two, alone) = (ranks::last_checkpoint(out.path()), tempfile::tempdir().unwrap());
     let one = ranks::trained(test, 1, job, alone.path()).checkpoint;
     let found = distance(&two.network, &one.network);

@@ -1,8 +1,8 @@
 //! What a step takes in each memory mode: measured in processes of their own, against the estimate and one another.
 
-use std::process::Command;
 use std::time::Instant;
 
+use empssl_golden::processes;
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Network, NetworkConfig, ResNetConfig, Stem};
 use empssl_train::memory::StepMemory;
@@ -58,13 +58,10 @@ impl Job {
     /// Bytes that the job adds to a process at its peak, and the seconds of a step; `None` where the system tells no
     /// peaks.
     fn measure(self) -> Option<(u64, f64)> {
-        let mut child = Command::new(std::env::current_exe().unwrap());
-        child.args(["--exact", "memory::a_job_that_another_test_gave", "--nocapture", "--test-threads=1"]);
+        let job = serde_json::to_string(&self).unwrap();
         // Blocks of every size go back to the system at once, as glibc does with the large ones of a real step.
-        let child = child.env("MALLOC_MMAP_THRESHOLD_", "65536");
-        let output = child.env(JOB, serde_json::to_string(&self).unwrap()).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{text}");
+        let variables = [(JOB, job.as_str()), ("MALLOC_MMAP_THRESHOLD_", "65536")];
+        let text = processes::run_test("memory::a_job_that_another_test_gave", &variables);
         let line = text.lines().find_map(|line| line.strip_prefix("measured "))?;
         let (bytes, seconds) = line.split_once(' ')?;
         Some((bytes.parse().ok()?, seconds.parse().ok()?))

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use empssl_data::{OnBadImage, OpenOptions, PatchConfig, PatchSampler, Split};
+use empssl_golden::processes;
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Network, NetworkConfig, ResNetConfig, Stem, weights};
 use empssl_torch::processes::{Launch, ProcessGroup, free_port};
@@ -43,21 +44,11 @@ fn start(name: &str, world: usize, job: &str, out: &Path) -> Vec<Child> {
     let words = job.split(' ').chain([out.to_str().unwrap()]);
     let variables: Vec<_> = JOB.into_iter().zip(words.map(str::to_owned)).collect();
     let start = |rank| {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args([name, "--exact", "--nocapture"]).envs(variables.iter().cloned());
-        command.envs(Launch::local(rank, world, port).variables());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        let mut command = processes::of_test(name);
+        command.envs(variables.iter().cloned());
+        processes::start(command.envs(Launch::local(rank, world, port).variables()))
     };
     (0..world).map(start).collect()
-}
-
-#[track_caller]
-pub(crate) fn finish(children: Vec<Child>) {
-    for (rank, child) in children.into_iter().enumerate() {
-        let output = child.wait_with_output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "rank {rank}: {}{}", text(&output.stdout), text(&output.stderr));
-    }
 }
 
 /// Does what this process was started for; false for the test itself.
@@ -235,7 +226,7 @@ pub(crate) fn apart(a: &[(String, Tensor)], b: &[(String, Tensor)]) -> f64 {
 
 pub(crate) fn gradient(name: &str, world: usize, job: &str) -> Vec<(String, Tensor)> {
     let out = tempfile::tempdir().unwrap();
-    finish(start(name, world, &format!("gradient {job}"), out.path()));
+    processes::succeed(start(name, world, &format!("gradient {job}"), out.path()));
     read_gradient(out.path())
 }
 
@@ -253,7 +244,7 @@ pub(crate) struct Trained {
 }
 
 pub(crate) fn trained(name: &str, world: usize, job: &str, out: &Path) -> Trained {
-    finish(start(name, world, job, out));
+    processes::succeed(start(name, world, job, out));
     let losses = fs::read_to_string(out.join("losses")).unwrap();
     let checkpoint = last_checkpoint(out);
     assert_eq!(checkpoint.world, world as u64);
