@@ -13,6 +13,9 @@ use crate::error::DecodeError;
 /// The most pixels that an image may have, as Pillow limits it; more is taken for an attack or a damaged header.
 pub(crate) const MAX_PIXELS: u64 = 178_956_970;
 
+/// How every PNG file begins.
+const PNG: &[u8] = b"\x89PNG";
+
 /// Decodes a JPEG or PNG file to `[height, width, 3]` in RGB, to the bytes of Pillow's
 /// `Image.open(file).convert("RGB")`; what the file is, its content decides.
 ///
@@ -22,11 +25,18 @@ pub(crate) const MAX_PIXELS: u64 = 178_956_970;
 /// # Errors
 /// With the reason when the bytes are no complete image, or of a kind that photographs do not have.
 pub fn decode_image(bytes: &[u8], short_side: Option<usize>) -> Result<Array3<u8>, DecodeError> {
-    if jpeg::is_jpeg(bytes) { jpeg::decode(bytes, short_side) } else { decode_png(bytes) }.map_err(DecodeError)
+    let decoded = match bytes {
+        [] => Err("the file is empty".to_owned()),
+        _ if jpeg::is_jpeg(bytes) => jpeg::decode(bytes, short_side),
+        _ if bytes.starts_with(PNG) => decode_png(bytes),
+        _ => Err("neither a JPEG nor a PNG file".to_owned()),
+    };
+    decoded.map_err(DecodeError)
 }
 
 fn decode_png(bytes: &[u8]) -> Result<Array3<u8>, String> {
-    let image = image::load_from_memory_with_format(bytes, ImageFormat::Png).map_err(|error| error.to_string())?;
+    let words = |error: image::ImageError| error.to_string().trim_end_matches('.').to_owned();
+    let image = image::load_from_memory_with_format(bytes, ImageFormat::Png).map_err(words)?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     Array3::from_shape_vec((height, width, 3), to_rgb(image)).map_err(|error| error.to_string())
 }
@@ -71,6 +81,15 @@ mod tests {
             (name, std::fs::read(path).unwrap(), pixels)
         };
         paths.iter().map(read).collect()
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused_in_words() {
+        let refusal = |bytes: &[u8]| decode_image(bytes, None).unwrap_err().to_string();
+        assert_eq!(refusal(b""), "the file is empty");
+        assert_eq!(refusal(b"bad\n"), "neither a JPEG nor a PNG file");
+        assert_eq!(refusal(b"\x89PNG"), "unexpected end of file");
+        assert_eq!(refusal(b"\x89PNG\r\n....."), "Format error decoding Png: Invalid PNG signature");
     }
 
     #[test]
