@@ -22,7 +22,10 @@ const LAUNCHER: &str = include_str!("dist/launcher.sh");
 const PROGRAMS: [&str; 2] = ["empssl", "xtask"];
 
 /// What else goes along, file by file or folder by folder.
-const ALONG: [&str; 5] = ["configs", "README.md", "LICENSE-MIT", "LICENSE-APACHE", "docs/report.schema.json"];
+const ALONG: [&str; 5] = ["configs", "README.md", "docs", "LICENSE-MIT", "LICENSE-APACHE"];
+
+/// Where images lie too, so that only its notes go along.
+const NOTES: &str = "data";
 
 /// Most bytes of the archive.
 const MOST_BYTES: u64 = 15 << 20;
@@ -115,9 +118,13 @@ fn fill(root: &Path, built: &Path, nccl: &Path, workspace: &Workspace) -> Outcom
     for name in ALONG {
         copy(&workspace.join(name), &root.join(name))?;
     }
-    // Where `--fetch` puts a set, as in the checkout.
-    let data = root.join("data");
-    fs::create_dir_all(&data).at(Code::Child, "create the folder", &data)?;
+    // `--fetch` puts a set beside them, as in the checkout.
+    let notes = workspace.join(NOTES);
+    for entry in fs::read_dir(&notes).at(Code::Child, "read", &notes)?.flatten() {
+        if entry.path().extension().is_some_and(|ending| ending == "md") {
+            copy(&entry.path(), &root.join(NOTES).join(entry.file_name()))?;
+        }
+    }
     let path = root.join(BUNDLE_FILE);
     let text =
         serde_json::to_string_pretty(&contents(workspace)).map_err(|e| Failure::new(Code::Child, e.to_string()))?;
@@ -227,9 +234,19 @@ mod tests {
     #[test]
     fn a_bundle_holds_recipes_and_says_of_what_it_is_made() {
         let (_folder, root) = bundle();
-        for name in ["configs/cifar10/one-epoch.toml", "LICENSE-MIT", "bin/empssl", "lib/libempssl_nccl.so", "data"] {
+        for name in [
+            "configs/cifar10/one-epoch.toml",
+            "LICENSE-MIT",
+            "bin/empssl",
+            "lib/libempssl_nccl.so",
+            "docs/recipes.md",
+            "data/imagenet100.md",
+        ] {
             assert!(root.join(name).exists(), "{name} is missing");
         }
+        let ending = |entry: fs::DirEntry| entry.path().extension().map(std::ffi::OsStr::to_owned);
+        let endings = fs::read_dir(root.join(NOTES)).unwrap().map(|entry| ending(entry.unwrap()).unwrap());
+        assert!(endings.into_iter().all(|ending| ending == "md"), "images stay where they are");
         let workspace = Workspace::at(&root);
         assert_eq!(workspace.bundle().map(|bundle| bundle.version.as_str()), Some(env!("CARGO_PKG_VERSION")));
     }

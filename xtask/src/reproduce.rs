@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// GPUs for each run, whose training and evaluation are as many processes; on the CPU so many processes
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     gpus: u16,
+    /// On CUDA, kernels that repeat their bits, at a price in speed; a CPU repeats them anyway
+    #[arg(long)]
+    deterministic: bool,
     /// Seed of everything random: weights, order and patches; of several the first
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -82,9 +85,13 @@ struct SweepArgs {
     /// Cells at a time, one a GPU or --gpus of them [default: as many as there are GPUs for, else 1]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Say what would be run, what of it is done and what the rest may take, and stop there
+    /// Say what would be run, what of it is done and what the rest may take, and stop there; for that it installs libtorch
+    /// and builds the program, and with --fetch downloads images
     #[arg(long)]
     dry_run: bool,
+    /// Leave the features of finished cells on the disk, gigabytes each
+    #[arg(long)]
+    keep_features: bool,
     /// Go on with cells that failed before, too
     #[arg(long)]
     retry: bool,
@@ -97,6 +104,7 @@ impl SweepArgs {
             || !self.patches.is_empty()
             || self.jobs.is_some()
             || self.dry_run
+            || self.keep_features
             || self.retry
     }
 }
@@ -112,6 +120,7 @@ impl Args {
             partial: false,
             device: Some("cpu".to_owned()),
             gpus: 1,
+            deterministic: false,
             seed: 0,
             on_bad_image: None,
             workers: None,
@@ -183,6 +192,8 @@ fn request(args: &Args, tables: Vec<Table>, workspace: &Workspace) -> Outcome<Re
         out: args.out.clone().unwrap_or_else(|| workspace::from_here(&workspace.join("runs"))),
         dry_run: args.sweep.dry_run,
         retry: args.sweep.retry,
+        keep_features: args.sweep.keep_features,
+        deterministic: args.deterministic,
     })
 }
 
@@ -210,6 +221,9 @@ impl<'a> Single<'a> {
         }
         if let Some(workers) = self.args.workers {
             command.args(["--workers", &workers.to_string()]);
+        }
+        if self.args.deterministic {
+            command.arg("--deterministic");
         }
         if self.args.gpus > 1 {
             command.args(["--nproc", &self.args.gpus.to_string()]);

@@ -56,6 +56,10 @@ pub(crate) struct Request {
     pub(crate) out: PathBuf,
     pub(crate) dry_run: bool,
     pub(crate) retry: bool,
+    /// Leave the features of finished cells on the disk.
+    pub(crate) keep_features: bool,
+    /// Take kernels that repeat their bits.
+    pub(crate) deterministic: bool,
 }
 
 impl Request {
@@ -87,7 +91,7 @@ impl Request {
         let tables = self.tables.iter().map(|table| format!("table {}", table.name()));
         let recipes = self.recipes.iter().map(|recipe| format!("recipe {recipe}"));
         let what: Vec<_> = tables.chain(recipes).collect();
-        let seeds = if self.n_seeds == 1 { "1 seed".to_owned() } else { format!("{} seeds", self.n_seeds) };
+        let seeds = text::counted(self.n_seeds as usize, "seed");
         format!("EMP-SSL on {}: {}, {seeds}", sets.join(", "), what.join(", "))
     }
 }
@@ -125,7 +129,8 @@ impl<'a> Sweep<'a> {
     /// Runs every cell that is not done, and writes the report whenever one ends.
     fn run(&self, interrupts: &(dyn Fn() -> usize + Sync)) -> Outcome {
         let say = |line: &str| eprintln!("{line}");
-        let bench = Bench { program: &self.program, retry: self.request.retry, interrupts, say: &say };
+        let Request { retry, keep_features, deterministic, .. } = *self.request;
+        let bench = Bench { program: &self.program, retry, keep_features, deterministic, interrupts, say: &say };
         let ended = || {
             if let Err(failure) = self.report() {
                 say(&format!("warning: {failure}"));
@@ -182,15 +187,19 @@ impl<'a> Sweep<'a> {
         let cells = &self.plan.cells;
         let done = cells.iter().filter(|cell| cell.is_done()).count();
         let places: Vec<_> = self.slots.iter().map(|slot| slot.name.as_str()).collect();
-        let mut lines =
-            vec![format!("{}\n{} cells, {done} done; on {}", self.request.title(), cells.len(), places.join(", "))];
+        let mut lines = vec![format!(
+            "{}\n{}, {done} done; on {}",
+            self.request.title(),
+            text::counted(cells.len(), "cell"),
+            places.join(", ")
+        )];
         let mut seen: Vec<usize> = Vec::new();
         let mut left = Some(0.0);
         for group in self.plan.tables.iter().flat_map(|table| &table.groups) {
             let new: Vec<usize> = group.cells.iter().copied().filter(|index| !seen.contains(index)).collect();
             seen.extend(&new);
             let open = new.iter().filter(|&&index| !cells[index].is_done()).count() as f64;
-            let seconds = rates.seconds(&group.outline);
+            let seconds = group.cells.first().and_then(|&index| rates.seconds(&cells[index], &group.outline));
             left = if open > 0.0 { left.zip(seconds).map(|(left, seconds)| left + open * seconds) } else { left };
             if !new.is_empty() {
                 lines.push(self.group_text(group, &new, &rates));
@@ -201,26 +210,30 @@ impl<'a> Sweep<'a> {
         lines.join("\n")
     }
 
-    fn group_text(&self, group: &plan::Group, cells: &[usize], rates: &Rates) -> String {
-        let outline = &group.outline;
-        let states: Vec<_> = cells.iter().map(|&index| self.cell_text(&self.plan.cells[index])).collect();
+    fn group_text(&self, group: &plan::Group, new: &[usize], rates: &Rates) -> String {
+        let (outline, one) = (&group.outline, &self.plan.cells[new[0]]);
+        let states: Vec<_> = new.iter().map(|&index| self.cell_text(&self.plan.cells[index])).collect();
         let changes: String = group.changes.iter().map(|change| format!(" {change}")).collect();
-        let cost = match (rates.seconds(outline), rates.of(outline)) {
+        let time = match (rates.seconds(one, outline), rates.of(outline)) {
             (Some(seconds), Some(rate)) => {
                 let from = if rate.is_measured { "as finished cells" } else { "by a trial of a few steps" };
                 format!("about {} a cell, {from}", text::duration(seconds))
             }
             _ => "time unknown".to_owned(),
         };
+        let others: Vec<_> = one.targets.iter().map(|target| target.set.name.as_str()).collect();
+        let others = if others.is_empty() { String::new() } else { format!(" and on {}", others.join(", ")) };
+        let cost = one.feature_cost(outline);
         format!(
-            "  {} {}{changes}: {}\n    {} patches to train, {} to score in {} state{}; {cost}",
+            "  {} {}{changes}: {}\n    {} patches to train, {} to score in {}{others}, {} of features while a cell is \
+             scored; {time}",
             measured::label(&outline.dataset, &outline.data),
             group.recipe,
             states.join(", "),
             text::count(outline.training_patches()),
-            text::count(outline.evaluation_patches() * outline.states().len() as u64),
-            outline.states().len(),
-            if outline.states().len() == 1 { "" } else { "s" },
+            text::count(cost.patches),
+            text::counted(one.states.len(), "state"),
+            text::bytes(cost.bytes),
         )
     }
 

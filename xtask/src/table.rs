@@ -1,24 +1,45 @@
-//! `cargo xtask table`: the README's results table, made from the reports under docs/results/, so that nobody types a
-//! number.
+//! `cargo xtask table`: the README's tables of what was measured and of what was published, made from the reports under
+//! docs/results/ and from the recipes, so that nobody types a number.
+
+mod published;
 
 use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Code, Context, Failure, Outcome};
-use crate::report::model::{Encoder, Probe};
+use crate::report::model::{Bar, Encoder, Probe};
 use crate::report::{Report, text};
 use crate::sweep::measured::{KIND, Row, SCHEMA_VERSION, SweepReport, label_of};
 use crate::sweep::words;
 use crate::workspace::Workspace;
 
-const BEGIN: &str = "<!-- results: begin -->";
-const END: &str = "<!-- results: end -->";
+/// What stands between two lines of the README.
+#[derive(Clone, Copy)]
+struct Block(&'static str);
+
+/// What was measured.
+const MEASURED: Block = Block("results");
+/// What was published.
+const PUBLISHED: Block = Block("published");
+
+impl Block {
+    fn markers(self) -> [String; 2] {
+        ["begin", "end"].map(|place| format!("<!-- {}: {place} -->", self.0))
+    }
+
+    /// The text with the table between the block's lines.
+    fn put(self, readme: &str, table: &str) -> Outcome<String> {
+        let [begin, end] = self.markers();
+        let parts = readme.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
+        let (before, after) =
+            parts.ok_or_else(|| Failure::check(format!("README.md lacks the lines `{begin}` and `{end}`")))?;
+        Ok(format!("{before}{begin}\n{table}{end}{after}"))
+    }
+}
 
 /// Where the reports are: a folder for each, with its report.json.
 const RESULTS: &str = "docs/results";
-
-/// The report of a run is one seed, which is too few to settle anything.
-const STATUS: &str = "n = 1, preliminary";
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
@@ -31,18 +52,21 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
     let path = workspace.join("README.md");
     let readme = fs::read_to_string(&path).at(Code::Check, "read", &path)?;
-    let wanted = with_table(&readme, &table(&reports(workspace)?))?;
+    let reports = reports(workspace)?;
+    let measured = |set: &str, recipe: &str| reports.iter().any(|(_, report)| report.is_of(set, recipe));
+    let wanted = MEASURED.put(&readme, &table(&reports))?;
+    let wanted = PUBLISHED.put(&wanted, &published::table(workspace, &measured)?)?;
     if wanted == readme {
-        println!("README.md holds the table of {RESULTS}/");
+        println!("README.md holds the tables of {RESULTS}/ and of the recipes");
         return Ok(());
     }
     if args.check {
         return Err(Failure::check(format!(
-            "the table in README.md is not that of {RESULTS}/: run `cargo xtask table`"
+            "a table in README.md is not that of {RESULTS}/ and the recipes: run `cargo xtask table`"
         )));
     }
     fs::write(&path, wanted).at(Code::Check, "write", &path)?;
-    println!("wrote the table of {RESULTS}/ into README.md");
+    println!("wrote the tables of {RESULTS}/ and of the recipes into README.md");
     Ok(())
 }
 
@@ -68,6 +92,23 @@ impl Committed {
         }
     }
 
+    /// Whether it measured this recipe as it is on this set, in any form of it.
+    fn is_of(&self, set: &str, recipe: &str) -> bool {
+        match self {
+            Self::Run(report) => report.dataset == set && report.recipe == recipe,
+            Self::Sweep(report) => {
+                let is = |row: &Row| {
+                    let is_of_set = row
+                        .dataset
+                        .strip_prefix(set)
+                        .is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '-'));
+                    row.n > 0 && row.trained_on.is_none() && row.changes.is_empty() && row.recipe == recipe && is_of_set
+                };
+                report.tables.iter().flat_map(|table| &table.rows).any(is)
+            }
+        }
+    }
+
     /// The lines of the README's table.
     fn rows(&self, name: &str) -> Vec<String> {
         match self {
@@ -88,14 +129,6 @@ fn reports(workspace: &Workspace) -> Outcome<Vec<(String, Committed)>> {
     folders.sort();
     let name = |folder: &PathBuf| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     folders.iter().map(|folder| Ok((name(folder), Committed::read(folder)?))).collect()
-}
-
-/// The text with the table between its markers.
-fn with_table(readme: &str, table: &str) -> Outcome<String> {
-    let parts = readme.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    let (before, after) =
-        parts.ok_or_else(|| Failure::check(format!("README.md lacks the lines `{BEGIN}` and `{END}`")))?;
-    Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
 fn table(reports: &[(String, Committed)]) -> String {
@@ -119,9 +152,15 @@ fn row(name: &str, report: &Report) -> String {
         text::duration(report.seconds.evaluate),
         peak,
         format!("{}, {}", report.device_name, report.threads()),
-        STATUS.to_owned(),
+        status(report),
     ];
     format!("| {} |", cells.join(" | "))
+}
+
+/// One seed is too few to settle anything; what the recipe asked for and did not get is said.
+fn status(report: &Report) -> String {
+    let missed = report.bars.iter().filter_map(Bar::missed).map(|missed| format!("; missed {missed}"));
+    iter::once("n = 1, preliminary".to_owned()).chain(missed).collect()
 }
 
 /// A row of a sweep, whose published figures go along with the differences.
@@ -165,12 +204,13 @@ mod tests {
 
     #[test]
     fn the_table_replaces_what_stood_between_the_markers_and_settles() {
-        let readme = format!("# title\n\n{BEGIN}\nold\n{END}\n\nrest\n");
+        let [begin, end] = MEASURED.markers();
+        let readme = format!("# title\n\n{begin}\nold\n{end}\n\nrest\n");
         let table = table(&[("a".to_owned(), Committed::Run(Box::new(fixture())))]);
-        let written = with_table(&readme, &table).unwrap();
+        let written = MEASURED.put(&readme, &table).unwrap();
         assert!(written.starts_with("# title\n\n") && written.ends_with("\n\nrest\n") && !written.contains("old"));
-        assert_eq!(with_table(&written, &table).unwrap(), written);
-        assert!(with_table("no markers", &table).unwrap_err().to_string().contains(BEGIN));
+        assert_eq!(MEASURED.put(&written, &table).unwrap(), written);
+        assert!(MEASURED.put("no markers", &table).unwrap_err().to_string().contains(&begin));
     }
 
     #[test]
@@ -180,6 +220,14 @@ mod tests {
         let trained = report.row(Encoder::Trained, Probe::Linear).unwrap().top1;
         assert!(line.contains(&format!("**{}** (untrained ", text::percent(trained))), "{line}");
         assert!(line.contains("(docs/results/a/report.json)") && line.contains("n = 1, preliminary"), "{line}");
+        let bar = |holds| Bar { what: "kNN".into(), measured: Some(6.29), at_least: Some(7.0), at_most: None, holds };
+        let with = |holds| {
+            let mut report = fixture();
+            report.bars = vec![bar(holds)];
+            status(&report)
+        };
+        assert_eq!(with(true), "n = 1, preliminary");
+        assert_eq!(with(false), "n = 1, preliminary; missed kNN: 6.3, at least 7");
         assert_eq!(line.matches(" | ").count(), 8);
     }
 
@@ -212,6 +260,9 @@ mod tests {
             assert!(line.contains(text), "`{text}` is missing from {line}");
         }
         assert_eq!(line.matches(" | ").count(), 8);
+        let report_read = Committed::read(folder.path()).unwrap();
+        assert!(report_read.is_of("cifar10", "one-epoch"));
+        assert!(!report_read.is_of("cifar1", "one-epoch") && !report_read.is_of("cifar10", "quick"));
         let later = report.to_string().replace("\"schema_version\":1", "\"schema_version\":2");
         fs::write(folder.path().join("report.json"), later).unwrap();
         let failure = Committed::read(folder.path()).map(|_| ()).unwrap_err();
@@ -226,7 +277,9 @@ mod tests {
         fs::create_dir_all(&results).unwrap();
         fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/run/report.json"), results.join("report.json"))
             .unwrap();
-        fs::write(workspace.join("README.md"), format!("{BEGIN}\n{END}\n")).unwrap();
+        fs::create_dir_all(workspace.join("configs")).unwrap();
+        let blocks = [MEASURED, PUBLISHED].map(|block| block.markers().join("\n"));
+        fs::write(workspace.join("README.md"), blocks.join("\n")).unwrap();
         let check = Args { check: true };
         assert_eq!(run(&check, &workspace).unwrap_err().code, Code::Check);
         run(&Args::default(), &workspace).unwrap();

@@ -14,7 +14,7 @@ use empssl_train::{BatchNormOver, CheckpointEvery, LarsConfig, Length, MemoryMod
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-pub(crate) use self::evaluation::{CurveProbe, CurveSection, EvalView, EvaluationSection};
+pub(crate) use self::evaluation::{CurveProbe, CurveSection, EvalPass, EvalView, EvaluationSection};
 pub(crate) use self::scores::ScoresSection;
 use crate::error::CliError;
 

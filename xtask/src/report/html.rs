@@ -200,7 +200,7 @@ pub(super) fn figure(chart: &Chart<'_>, legend: &str) -> Option<String> {
     Some(format!("<figure><h3>{}</h3>{legend}{}</figure>\n", chart.title, chart.svg()?))
 }
 
-fn patches(png: &[u8]) -> String {
+pub(crate) fn patches(png: &[u8]) -> String {
     format!(
         "<figure><img class=\"patches\" alt=\"Images, each followed by its patches\" src=\"data:image/png;base64,{}\">\
          <figcaption>Each row: an image as it is, then patches of it.</figcaption></figure>",

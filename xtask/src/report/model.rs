@@ -301,6 +301,11 @@ impl Bar {
         self.measured.map_or("not measured".to_owned(), super::text::number)
     }
 
+    /// What it found and should have, where it does not hold.
+    pub(crate) fn missed(&self) -> Option<String> {
+        (!self.holds).then(|| format!("{}: {}, {}", self.what, self.found(), self.bound()))
+    }
+
     /// The bound in words.
     pub(crate) fn bound(&self) -> String {
         match (self.at_least, self.at_most) {

@@ -52,6 +52,11 @@ pub(crate) fn sampled<T>(items: &[T], about: usize) -> impl Iterator<Item = &T> 
     items.iter().enumerate().filter(move |(i, _)| i % stride == 0 || *i == last).map(|(_, item)| item)
 }
 
+/// So many of a thing whose plural ends in s.
+pub(crate) fn counted(n: usize, thing: &str) -> String {
+    format!("{} {thing}{}", count(n as u64), if n == 1 { "" } else { "s" })
+}
+
 /// Seconds as one would say them.
 pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
@@ -59,7 +64,8 @@ pub(crate) fn duration(seconds: f64) -> String {
         s if s < 10.0 => format!("{s:.1} s"),
         s if s < 120.0 => format!("{s:.0} s"),
         s if s < 7200.0 => format!("{:.0} min {:02.0} s", (s / 60.0).floor(), (s % 60.0).floor()),
-        s => format!("{:.0} h {:02.0} min", (s / 3600.0).floor(), (s % 3600.0 / 60.0).floor()),
+        s if s < 172_800.0 => format!("{:.0} h {:02.0} min", (s / 3600.0).floor(), (s % 3600.0 / 60.0).floor()),
+        s => format!("{:.1} days", s / 86_400.0),
     }
 }
 
@@ -239,7 +245,7 @@ pub(crate) fn source(published: &Published) -> String {
 
 /// The line under the table that says what its words mean.
 pub(crate) const TABLE_NOTE: &str = "Every row uses the same labelled images and the whole test split. Raw pixels are the \
-    network's input, x/127.5 \u{2212} 1 of the whole image. The last epoch is what counts; the column \u{201c}chosen on test, \
+    network's input, x/127.5 \u{2212} 1 of the whole image, at most 64 pixels a side. The last epoch is what counts; the column \u{201c}chosen on test, \
     as the original prints\u{201d} is the best epoch on the test images, which flatters, for comparison alone.";
 
 /// The name of the column of the best epoch on the test images.
@@ -279,8 +285,9 @@ mod tests {
 
     #[test]
     fn durations_and_sizes_read_naturally() {
-        let said = [0.25, 59.6, 185.0, 7300.0, f64::NAN].map(duration);
-        assert_eq!(said, ["0.2 s", "60 s", "3 min 05 s", "2 h 01 min", "unknown"]);
+        let said = [0.25, 59.6, 185.0, 7300.0, 250_000.0, f64::NAN].map(duration);
+        assert_eq!(said, ["0.2 s", "60 s", "3 min 05 s", "2 h 01 min", "2.9 days", "unknown"]);
+        assert_eq!([0, 1, 1200].map(|n| counted(n, "cell")), ["0 cells", "1 cell", "1,200 cells"]);
         assert_eq!([300 << 20, 3 << 29].map(bytes), ["300 MiB", "1.50 GiB"]);
         assert_eq!(peak(PeakBytes { host: None, device: None }), "not measured");
         assert_eq!(

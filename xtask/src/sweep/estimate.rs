@@ -70,18 +70,16 @@ impl Rates {
         self.0.iter().find(|(known, _)| *known == kind)?.1
     }
 
-    /// Seconds of a whole cell: training, and features of every state. Probes take time besides, which a trial cannot
-    /// tell.
-    pub(crate) fn seconds(&self, outline: &Outline) -> Option<f64> {
-        let rate = self.of(outline)?;
-        let scored = outline.states().len() as u64 * outline.evaluation_patches();
+    /// Seconds of a whole cell: training, and all its features. Probes take time besides, which a trial cannot tell.
+    pub(crate) fn seconds(&self, cell: &Cell, outline: &Outline) -> Option<f64> {
+        let (rate, scored) = (self.of(outline)?, cell.feature_cost(outline).patches);
         Some(outline.training_patches() as f64 / rate.training + scored as f64 / rate.scoring)
     }
 }
 
 fn measured(cell: &Cell, outline: &Outline) -> Option<Rate> {
     let report = cell.report(None)?;
-    let scoring = outline.evaluation_patches() as f64 / report.seconds.evaluate;
+    let scoring = outline.feature_cost(1).patches as f64 / report.seconds.evaluate;
     let training = report.patches_per_s?;
     (training > 0.0 && scoring > 0.0).then_some(Rate { training, scoring, is_measured: true })
 }
@@ -91,7 +89,7 @@ fn trial(cell: &Cell, slot: &Slot, program: &Program) -> Option<Rate> {
     let file = env::temp_dir().join(format!("xtask-trial-{}-{}.json", std::process::id(), cell.key));
     let (n, b) = if slot.gpu.is_some() { TRIAL_GPU } else { TRIAL_CPU };
     let mut command = program.command();
-    command.args(["bench", "step", "--dataset", "synthetic", "--steps", "2", "--warmup", "1", "--recipe"]);
+    command.args(["bench", "step", "--dataset", "synthetic", "--steps", "5", "--warmup", "1", "--recipe"]);
     command.arg(&cell.recipe).args(cell.changes.iter().flat_map(|change| ["--set", change]));
     for change in [format!("n_patches={n}"), format!("batch_size={b}"), "memory=whole".to_owned()] {
         command.arg("--set").arg(format!("training.{change}"));

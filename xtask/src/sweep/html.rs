@@ -1,5 +1,7 @@
 //! report.html of a sweep: one self-contained page, light and dark, for a desk and for a phone.
 
+use std::fmt::Write;
+use std::fs;
 use std::path::Path;
 
 use super::Status;
@@ -8,19 +10,19 @@ use super::plan::{Group, Plan, TablePlan};
 use super::tables::Table;
 use super::words;
 use crate::report::chart::{Chart, Line, Scale};
-use crate::report::html::escape;
-use crate::report::model::{self, Encoder, Probe};
+use crate::report::html::{self, escape};
+use crate::report::model::{self, Encoder, Probe, TestPoint, View};
 
 const STYLE: &str = concat!(include_str!("../report/style.css"), include_str!("style.css"));
 
 /// Forbids whatever the page does not need, requests to anywhere above all.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// Colours of lines, by their classes in the style sheet; after the last the first comes again.
 const COLOURS: [&str; 6] = ["line0", "line1", "line2", "line3", "line4", "line5"];
 
-/// More charts of losses than this hide what they show.
-const MAX_LOSS_CHARTS: usize = 12;
+/// More charts of one kind than this hide what they show.
+const MAX_CHARTS: usize = 12;
 
 /// The page of a report; the plan says where the curves are.
 pub(crate) fn render(report: &SweepReport, plan: &Plan) -> String {
@@ -32,7 +34,9 @@ pub(crate) fn render(report: &SweepReport, plan: &Plan) -> String {
     let tables: String = report.tables.iter().zip(&plan.tables).map(|(table, plan)| one_table(table, plan)).collect();
     let sections = [
         tables,
-        section("Loss", charts(losses(plan))),
+        section("Accuracy by test patches", charts(each_group(plan, by_test_patches))),
+        section("Loss", charts(each_group(plan, loss))),
+        section("Patches", patches(plan)),
         section("Cells", cells(&report.cells)),
         section("How it was made", facts(report)),
     ];
@@ -118,6 +122,7 @@ struct Named<'a> {
     title: String,
     x_label: &'a str,
     y_label: &'a str,
+    x_scale: Scale,
     lines: Vec<(String, Vec<(f64, f64)>)>,
 }
 
@@ -130,8 +135,8 @@ fn figure(named: &Named<'_>) -> Option<String> {
     let colour = |index: usize| COLOURS[index % COLOURS.len()];
     let lines = named.lines.iter().enumerate();
     let lines = lines.map(|(index, (_, points))| Line { class: colour(index), points: points.clone() }).collect();
-    let chart =
-        Chart { title: &named.title, x_label: named.x_label, y_label: named.y_label, x_scale: Scale::Even, lines };
+    let Named { title, x_label, y_label, x_scale, .. } = named;
+    let chart = Chart { title, x_label, y_label, x_scale: *x_scale, lines };
     let legend: String = named
         .lines
         .iter()
@@ -155,7 +160,8 @@ fn by_epochs(table: &TableReport) -> Option<Named<'_>> {
     }
     lines.retain(|(_, points)| points.len() > 1);
     let title = "Linear probe by epochs".to_owned();
-    (!lines.is_empty()).then_some(Named { title, x_label: "epochs", y_label: "test top-1, percent", lines })
+    let (x_label, y_label, x_scale) = ("epochs", "test top-1, percent", Scale::Even);
+    (!lines.is_empty()).then_some(Named { title, x_label, y_label, x_scale, lines })
 }
 
 /// Accuracy over the number of patches, in the table that varies it.
@@ -172,41 +178,73 @@ fn by_patches<'a>(table: &TableReport, plan: &TablePlan) -> Option<Named<'a>> {
         }
     }
     let title = "Accuracy by patches an image".to_owned();
-    (!lines.is_empty()).then_some(Named {
-        title,
-        x_label: "patches an image in training",
-        y_label: "test top-1, percent",
-        lines,
-    })
+    let (x_label, y_label, x_scale) = ("patches an image in training", "test top-1, percent", Scale::Even);
+    (!lines.is_empty()).then_some(Named { title, x_label, y_label, x_scale, lines })
 }
 
-/// The loss of every cell, those of one recipe on one set together.
-fn losses(plan: &Plan) -> Vec<Named<'static>> {
+/// A chart for every group of cells that has something to show, each once.
+fn each_group(plan: &Plan, chart: fn(&Group, &Plan) -> Option<Named<'static>>) -> Vec<Named<'static>> {
     let mut seen: Vec<&[usize]> = Vec::new();
     let mut charts = Vec::new();
     for group in plan.tables.iter().flat_map(|table| &table.groups) {
-        if seen.contains(&group.cells.as_slice()) || charts.len() == MAX_LOSS_CHARTS {
+        if seen.contains(&group.cells.as_slice()) || charts.len() == MAX_CHARTS {
             continue;
         }
         seen.push(&group.cells);
-        charts.push(loss(group, plan));
+        charts.extend(chart(group, plan));
     }
     charts
 }
 
-fn loss(group: &Group, plan: &Plan) -> Named<'static> {
+/// Set, recipe and changes of a group.
+fn title(group: &Group) -> String {
     let changes: String = group.changes.iter().map(|change| format!(", {change}")).collect();
     let set = super::measured::label(&group.outline.dataset, &group.outline.data);
+    format!("{set}: {}{changes}", group.recipe)
+}
+
+/// The loss of every seed.
+fn loss(group: &Group, plan: &Plan) -> Option<Named<'static>> {
     let line = |&index: &usize| {
         let cell = &plan.cells[index];
         (format!("seed {}", cell.seed), points(&cell.folder))
     };
-    Named {
-        title: format!("{set}: {}{changes}", group.recipe),
+    Some(Named {
+        title: title(group),
         x_label: "training step",
         y_label: "total loss",
+        x_scale: Scale::Even,
         lines: group.cells.iter().map(line).filter(|(_, points)| !points.is_empty()).collect(),
+    })
+}
+
+/// Linear probe and kNN against the patches of a test image, of the first seed that is scored.
+fn by_test_patches(group: &Group, plan: &Plan) -> Option<Named<'static>> {
+    let report = group.cells.iter().find_map(|&index| plan.cells[index].report(None))?;
+    let line = |probe: Probe| {
+        let of_line = |point: &&TestPoint| (point.view, point.probe) == (View::Published, probe);
+        let points = report.test_curve.iter().filter(of_line);
+        (probe.label().to_owned(), points.map(|point| (point.n_patches as f64, point.top1)).collect::<Vec<_>>())
+    };
+    let lines: Vec<_> =
+        [Probe::Linear, Probe::Knn].map(line).into_iter().filter(|(_, points)| points.len() > 1).collect();
+    let (x_label, y_label, x_scale) = ("random patches of a test image", "test top-1, percent", Scale::Doubling);
+    (!lines.is_empty()).then(|| Named { title: title(group), x_label, y_label, x_scale, lines })
+}
+
+/// What the network saw, once for every set.
+fn patches(plan: &Plan) -> String {
+    let mut seen: Vec<String> = Vec::new();
+    let mut figures = String::new();
+    for group in plan.tables.iter().flat_map(|table| &table.groups) {
+        let set = super::measured::label(&group.outline.dataset, &group.outline.data);
+        let picture = || group.cells.iter().find_map(|&index| fs::read(plan.cells[index].join("patches.png")).ok());
+        if let Some(png) = (!seen.contains(&set)).then(picture).flatten() {
+            let _ = write!(figures, "<h3>{}</h3>\n{}", escape(&set), html::patches(&png));
+            seen.push(set);
+        }
     }
+    figures
 }
 
 fn points(folder: &Path) -> Vec<(f64, f64)> {

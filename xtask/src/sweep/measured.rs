@@ -10,7 +10,7 @@ use super::outline::Data;
 use super::plan::{Cell, Group, Plan, Target};
 use crate::process;
 use crate::report::Report;
-use crate::report::model::{Encoder, PartialCounts, Probe};
+use crate::report::model::{Bar, Encoder, PartialCounts, Probe};
 use crate::report::text;
 use crate::reproduce::program::Program;
 
@@ -120,6 +120,9 @@ pub(crate) struct CellReport {
     /// From the sweep's folder.
     pub(crate) folder: String,
     pub(crate) command: Option<String>,
+    /// What its recipe asked for and did not get.
+    #[serde(default)]
+    pub(crate) missed: Vec<String>,
 }
 
 impl Spread {
@@ -304,7 +307,7 @@ fn beside(group: &Group, row: &Row) -> Vec<Beside> {
 }
 
 fn cell_report(cell: &Cell, folder: &Path) -> CellReport {
-    let state = cell.state();
+    let (state, report) = (cell.state(), cell.report(None));
     CellReport {
         name: cell.name.clone(),
         key: cell.key.clone(),
@@ -314,7 +317,8 @@ fn cell_report(cell: &Cell, folder: &Path) -> CellReport {
         starts: state.starts,
         resumes: state.resumes,
         folder: relative(&cell.folder, folder),
-        command: cell.report(None).map(|report| report.command),
+        missed: report.iter().flat_map(|report| &report.bars).filter_map(Bar::missed).collect(),
+        command: report.map(|report| report.command),
     }
 }
 

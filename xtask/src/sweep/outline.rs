@@ -1,5 +1,6 @@
 //! What a run would be, as `empssl recipe --json` says it: the resolved recipe, the images, how much there is to do.
 
+use std::iter::{self, Sum};
 use std::path::Path;
 use std::process::Command;
 
@@ -48,10 +49,31 @@ pub(crate) struct Training {
     pub(crate) batch_norm: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct Evaluation {
     pub(crate) n_patches: u64,
-    pub(crate) images: u64,
+    /// Of the untrained network, once for all states.
+    pub(crate) untrained: FeatureCost,
+    /// Of the trained network in one state.
+    pub(crate) trained: FeatureCost,
+}
+
+/// What taking the features of a network costs.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub(crate) struct FeatureCost {
+    /// Patches that go through it.
+    pub(crate) patches: u64,
+    /// On the disk, until the cell is done.
+    pub(crate) bytes: u64,
+}
+
+impl Sum for FeatureCost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self { patches: 0, bytes: 0 }, |sum, cost| Self {
+            patches: sum.patches + cost.patches,
+            bytes: sum.bytes + cost.bytes,
+        })
+    }
 }
 
 impl Outline {
@@ -92,9 +114,10 @@ impl Outline {
         self.training.steps * self.training.batch_size * self.training.n_patches
     }
 
-    /// Patches whose features are taken to score one state, of the trained network and of the untrained one.
-    pub(crate) fn evaluation_patches(&self) -> u64 {
-        2 * self.evaluation.n_patches * self.evaluation.images
+    /// What the features of so many states take, with those of the untrained network that all of them share.
+    pub(crate) fn feature_cost(&self, states: usize) -> FeatureCost {
+        let Evaluation { untrained, trained, .. } = self.evaluation;
+        iter::once(untrained).chain(iter::repeat_n(trained, states)).sum()
     }
 
     /// The states that are scored: snapshots by their epochs, and the end.

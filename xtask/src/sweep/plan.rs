@@ -3,11 +3,12 @@
 //! A cell is one training with all its scores; its key is a digest of the resolved recipe, the seed, the images and the
 //! sources, so whatever is equal in all of them is one cell, in whichever table it stands.
 
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Request;
-use super::outline::Outline;
+use super::outline::{FeatureCost, Outline};
 use super::tables::Table;
 use crate::failure::{Failure, Outcome};
 use crate::reproduce::images::ImageSet;
@@ -39,6 +40,8 @@ pub(crate) struct Target {
     pub(crate) set: ImageSet,
     /// Of the set's own images and settings, so that another set under the same name gets its own scores.
     pub(crate) key: String,
+    /// Of scoring on it.
+    cost: FeatureCost,
 }
 
 /// The cells of one recipe on one set: one for each seed.
@@ -62,6 +65,14 @@ pub(crate) struct Plan {
     pub(crate) tables: Vec<TablePlan>,
     /// Every cell once; first those of the first seed.
     pub(crate) cells: Vec<Cell>,
+}
+
+impl Cell {
+    /// What its features take: of every state, and of the end on other sets.
+    pub(crate) fn feature_cost(&self, outline: &Outline) -> FeatureCost {
+        let others = self.targets.iter().map(|target| target.cost);
+        iter::once(outline.feature_cost(self.states.len())).chain(others).sum()
+    }
 }
 
 impl Plan {
@@ -164,7 +175,7 @@ impl Planner<'_> {
             let (_, file) = self.recipes(Some(Table::Transfer), &other)?.remove(0);
             let outline = self.outline(&other, &file, &[])?;
             let key = digest(&outline.data.fingerprints)[..KEY_DIGITS].to_owned();
-            targets.push(Target { set: other, key });
+            targets.push(Target { set: other, key, cost: outline.feature_cost(1) });
         }
         Ok(targets)
     }
@@ -192,7 +203,7 @@ impl Planner<'_> {
         outline: &Outline,
         targets: &[Target],
     ) -> usize {
-        let key = key(outline, seed, &self.program.revision, self.request.ranks);
+        let key = key(outline, seed, &self.program.revision, self.request);
         let index = self.cells.iter().position(|cell| cell.key == key).unwrap_or_else(|| {
             let name = format!("{}-{recipe}-s{seed}-{key}", set.name);
             self.cells.push(Cell {
@@ -216,11 +227,14 @@ impl Planner<'_> {
 }
 
 /// What a cell's result depends on. The number of processes is part of it only where each normalises by itself.
-fn key(outline: &Outline, seed: u64, revision: &str, ranks: usize) -> String {
+fn key(outline: &Outline, seed: u64, revision: &str, request: &Request) -> String {
     let (seed, prints) = (seed.to_string(), outline.data.fingerprints.join(" "));
     let mut parts = vec![outline.recipe_toml.clone(), seed, prints, revision.to_owned()];
-    if ranks > 1 && outline.depends_on_ranks() {
-        parts.push(format!("{ranks} ranks"));
+    if request.ranks > 1 && outline.depends_on_ranks() {
+        parts.push(format!("{} ranks", request.ranks));
+    }
+    if request.deterministic {
+        parts.push("deterministic".to_owned());
     }
     digest(parts)[..KEY_DIGITS].to_owned()
 }

@@ -20,6 +20,10 @@ pub(crate) enum Table {
 /// Numbers of patches of the table `patches`, where none are asked for.
 const PATCHES: [usize; 6] = [5, 10, 20, 50, 100, 200];
 
+/// Patches of each image that BatchNorm sees at once in the table `patches`: as many as fit a card of 80 GB at 224 pixels,
+/// and what the official code lets each of ten GPUs see of 200.
+const AT_ONCE: usize = 20;
+
 impl Table {
     /// Its name on the command line.
     pub(crate) fn name(self) -> &'static str {
@@ -48,7 +52,9 @@ impl Table {
             Self::OneEpoch => &["one-epoch", "two-epochs", "one-epoch-200"],
             Self::Main => &["thirty-epochs", "thirty-epochs-200", "ten-epochs-200"],
             Self::Transfer | Self::Patches => &["one-epoch"],
-            Self::Time => &["one-epoch", "one-epoch-200", "thirty-epochs", "thirty-epochs-200", "ten-epochs-200"],
+            Self::Time => {
+                &["one-epoch", "two-epochs", "one-epoch-200", "thirty-epochs", "thirty-epochs-200", "ten-epochs-200"]
+            }
         }
     }
 
@@ -58,8 +64,30 @@ impl Table {
             return vec![changes.to_vec()];
         }
         let counts = if patches.is_empty() { &PATCHES[..] } else { patches };
-        // The gradient by stages is that of all patches at once, and needs less memory.
-        let ways = |n: &usize| [format!("training.n_patches={n}"), "training.memory=by-stage".to_owned()];
-        counts.iter().map(|n| ways(n).into_iter().chain(changes.iter().cloned()).collect()).collect()
+        counts.iter().map(|&n| in_parts(n).into_iter().chain(changes.iter().cloned()).collect()).collect()
+    }
+}
+
+/// So many patches an image, at most [`AT_ONCE`] of them at once.
+fn in_parts(n: usize) -> Vec<String> {
+    let count = format!("training.n_patches={n}");
+    match (1..=AT_ONCE).rev().find(|part| n.is_multiple_of(*part)) {
+        Some(part) if part < n => vec![count, format!("training.memory={{ by-patches = {part} }}")],
+        _ => vec![count],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_patches_go_through_in_equal_parts() {
+        let memory = |n: usize| in_parts(n).get(1).cloned();
+        assert_eq!([5, 10, 20].map(memory), [None, None, None]);
+        let parts = |part: usize| Some(format!("training.memory={{ by-patches = {part} }}"));
+        assert_eq!([50, 100, 200, 30].map(memory), [10, 20, 20, 15].map(parts));
+        assert_eq!(Table::Patches.variants(&["a=1".to_owned()], &[4]), [["training.n_patches=4", "a=1"]]);
+        assert_eq!(Table::Main.variants(&["a=1".to_owned()], &[4]), [["a=1"]]);
     }
 }

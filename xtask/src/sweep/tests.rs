@@ -19,6 +19,7 @@ recipe)
     norms=global; for word; do case "$word" in training.batch_norm=*) norms=${word#*=};; esac; done
     sed "s/\"N\"/$n/; s/CHANGED/$n/; s/NORMS/$norms/" "$here/outline.json"; exit 0;;
 bench) exit 1;;
+runs) exit 0;;
 esac
 if [ "$command" = train ]; then
     while [ $# -gt 0 ]; do case "$1" in --out|--resume) run=$2;; --seed) seed=$2;; esac; shift; done
@@ -45,7 +46,8 @@ fi
 const OUTLINE: &str = r#"{"recipe_toml": "n_patches = CHANGED, batch_norm = NORMS", "dataset": "synthetic", "patch_side": 32, "parameters": 10,
   "precision": "fp32", "data": {"description": "made up", "synthetic": false, "partial_counts": null,
   "fingerprints": ["a", "b"]}, "training": {"n_patches": "N", "batch_size": 100, "steps": 60, "epochs": 2.0,
-  "snapshot_epochs": [1], "batch_norm": "NORMS"}, "evaluation": {"n_patches": 2, "images": 2500},
+  "snapshot_epochs": [1], "batch_norm": "NORMS"}, "evaluation": {"n_patches": 2,
+  "untrained": {"patches": 5000, "bytes": 1048576}, "trained": {"patches": 12500, "bytes": 3145728}},
   "published": [{"probe": "linear", "top1": 50.0, "epochs": 1.0, "source": "a paper", "note": ""}]}"#;
 
 struct Bed {
@@ -90,6 +92,8 @@ impl Bed {
             out: self.folder.path().join("runs"),
             dry_run: false,
             retry: false,
+            keep_features: false,
+            deterministic: false,
         }
     }
 
@@ -127,6 +131,7 @@ fn a_sweep_runs_every_cell_once_and_a_second_one_runs_none() {
     bed.run(&request).unwrap();
     // Two seeds, each with the state after one epoch and the end.
     assert_eq!((bed.calls("train"), bed.calls("eval")), (2, 4));
+    assert_eq!(bed.calls("runs --clean"), 2, "the features of a finished cell are not kept");
     bed.run(&request).unwrap();
     assert_eq!((bed.calls("train"), bed.calls("eval")), (2, 4), "nothing is run twice");
     let report = bed.report(&request);
@@ -157,6 +162,12 @@ fn more_seeds_add_cells_and_another_revision_makes_them_anew() {
     assert_eq!(bed.calls("train"), 5);
     bed.run(&Request { changes: vec!["training.n_patches=8".to_owned()], ..bed.request() }).unwrap();
     assert_eq!(bed.calls("train"), 7);
+    bed.run(&Request { deterministic: true, n_seeds: 1, keep_features: true, ..bed.request() }).unwrap();
+    let calls = fs::read_to_string(bed.folder.path().join("calls")).unwrap();
+    let deterministic: Vec<_> = calls.lines().filter(|line| line.contains("--deterministic")).collect();
+    let count = |command: &str| deterministic.iter().filter(|line| line.starts_with(command)).count();
+    assert_eq!((count("train"), count("eval")), (1, 2));
+    assert_eq!((bed.calls("train"), bed.calls("runs --clean")), (8, 7), "features that are to be kept are kept");
 }
 
 #[test]
@@ -270,6 +281,8 @@ fn a_plan_tells_time_by_finished_cells() {
     let text = bed.sweep(&bed.request(), &[]).plan_text();
     assert!(text.contains("2 cells, 1 done") && text.contains("as finished cells"), "{text}");
     assert!(text.contains("seed 0 done, seed 1 not begun"), "{text}");
+    let cost = "24,000 patches to train, 30,000 to score in 2 states, 7 MiB of features while a cell is scored";
+    assert!(text.contains(cost), "{text}");
 }
 
 #[test]
@@ -283,6 +296,9 @@ fn transfer_scores_the_end_on_the_other_sets() {
     let failure = Plan::new(&alone, &bed.program, &bed.workspace).map(|_| ()).unwrap_err();
     assert!(failure.to_string().contains("at least two sets"), "{failure}");
     let request = Request { sets: vec![synthetic, other], n_seeds: 1, ..alone };
+    let text = bed.sweep(&request, &[]).plan_text();
+    // To the stand-in the two sets are one cell, so it has both as targets.
+    assert!(text.contains("65,000 to score in 2 states and on other, synthetic, 15 MiB of features"), "{text}");
     bed.run(&request).unwrap();
     let calls = fs::read_to_string(bed.folder.path().join("calls")).unwrap();
     assert!(

@@ -109,7 +109,9 @@ pub(crate) fn warnings(report: &SweepReport) -> Vec<String> {
     let synthetic = rows().any(|row| row.synthetic).then(|| {
         "Rows on generated images say nothing about real ones, and no published figure stands beside them.".to_owned()
     });
-    [unfinished, synthetic].into_iter().flatten().collect()
+    let missed = report.cells.iter().filter(|cell| !cell.missed.is_empty());
+    let missed = missed.map(|cell| format!("{} missed {}.", cell.name, cell.missed.join("; ")));
+    [unfinished, synthetic].into_iter().flatten().chain(missed).collect()
 }
 
 /// One line about a cell.

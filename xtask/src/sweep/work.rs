@@ -26,6 +26,10 @@ pub(crate) struct Bench<'a> {
     pub(crate) program: &'a Program,
     /// Go on with cells that failed before.
     pub(crate) retry: bool,
+    /// Leave the features of finished cells on the disk.
+    pub(crate) keep_features: bool,
+    /// Take kernels that repeat their bits.
+    pub(crate) deterministic: bool,
     pub(crate) interrupts: &'a (dyn Fn() -> usize + Sync),
     /// Takes lines for the reader.
     pub(crate) say: &'a (dyn Fn(&str) + Sync),
@@ -77,7 +81,19 @@ impl Bench<'_> {
             }
         }
         report::render(&cell.folder)?;
+        if !self.keep_features {
+            self.drop_features(cell);
+        }
         Ok(Status::Done)
+    }
+
+    /// Removes what can be computed again: gigabytes for each cell.
+    fn drop_features(&self, cell: &Cell) {
+        let mut command = self.program.command();
+        command.args(["runs", "--clean"]).arg(workspace::from_here(&cell.folder));
+        if let Err(failure) = process::output(&mut command) {
+            (self.say)(&format!("warning: {}: its features stay on the disk: {failure}", cell.name));
+        }
     }
 
     fn step(&self, cell: &Cell, slot: &Slot, held: &File, step: &Step, joules: &mut Joules) -> Outcome<End> {
@@ -128,6 +144,9 @@ impl Bench<'_> {
                 }
             }
             Step::Transfer(target) => transfer(&mut command, cell, target)?,
+        }
+        if self.deterministic {
+            command.arg("--deterministic");
         }
         slot.add_to(&mut command);
         slot.add_ranks(&mut command);

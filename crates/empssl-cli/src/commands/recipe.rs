@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::args::RecipeArgs;
 use crate::commands::{ImageSource, say};
-use crate::config::{Precision, Published, Run, RunConfig};
+use crate::config::{EvalPass, Precision, Published, Run, RunConfig};
 use crate::error::CliError;
 use crate::report::PartialCounts;
 
@@ -65,6 +65,27 @@ struct EvaluationOutline {
     n_patches: usize,
     /// Labelled training images and test images, whose features are taken.
     images: usize,
+    /// For the untrained network, whose features every state of a run shares.
+    untrained: FeatureCost,
+    /// For the trained network in one state, with the curve.
+    trained: FeatureCost,
+}
+
+/// What taking the features of a network costs.
+#[derive(Serialize)]
+struct FeatureCost {
+    /// Patches that go through the network.
+    patches: u64,
+    /// Of the files in RUN/features.
+    bytes: u64,
+}
+
+impl FeatureCost {
+    fn of(passes: &[EvalPass], images: usize, width: i64) -> Self {
+        let sum = |of: fn(&EvalPass) -> usize| passes.iter().map(of).sum::<usize>() as u64 * images as u64;
+        let numbers = sum(|pass| pass.counts.len()) * width.max(0) as u64;
+        Self { patches: sum(EvalPass::n_patches), bytes: numbers * size_of::<f32>() as u64 }
+    }
 }
 
 impl Outline {
@@ -83,6 +104,7 @@ impl Outline {
             partial_counts: PartialCounts::of(&train, &test),
             fingerprints: [&train, &test].map(|set| format!("{:016x}", set.fingerprint())),
         };
+        let images = evaluation.labelled_images.min(train.len()) + test.len();
         Ok(Self {
             schema_version: 1,
             recipe_toml: run.config.to_toml(),
@@ -101,7 +123,9 @@ impl Outline {
             },
             evaluation: EvaluationOutline {
                 n_patches: evaluation.n_patches,
-                images: evaluation.labelled_images.min(train.len()) + test.len(),
+                images,
+                untrained: FeatureCost::of(&[evaluation.row_pass()], images, run.network.hidden),
+                trained: FeatureCost::of(&evaluation.trained_passes(), images, run.network.hidden),
             },
             published: if train.is_synthetic() { Vec::new() } else { run.config.published.clone() },
             recipe: run.recipe,

@@ -102,6 +102,29 @@ pub(crate) struct CurveSection {
     pub(crate) probes: Vec<CurveProbe>,
 }
 
+/// One pass of an encoder over the labelled images, whose features are kept over so many patches each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EvalPass {
+    pub(crate) view: EvalView,
+    /// Increasing, at least one.
+    pub(crate) counts: Vec<usize>,
+}
+
+impl EvalPass {
+    /// Patches of an image that go through the encoder.
+    pub(crate) fn n_patches(&self) -> usize {
+        self.counts.iter().copied().max().unwrap_or(1)
+    }
+
+    /// Whether the other pass, which begins with the same patches, keeps everything of this one.
+    pub(crate) fn is_part_of(&self, other: &Self) -> bool {
+        let is_kept = |count| other.counts.contains(count);
+        self.view == other.view
+            && (self.view.begins_alike() || self.counts == other.counts)
+            && self.counts.iter().all(is_kept)
+    }
+}
+
 /// How a point of the curve is scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -120,6 +143,16 @@ impl CurveSection {
             EvalView::Whole if self.whole => &[1],
             EvalView::Whole => &[],
         }
+    }
+
+    /// The passes that give its points, in the order of the report; each lattice is one of its own.
+    pub(crate) fn passes(&self) -> Vec<EvalPass> {
+        let passes = EvalView::ALL.into_iter().flat_map(|view| {
+            let counts = self.counts(view);
+            let together = if view.begins_alike() { counts.len() } else { 1 };
+            counts.chunks(together.max(1)).map(move |counts| EvalPass { view, counts: counts.to_vec() })
+        });
+        passes.collect()
     }
 
     fn demand_possible(&self) -> Result<(), CliError> {
@@ -152,6 +185,30 @@ pub(crate) struct KnnSection {
 }
 
 impl EvaluationSection {
+    /// The pass that the rows of an encoder are from.
+    pub(crate) fn row_pass(&self) -> EvalPass {
+        EvalPass { view: self.view, counts: vec![self.n_patches] }
+    }
+
+    /// The same of the trained encoder, with those points of the curve that lie on its way.
+    pub(crate) fn trained_pass(&self) -> EvalPass {
+        let mut pass = self.row_pass();
+        if let Some(curve) = self.curve.as_ref().filter(|_| self.view.begins_alike()) {
+            pass.counts.extend(curve.counts(self.view));
+            pass.counts.sort_unstable();
+            pass.counts.dedup();
+        }
+        pass
+    }
+
+    /// Every pass of the trained encoder.
+    pub(crate) fn trained_passes(&self) -> Vec<EvalPass> {
+        let first = self.trained_pass();
+        let others = self.curve.iter().flat_map(CurveSection::passes).filter(|pass| !pass.is_part_of(&first));
+        let others: Vec<_> = others.collect();
+        [vec![first], others].concat()
+    }
+
     /// The probe and the neighbours, refused before anything is trained if they are impossible.
     pub(super) fn resolve(&self) -> Result<(LinearProbeConfig, KnnConfig), CliError> {
         let refuse = |section: &str, error: EvalError| CliError::Recipe(format!("evaluation.{section}: {error}"));
@@ -196,6 +253,34 @@ fn impossible(key: &str, value: usize, rule: &str) -> CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn section(view: EvalView, n_patches: usize, curve: Option<CurveSection>) -> EvaluationSection {
+        let config =
+            crate::config::RunConfig::parse(include_str!("../../../../configs/synthetic/smoke.toml"), &[]).unwrap();
+        EvaluationSection { view, n_patches, curve, ..config.evaluation }
+    }
+
+    #[test]
+    fn random_patches_share_a_pass_and_every_lattice_has_its_own() {
+        let pass = |view, counts: &[usize]| EvalPass { view, counts: counts.to_vec() };
+        let curve = CurveSection {
+            published: vec![1, 2, 4],
+            grid: vec![4, 9],
+            grid_flip: Vec::new(),
+            whole: true,
+            probes: vec![CurveProbe::Knn],
+        };
+        let [published, grid, whole] = [EvalView::Published, EvalView::Grid, EvalView::Whole];
+        let usual = section(published, 8, Some(curve.clone()));
+        assert_eq!(usual.row_pass(), pass(published, &[8]));
+        let others = [pass(grid, &[4]), pass(grid, &[9]), pass(whole, &[1])];
+        assert_eq!(usual.trained_passes(), [&[pass(published, &[1, 2, 4, 8])], &others[..]].concat());
+        // The lattice that is scored is not passed over twice.
+        let by_grid = section(grid, 9, Some(curve));
+        let others = [pass(published, &[1, 2, 4]), pass(grid, &[4]), pass(whole, &[1])];
+        assert_eq!(by_grid.trained_passes(), [&[pass(grid, &[9])], &others[..]].concat());
+        assert_eq!(section(published, 8, None).trained_passes(), [pass(published, &[8])]);
+    }
 
     #[test]
     fn a_view_has_the_numbers_of_patches_that_an_image_has_in_it() {

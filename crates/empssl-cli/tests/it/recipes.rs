@@ -20,7 +20,7 @@ const PUBLISHED: &[(&str, &str, u64, &[f64])] = &[
     ("cifar10", "thirty-epochs-200", 1, &[82.6]),
     ("cifar10", "thirty-epochs-200", 10, &[91.5, 91.5]),
     ("cifar10", "thirty-epochs-200", 30, &[93.4]),
-    ("cifar100", "one-epoch", 1, &[58.5]),
+    ("cifar100", "one-epoch", 1, &[58.5, 58.5]),
     ("cifar100", "one-epoch-200", 1, &[58.5, 58.5]),
     ("cifar100", "two-epochs", 1, &[58.5]),
     ("cifar100", "two-epochs", 2, &[58.5]),
@@ -30,12 +30,12 @@ const PUBLISHED: &[(&str, &str, u64, &[f64])] = &[
     ("cifar100", "thirty-epochs-200", 1, &[57.7]),
     ("cifar100", "thirty-epochs-200", 10, &[70.1, 70.1]),
     ("cifar100", "thirty-epochs-200", 30, &[73.3]),
-    ("tiny-imagenet", "one-epoch", 1, &[38.1]),
+    ("tiny-imagenet", "one-epoch", 1, &[38.1, 38.1]),
     ("tiny-imagenet", "one-epoch-200", 1, &[38.1, 38.1]),
     ("tiny-imagenet", "two-epochs", 1, &[38.1]),
     ("tiny-imagenet", "two-epochs", 2, &[38.1]),
     ("tiny-imagenet", "ten-epochs-200", 10, &[51.5, 51.5]),
-    ("imagenet100", "one-epoch", 1, &[58.5]),
+    ("imagenet100", "one-epoch", 1, &[58.5, 58.5]),
     ("imagenet100", "one-epoch-200", 1, &[58.5, 58.5]),
     ("imagenet100", "two-epochs", 1, &[58.5]),
     ("imagenet100", "two-epochs", 2, &[58.5]),
@@ -147,7 +147,13 @@ fn a_recipe_is_printed_with_its_changes_and_outlined() {
     let outline: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(outline["recipe_toml"].as_str().unwrap().trim_end(), text.trim_end());
     assert_eq!((&outline["training"]["steps"], &outline["training"]["n_patches"]), (&60.into(), &3.into()));
-    assert_eq!(outline["evaluation"]["images"], 2500);
+    let evaluation = &outline["evaluation"];
+    assert_eq!(evaluation["images"], 2500);
+    // Two random patches, lattices of 1, 4 and 2, and the whole image.
+    let [untrained, trained] = ["untrained", "trained"].map(|network| &evaluation[network]);
+    assert_eq!((&untrained["patches"], &trained["patches"]), (&5000.into(), &25_000.into()));
+    // Of the random ones the first is kept by itself too.
+    assert_eq!(trained["bytes"].as_u64(), untrained["bytes"].as_u64().map(|bytes| 6 * bytes));
     assert_eq!((&outline["data"]["synthetic"], &outline["dataset"]), (&true.into(), &"synthetic".into()));
     let prints = outline["data"]["fingerprints"].as_array().unwrap();
     assert!(prints.iter().all(|print| print.as_str().unwrap().len() == 16) && prints[0] != prints[1], "{prints:?}");

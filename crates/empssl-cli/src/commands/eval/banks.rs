@@ -14,7 +14,7 @@ use super::pass::Pass;
 use super::sets::LabelledSets;
 use super::store::{BankStore, Scratch};
 use crate::commands;
-use crate::config::{EvalView, Run};
+use crate::config::{EvalPass, EvalView, Run};
 use crate::error::CliError;
 use crate::progress::Bar;
 use crate::report::{FeatureFile, PeakBytes};
@@ -60,11 +60,9 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Which banks of an encoder: a view, over how many patches, and what is kept besides the scored features.
+/// Which banks of an encoder: by which pass, and with which of its outputs.
 pub(crate) struct Wanted<'a> {
-    pub(crate) view: EvalView,
-    /// Increasing.
-    pub(crate) counts: &'a [usize],
+    pub(crate) pass: &'a EvalPass,
     pub(crate) outputs: &'a [String],
 }
 
@@ -99,20 +97,20 @@ impl BankMaker<'_> {
         encoded: &Encoded<'_>,
         wanted: &Wanted<'_>,
     ) -> Result<(BankFile, Option<Scratch>), CliError> {
-        let most = wanted.counts.iter().copied().max().unwrap_or(1);
+        let (view, most) = (wanted.pass.view, wanted.pass.n_patches());
         // A lattice of other places is another view, with a file of its own.
-        let lattice = if wanted.view.begins_alike() { String::new() } else { format!("-{most}") };
-        let name = format!("{}-{}{lattice}.{split}", encoded.name, wanted.view.name());
+        let lattice = if view.begins_alike() { String::new() } else { format!("-{most}") };
+        let name = format!("{}-{}{lattice}.{split}", encoded.name, view.name());
         let spec = BankSpec {
-            identity: self.identity(split, set, encoded, wanted.view, most),
+            identity: self.identity(split, set, encoded, view, most),
             kept: Kept {
                 outputs: wanted.outputs.to_vec(),
-                counts: wanted.counts.iter().map(|&count| count as i64).collect(),
+                counts: wanted.pass.counts.iter().map(|&count| count as i64).collect(),
             },
             ids: ids.to_vec(),
             n_classes: self.sets.n_classes,
         };
-        let build = |path: &Path| self.build(path, split, set, encoded, wanted.view, most, &spec);
+        let build = |path: &Path| self.build(path, split, set, encoded, view, most, &spec);
         let (file, reused, scratch) = match encoded.checksum {
             Some(_) => {
                 let (file, reused) = self.store.bank(&name, &spec, build)?;
@@ -131,7 +129,7 @@ impl BankMaker<'_> {
         self.used.push(FeatureFile {
             encoder: encoded.encoder,
             split,
-            view: wanted.view,
+            view,
             n_patches: most,
             bytes: file.bytes(),
             file: kept,

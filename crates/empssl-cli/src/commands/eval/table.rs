@@ -10,7 +10,7 @@ use super::banks::{BankFiles, BankMaker, Banks, Wanted};
 use super::encoders::Encoded;
 use super::scores::{Score, Scorer, Scores};
 use crate::commands;
-use crate::config::{CurveProbe, CurveSection, EvalView};
+use crate::config::{CurveProbe, CurveSection, EvalPass, EvalView, EvaluationSection};
 use crate::error::CliError;
 use crate::report::{CurvePoint, Encoder, KnnPoint, Probe, Row, TestPoint, TriedSetting};
 
@@ -34,33 +34,29 @@ impl<'a> Tables<'a> {
 
     /// The rows of a network's features.
     pub(crate) fn add_network(&mut self, encoded: &Encoded<'_>) -> Result<(), CliError> {
-        let (view, n) = self.main();
-        let files = self.banks.files(encoded, &Wanted { view, counts: &[n], outputs: &scored() })?;
-        self.add_rows(encoded, &files.banks(n)?)
+        let pass = self.evaluation().row_pass();
+        let files = self.banks.files(encoded, &Wanted { pass: &pass, outputs: &scored() })?;
+        self.add_rows(encoded, &files.banks(pass.n_patches())?)
     }
 
     /// The rows of the network that the run is about, the curve against patches, and the files of both splits that the
     /// rows are from; `kept` names outputs that are kept besides the scored one.
     pub(crate) fn add_trained(&mut self, encoded: &Encoded<'_>, kept: &[String]) -> Result<BankFiles, CliError> {
-        let (view, n) = self.main();
-        let curve = self.banks.run.config.evaluation.curve.clone();
-        let mut counts = if view.begins_alike() { counts(curve.as_ref(), view) } else { Vec::new() };
-        counts.push(n);
-        counts.sort_unstable();
-        counts.dedup();
+        let evaluation = self.evaluation();
+        let (pass, n) = (evaluation.trained_pass(), evaluation.n_patches);
         let outputs = [scored(), kept.to_vec()].concat();
-        let files = self.banks.files(encoded, &Wanted { view, counts: &counts, outputs: &outputs })?;
+        let files = self.banks.files(encoded, &Wanted { pass: &pass, outputs: &outputs })?;
         self.add_rows(encoded, &files.banks(n)?)?;
-        if let Some(curve) = &curve {
-            self.add_curve(encoded, curve, &files)?;
+        if let Some(curve) = &evaluation.curve {
+            self.add_curve(encoded, curve, (&pass, &files))?;
         }
         Ok(files)
     }
 
     /// Raw pixels: the whole image as the network's numbers.
     pub(crate) fn add_pixels(&mut self, encoded: &Encoded<'_>) -> Result<(), CliError> {
-        let wanted = Wanted { view: EvalView::Whole, counts: &[1], outputs: &scored() };
-        let files = self.banks.files(encoded, &wanted)?;
+        let pass = EvalPass { view: EvalView::Whole, counts: vec![1] };
+        let files = self.banks.files(encoded, &Wanted { pass: &pass, outputs: &scored() })?;
         let banks = files.banks(1)?;
         let scores = self.scorer.of_pixels(&banks)?;
         self.add_scores(scores, &banks)
@@ -72,10 +68,8 @@ impl<'a> Tables<'a> {
         began.elapsed().as_secs_f64() + earlier
     }
 
-    /// What the table of scores is from.
-    fn main(&self) -> (EvalView, usize) {
-        let evaluation = &self.banks.run.config.evaluation;
-        (evaluation.view, evaluation.n_patches)
+    fn evaluation(&self) -> &'a EvaluationSection {
+        &self.banks.run.config.evaluation
     }
 
     fn add_rows(&mut self, encoded: &Encoded<'_>, banks: &Banks) -> Result<(), CliError> {
@@ -129,47 +123,27 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 
-    /// Every point of the curve; `main` holds the passes that the rows are from.
-    fn add_curve(&mut self, encoded: &Encoded<'_>, curve: &CurveSection, main: &BankFiles) -> Result<(), CliError> {
-        for view in EvalView::ALL {
-            let counts = curve.counts(view);
-            if view.begins_alike() {
-                self.add_pass(encoded, view, counts, curve, main)?;
+    /// Every point of the curve; `main` is the pass that the rows are from.
+    fn add_curve(
+        &mut self,
+        encoded: &Encoded<'_>,
+        curve: &CurveSection,
+        main: (&EvalPass, &BankFiles),
+    ) -> Result<(), CliError> {
+        for pass in curve.passes() {
+            if pass.is_part_of(main.0) {
+                self.add_points(&pass, curve, main.1)?;
             } else {
-                counts.chunks(1).try_for_each(|alone| self.add_pass(encoded, view, alone, curve, main))?;
+                let files = self.banks.files(encoded, &Wanted { pass: &pass, outputs: &scored() })?;
+                self.add_points(&pass, curve, &files)?;
             }
         }
         Ok(())
     }
 
-    /// The points that one pass gives, which may be the one that the rows are from.
-    fn add_pass(
-        &mut self,
-        encoded: &Encoded<'_>,
-        view: EvalView,
-        counts: &[usize],
-        curve: &CurveSection,
-        main: &BankFiles,
-    ) -> Result<(), CliError> {
-        let (main_view, n) = self.main();
-        if counts.is_empty() {
-            Ok(())
-        } else if view == main_view && (view.begins_alike() || counts == [n]) {
-            self.add_points(view, counts, curve, main)
-        } else {
-            let files = self.banks.files(encoded, &Wanted { view, counts, outputs: &scored() })?;
-            self.add_points(view, counts, curve, &files)
-        }
-    }
-
-    fn add_points(
-        &mut self,
-        view: EvalView,
-        counts: &[usize],
-        curve: &CurveSection,
-        files: &BankFiles,
-    ) -> Result<(), CliError> {
-        for &n_patches in counts {
+    fn add_points(&mut self, pass: &EvalPass, curve: &CurveSection, files: &BankFiles) -> Result<(), CliError> {
+        let view = pass.view;
+        for &n_patches in &pass.counts {
             let banks = files.banks(n_patches)?;
             for &probe in &curve.probes {
                 let (top1, top5) = self.scored_already(view, n_patches, probe).map_or_else(
@@ -186,14 +160,15 @@ impl<'a> Tables<'a> {
     /// The row that is this point of the curve.
     fn scored_already(&self, view: EvalView, n_patches: usize, probe: CurveProbe) -> Option<(f64, f64)> {
         let same = |row: &&Row| row.encoder == Encoder::Trained && row.probe == Probe::from(probe);
-        let row = self.rows.iter().find(same).filter(|_| self.main() == (view, n_patches))?;
+        let row = self.rows.iter().find(same).filter(|_| self.is_row(view, n_patches))?;
         Some((row.top1, row.top5))
     }
-}
 
-/// The numbers of patches of a view's curve.
-fn counts(curve: Option<&CurveSection>, view: EvalView) -> Vec<usize> {
-    curve.map_or_else(Vec::new, |curve| curve.counts(view).to_vec())
+    /// Whether the table of scores is from these patches.
+    fn is_row(&self, view: EvalView, n_patches: usize) -> bool {
+        let evaluation = self.evaluation();
+        (evaluation.view, evaluation.n_patches) == (view, n_patches)
+    }
 }
 
 /// The output that is scored.
