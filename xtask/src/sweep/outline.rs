@@ -56,6 +56,8 @@ pub(crate) struct Evaluation {
     pub(crate) untrained: FeatureCost,
     /// Of the trained network in one state.
     pub(crate) trained: FeatureCost,
+    /// Of the raw pixels, which are on the disk while they are scored.
+    pub(crate) pixel_bytes: u64,
 }
 
 /// What taking the features of a network costs.
@@ -114,10 +116,12 @@ impl Outline {
         self.training.steps * self.training.batch_size * self.training.n_patches
     }
 
-    /// What the features of so many states take, with those of the untrained network that all of them share.
+    /// What the features of so many states take, with those of the untrained network that all of them share and, for the
+    /// moment when they are scored, the raw pixels.
     pub(crate) fn feature_cost(&self, states: usize) -> FeatureCost {
-        let Evaluation { untrained, trained, .. } = self.evaluation;
-        iter::once(untrained).chain(iter::repeat_n(trained, states)).sum()
+        let Evaluation { untrained, trained, pixel_bytes, .. } = self.evaluation;
+        let pixels = FeatureCost { patches: 0, bytes: pixel_bytes };
+        [untrained, pixels].into_iter().chain(iter::repeat_n(trained, states)).sum()
     }
 
     /// The states that are scored: snapshots by their epochs, and the end.

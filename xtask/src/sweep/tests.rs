@@ -47,7 +47,8 @@ const OUTLINE: &str = r#"{"recipe_toml": "n_patches = CHANGED, batch_norm = NORM
   "precision": "fp32", "data": {"description": "made up", "synthetic": false, "partial_counts": null,
   "fingerprints": ["a", "b"]}, "training": {"n_patches": "N", "batch_size": 100, "steps": 60, "epochs": 2.0,
   "snapshot_epochs": [1], "batch_norm": "NORMS"}, "evaluation": {"n_patches": 2,
-  "untrained": {"patches": 5000, "bytes": 1048576}, "trained": {"patches": 12500, "bytes": 3145728}},
+  "untrained": {"patches": 5000, "bytes": 1048576}, "trained": {"patches": 12500, "bytes": 3145728},
+  "pixel_bytes": 1048576},
   "published": [{"probe": "linear", "top1": 50.0, "epochs": 1.0, "source": "a paper", "note": ""}]}"#;
 
 struct Bed {
@@ -281,7 +282,7 @@ fn a_plan_tells_time_by_finished_cells() {
     let text = bed.sweep(&bed.request(), &[]).plan_text();
     assert!(text.contains("2 cells, 1 done") && text.contains("as finished cells"), "{text}");
     assert!(text.contains("seed 0 done, seed 1 not begun"), "{text}");
-    let cost = "24,000 patches to train, 30,000 to score in 2 states, 7 MiB of features while a cell is scored";
+    let cost = "24,000 patches to train, 30,000 to score in 2 states, 8 MiB of features while a cell is scored";
     assert!(text.contains(cost), "{text}");
 }
 
@@ -298,7 +299,7 @@ fn transfer_scores_the_end_on_the_other_sets() {
     let request = Request { sets: vec![synthetic, other], n_seeds: 1, ..alone };
     let text = bed.sweep(&request, &[]).plan_text();
     // To the stand-in the two sets are one cell, so it has both as targets.
-    assert!(text.contains("65,000 to score in 2 states and on other, synthetic, 15 MiB of features"), "{text}");
+    assert!(text.contains("65,000 to score in 2 states and on other, synthetic, 18 MiB of features"), "{text}");
     bed.run(&request).unwrap();
     let calls = fs::read_to_string(bed.folder.path().join("calls")).unwrap();
     assert!(

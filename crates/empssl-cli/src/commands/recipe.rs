@@ -1,6 +1,7 @@
 //! `empssl recipe`: a recipe with every key, and what a run by it would do, for people and for programs that plan runs.
 
 use empssl_data::Split;
+use empssl_eval::features::n_pixels;
 use empssl_train::{BatchNormOver, Length};
 use serde::Serialize;
 
@@ -69,6 +70,8 @@ struct EvaluationOutline {
     untrained: FeatureCost,
     /// For the trained network in one state, with the curve.
     trained: FeatureCost,
+    /// Bytes of the raw pixels, which are on the disk while they are scored.
+    pixel_bytes: u64,
 }
 
 /// What taking the features of a network costs.
@@ -126,6 +129,8 @@ impl Outline {
                 images,
                 untrained: FeatureCost::of(&[evaluation.row_pass()], images, run.network.hidden),
                 trained: FeatureCost::of(&evaluation.trained_passes(), images, run.network.hidden),
+                pixel_bytes: FeatureCost::of(&[evaluation.row_pass()], images, n_pixels(run.sampler.side() as i64))
+                    .bytes,
             },
             published: if train.is_synthetic() { Vec::new() } else { run.config.published.clone() },
             recipe: run.recipe,

@@ -154,6 +154,7 @@ fn a_recipe_is_printed_with_its_changes_and_outlined() {
     assert_eq!((&untrained["patches"], &trained["patches"]), (&5000.into(), &25_000.into()));
     // Of the random ones the first is kept by itself too.
     assert_eq!(trained["bytes"].as_u64(), untrained["bytes"].as_u64().map(|bytes| 6 * bytes));
+    assert_eq!(evaluation["pixel_bytes"], 2500 * 3 * 32 * 32 * 4);
     assert_eq!((&outline["data"]["synthetic"], &outline["dataset"]), (&true.into(), &"synthetic".into()));
     let prints = outline["data"]["fingerprints"].as_array().unwrap();
     assert!(prints.iter().all(|print| print.as_str().unwrap().len() == 16) && prints[0] != prints[1], "{prints:?}");

@@ -45,6 +45,11 @@ pub fn pixels(patches: &Tensor) -> Tensor {
     patches.flatten(1, -1)
 }
 
+/// How many numbers [`pixels`] gives of a patch of this side.
+pub fn n_pixels(side: i64) -> i64 {
+    3 * side.min(MAX_PIXELS_SIDE).pow(2)
+}
+
 #[cfg(test)]
 mod tests {
     use tch::{Device, Kind};
@@ -59,6 +64,8 @@ mod tests {
         assert_eq!(halved.size(), [1, 3 * 64 * 64]);
         // The first two by two of rows of 128 numbers.
         assert_eq!(halved.double_value(&[0, 0]), (0.0 + 1.0 + 128.0 + 129.0) / 4.0);
-        assert_eq!(pixels(&ramp(224)).size(), [1, 3 * 64 * 64]);
+        for side in [1, 32, 64, 65, 224] {
+            assert_eq!(pixels(&ramp(side)).size(), [1, n_pixels(side)]);
+        }
     }
 }

@@ -21,7 +21,7 @@ mod writer;
 pub use bank::FeatureBank;
 pub(crate) use bank::{Signature, first_non_finite_row};
 pub use dealt::walk_among;
-pub use extractor::{FEATURES, FeatureExtractor, pixels};
+pub use extractor::{FEATURES, FeatureExtractor, n_pixels, pixels};
 pub use file::{BankFile, BankIdentity, BankSpec};
 pub use pass::{BankOptions, ImageFeatures, Kept, Sink, powers_of_two, walk};
 pub(crate) use pass::{mean_over_patches, to_device};
