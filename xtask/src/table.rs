@@ -97,14 +97,9 @@ impl Committed {
         match self {
             Self::Run(report) => report.dataset == set && report.recipe == recipe,
             Self::Sweep(report) => {
-                let is = |row: &Row| {
-                    let is_of_set = row
-                        .dataset
-                        .strip_prefix(set)
-                        .is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '-'));
-                    row.n > 0 && row.trained_on.is_none() && row.changes.is_empty() && row.recipe == recipe && is_of_set
-                };
-                report.tables.iter().flat_map(|table| &table.rows).any(is)
+                let is_plain = |row: &&Row| row.n > 0 && row.trained_on.is_none() && row.changes.is_empty();
+                let mut plain = report.tables.iter().flat_map(|table| &table.rows).filter(is_plain);
+                plain.any(|row| (row.set(), row.recipe.as_str()) == (set, recipe))
             }
         }
     }

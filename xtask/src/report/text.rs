@@ -245,8 +245,9 @@ pub(crate) fn source(published: &Published) -> String {
 
 /// The line under the table that says what its words mean.
 pub(crate) const TABLE_NOTE: &str = "Every row uses the same labelled images and the whole test split. Raw pixels are the \
-    network's input, x/127.5 \u{2212} 1 of the whole image, at most 64 pixels a side. The last epoch is what counts; the column \u{201c}chosen on test, \
-    as the original prints\u{201d} is the best epoch on the test images, which flatters, for comparison alone.";
+    network's input, x/127.5 \u{2212} 1 of the whole image, at most 64 pixels a side. The last epoch is what counts; the \
+    column \u{201c}chosen on test, as the original prints\u{201d} is the best epoch on the test images, which flatters, for \
+    comparison alone.";
 
 /// The name of the column of the best epoch on the test images.
 pub(crate) const CHOSEN_ON_TEST: &str = "chosen on test, as the original prints";

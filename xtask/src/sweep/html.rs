@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::Status;
-use super::measured::{CellReport, Row, SweepReport, TableReport};
+use super::measured::{CellReport, Row, SweepReport, TableReport, label};
 use super::plan::{Group, Plan, TablePlan};
 use super::tables::Table;
 use super::words;
@@ -196,11 +196,14 @@ fn each_group(plan: &Plan, chart: fn(&Group, &Plan) -> Option<Named<'static>>) -
     charts
 }
 
+/// The set of a group in words.
+fn set(group: &Group) -> String {
+    label(&group.outline.dataset, &group.outline.data)
+}
+
 /// Set, recipe and changes of a group.
 fn title(group: &Group) -> String {
-    let changes: String = group.changes.iter().map(|change| format!(", {change}")).collect();
-    let set = super::measured::label(&group.outline.dataset, &group.outline.data);
-    format!("{set}: {}{changes}", group.recipe)
+    format!("{}: {}", set(group), words::changed(&group.recipe, &group.changes))
 }
 
 /// The loss of every seed.
@@ -237,7 +240,7 @@ fn patches(plan: &Plan) -> String {
     let mut seen: Vec<String> = Vec::new();
     let mut figures = String::new();
     for group in plan.tables.iter().flat_map(|table| &table.groups) {
-        let set = super::measured::label(&group.outline.dataset, &group.outline.data);
+        let set = set(group);
         let picture = || group.cells.iter().find_map(|&index| fs::read(plan.cells[index].join("patches.png")).ok());
         if let Some(png) = (!seen.contains(&set)).then(picture).flatten() {
             let _ = write!(figures, "<h3>{}</h3>\n{}", escape(&set), html::patches(&png));

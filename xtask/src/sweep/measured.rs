@@ -143,6 +143,11 @@ impl Row {
         self.scores.iter().find(|score| score.encoder == encoder && score.probe == probe).map(|score| &score.top1)
     }
 
+    /// The name of the set, with which its label begins.
+    pub(crate) fn set(&self) -> &str {
+        self.dataset.split([' ', ',']).next().unwrap_or_default()
+    }
+
     /// How many seeds stand behind it, and what that is worth.
     pub(crate) fn status(&self) -> String {
         let n = match self.n {

@@ -1,5 +1,7 @@
 //! Figures of a sweep in words, the same in every form of its report.
 
+use std::iter;
+
 use super::Status;
 use super::measured::{Beside, CellReport, Row, Spread, SweepReport};
 use crate::report::model::{Encoder, PeakBytes, Probe};
@@ -47,10 +49,14 @@ pub(crate) fn energy(row: &Row) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// The recipe, its changes and the state.
+/// The recipe of a row with its changes.
 pub(crate) fn recipe(row: &Row) -> String {
-    let changes: String = row.changes.iter().map(|change| format!(", {change}")).collect();
-    format!("{}{changes}", row.recipe)
+    changed(&row.recipe, &row.changes)
+}
+
+/// A recipe with its changes.
+pub(crate) fn changed(recipe: &str, changes: &[String]) -> String {
+    iter::once(recipe).chain(changes.iter().map(String::as_str)).collect::<Vec<_>>().join(", ")
 }
 
 /// What was learnt from and scored.

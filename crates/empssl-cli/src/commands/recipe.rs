@@ -129,7 +129,7 @@ impl Outline {
                 images,
                 untrained: FeatureCost::of(&[evaluation.row_pass()], images, run.network.hidden),
                 trained: FeatureCost::of(&evaluation.trained_passes(), images, run.network.hidden),
-                pixel_bytes: FeatureCost::of(&[evaluation.row_pass()], images, n_pixels(run.sampler.side() as i64))
+                pixel_bytes: FeatureCost::of(&[EvalPass::of_pixels()], images, n_pixels(run.sampler.side() as i64))
                     .bytes,
             },
             published: if train.is_synthetic() { Vec::new() } else { run.config.published.clone() },

@@ -111,17 +111,19 @@ pub(crate) struct EvalPass {
 }
 
 impl EvalPass {
+    /// That of raw pixels: every image once, as a whole.
+    pub(crate) fn of_pixels() -> Self {
+        Self { view: EvalView::Whole, counts: vec![1] }
+    }
+
     /// Patches of an image that go through the encoder.
     pub(crate) fn n_patches(&self) -> usize {
         self.counts.iter().copied().max().unwrap_or(1)
     }
 
-    /// Whether the other pass, which begins with the same patches, keeps everything of this one.
+    /// Whether the other pass keeps everything of this one. A lattice has one number of patches, so no other is in it.
     pub(crate) fn is_part_of(&self, other: &Self) -> bool {
-        let is_kept = |count| other.counts.contains(count);
-        self.view == other.view
-            && (self.view.begins_alike() || self.counts == other.counts)
-            && self.counts.iter().all(is_kept)
+        self.view == other.view && self.counts.iter().all(|count| other.counts.contains(count))
     }
 }
 

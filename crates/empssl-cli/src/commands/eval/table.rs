@@ -55,7 +55,7 @@ impl<'a> Tables<'a> {
 
     /// Raw pixels: the whole image as the network's numbers.
     pub(crate) fn add_pixels(&mut self, encoded: &Encoded<'_>) -> Result<(), CliError> {
-        let pass = EvalPass { view: EvalView::Whole, counts: vec![1] };
+        let pass = EvalPass::of_pixels();
         let files = self.banks.files(encoded, &Wanted { pass: &pass, outputs: &scored() })?;
         let banks = files.banks(1)?;
         let scores = self.scorer.of_pixels(&banks)?;
