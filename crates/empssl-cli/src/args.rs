@@ -42,7 +42,7 @@ pub(crate) enum Command {
     Embed(EmbedArgs),
     /// Draw the training images that are most like an image, by the features of a run.
     Neighbours(NeighboursArgs),
-    /// Fetch, check, pack and look at a data set.
+    /// Fetch, check and look at a data set.
     Data(DataArgs),
     /// Measure where the time of training goes.
     Bench(BenchArgs),
@@ -74,7 +74,7 @@ pub(crate) struct DeviceArgs {
 /// Which images.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct ImageArgs {
-    /// The folder that holds the data set, or its archive, or a pack; the synthetic set needs none.
+    /// The folder that holds the data set, or its archive; the synthetic set needs none.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Accept a data set with fewer records than the official count; the report's title will say so.
@@ -424,34 +424,12 @@ pub(crate) enum DataCommand {
     Verify {
         /// The data set [default: what the files in --data are].
         name: Option<String>,
-        /// The folder that holds the data set, or a pack; the synthetic set needs none.
+        /// The folder that holds the data set, or its archive; the synthetic set needs none.
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
         /// Accept a data set with fewer records than the official count.
         #[arg(long)]
         partial: bool,
-    },
-    /// Write a set to one memory-mapped file per split, which opens instantly; --data takes that file's folder.
-    Pack {
-        /// The data set [default: what the files in --data are].
-        name: Option<String>,
-        #[command(flatten)]
-        images: ImageArgs,
-        /// The folder for NAME-train.pack and NAME-test.pack.
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
-        /// Shrink images that are larger than this recipe's patches can show [default: keep every size].
-        #[arg(long, value_name = "FILE")]
-        recipe: Option<PathBuf>,
-        /// Which split.
-        #[arg(long, value_enum, default_value_t = SplitChoice::Both)]
-        split: SplitChoice,
-        /// How pixels are stored.
-        #[arg(long, value_enum, default_value_t = PixelEncoding::Raw)]
-        encoding: PixelEncoding,
-        /// The quality of images that are encoded anew, with --encoding jpeg.
-        #[arg(long, default_value_t = 95, value_name = "Q", value_parser = clap::value_parser!(u8).range(1..=100))]
-        quality: u8,
     },
     /// Classes, counts, sizes, and mean and deviation of each channel.
     Info {
@@ -498,26 +476,6 @@ impl From<OneSplit> for Split {
             OneSplit::Test => Self::Test,
         }
     }
-}
-
-/// `--split`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum SplitChoice {
-    /// What is learned from.
-    Train,
-    /// What is scored.
-    Test,
-    /// Two packs; a folder of images need not have a test split.
-    Both,
-}
-
-/// `--encoding`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PixelEncoding {
-    /// As they are: read without decoding, three bytes a pixel.
-    Raw,
-    /// As JPEG: JPEG files that need not be shrunk are taken over unchanged, others encoded anew.
-    Jpeg,
 }
 
 /// `empssl completions`

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use empssl_data::DataError;
-use empssl_data::pack::PackError;
 use empssl_eval::EvalError;
 use empssl_loss::LossError;
 use empssl_model::ModelError;
@@ -107,7 +106,6 @@ impl CliError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Recipe(_) | Self::Loss(_) | Self::Data(DataError::BadSetting { .. }) => 4,
-            Self::Data(DataError::Pack(PackError::Setting { .. })) => 4,
             Self::Data(DataError::Stopped { .. }) => 130,
             Self::Data(error) if is_about_a_written_file(error) => 6,
             Self::Train(TrainError::Setting { .. }) | Self::Model(ModelError::Config { .. }) => 4,
@@ -139,21 +137,10 @@ fn is_about_features_on_disk(error: &EvalError) -> bool {
     matches!(error, Read { .. } | Write { .. } | BankFormat { .. } | OtherBank { .. } | NotKept { .. })
 }
 
-/// Fetching and packing write; what the disk refuses there is not bad data.
+/// Fetching writes; what the disk refuses there is not bad data.
 fn is_about_a_written_file(error: &DataError) -> bool {
-    use empssl_data::fetch::FetchError;
-
-    let fetching = |error: &FetchError| {
-        matches!(error, FetchError::Write { .. } | FetchError::DiskFull { .. } | FetchError::Busy { .. })
-    };
-    let packing = |error: &PackError| {
-        matches!(error, PackError::Write { .. } | PackError::DiskFull { .. } | PackError::Busy { .. })
-    };
-    match error {
-        DataError::Fetch(error) => fetching(error),
-        DataError::Pack(error) => packing(error),
-        _ => false,
-    }
+    use empssl_data::fetch::FetchError::{Busy, DiskFull, Write};
+    matches!(error, DataError::Fetch(Write { .. } | DiskFull { .. } | Busy { .. }))
 }
 
 /// The flag of this program that does what the sentence of the data crate proposes.

@@ -10,9 +10,6 @@ use std::path::{Path, PathBuf};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use empssl_data::decode_image;
 
-/// The least that the shorter side keeps in the reduced decoding: a quarter of the area then has 224 pixels a side.
-const SHORT_SIDE: usize = 448;
-
 fn files_below(dir: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("a readable folder") {
         let path = entry.expect("a readable folder").path();
@@ -39,15 +36,13 @@ fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     group.throughput(Throughput::Elements(photographs.len() as u64));
     group.sample_size(10);
-    for (id, short_side) in [("imagenet/1-thread", None), ("imagenet-reduced/1-thread", Some(SHORT_SIDE))] {
-        group.bench_function(id, |bencher| {
-            bencher.iter(|| {
-                for bytes in &photographs {
-                    black_box(decode_image(bytes, short_side).expect("a good photograph"));
-                }
-            });
+    group.bench_function("imagenet/1-thread", |bencher| {
+        bencher.iter(|| {
+            for bytes in &photographs {
+                black_box(decode_image(bytes).expect("a good photograph"));
+            }
         });
-    }
+    });
     group.finish();
 }
 

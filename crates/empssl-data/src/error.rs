@@ -261,10 +261,6 @@ pub enum DataError {
     #[cfg(feature = "fetch")]
     #[error(transparent)]
     Fetch(#[from] crate::fetch::FetchError),
-    /// A pack could not be written or used.
-    #[cfg(feature = "pack")]
-    #[error(transparent)]
-    Pack(#[from] crate::pack::PackError),
     /// Whoever watched the work stopped it.
     #[error("stopped at {what}: nothing half done was left under its name")]
     Stopped {

@@ -12,8 +12,6 @@ fn targets() -> Vec<Target> {
     targets.extend(crate::dataset::fuzz_targets());
     #[cfg(feature = "fetch")]
     targets.extend(crate::fetch::fuzz_targets());
-    #[cfg(feature = "pack")]
-    targets.extend(crate::pack::fuzz_targets());
     targets
 }
 

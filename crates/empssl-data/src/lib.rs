@@ -8,9 +8,8 @@
 //!    is left to chance: [`PatchGrid`].
 //! 4. [`loader`] walks a set in batches with worker threads: [`PatchLoader`] yields [`PatchBatch`].
 //!
-//! Beside them, [`fetch`] downloads what is published, [`verify`] says what is wrong with what is on disk, and [`pack`]
-//! turns a set into one file that opens instantly. The features are `fetch`, with `verify`, `pack`, `archives` and
-//! `jpeg`, all on by default.
+//! Beside them, [`fetch`] downloads what is published and [`verify`] says what is wrong with what is on disk. The
+//! features are `fetch`, with `verify`, and `archives`, both on by default.
 //!
 //! [`rng`] is the counter-based generator behind every random draw, [`picture`] paints what the network sees.
 //!
@@ -55,7 +54,7 @@ pub mod augment;
 #[cfg(feature = "fetch")]
 mod checksum;
 pub mod dataset;
-#[cfg(any(feature = "fetch", feature = "pack"))]
+#[cfg(feature = "fetch")]
 mod disk;
 pub mod error;
 #[cfg(feature = "fetch")]
@@ -65,8 +64,6 @@ mod fuzz;
 pub mod grid;
 pub mod loader;
 mod maths;
-#[cfg(feature = "pack")]
-pub mod pack;
 pub mod patch;
 pub mod picture;
 pub mod progress;

@@ -207,11 +207,6 @@ impl PatchSampler {
         self.config.side
     }
 
-    /// The recipe.
-    pub fn config(&self) -> &PatchConfig {
-        &self.config
-    }
-
     /// Writes the patch of `image` (`[height, width, 3]`) that `key` addresses to `out`, planar: `[3, s, s]`.
     ///
     /// # Panics

@@ -13,10 +13,6 @@ pub enum Stage {
     Checksum,
     /// Bytes of an archive become files.
     Unpack,
-    /// Images are written to a pack.
-    Pack,
-    /// Blocks of a pack are read to see whether they are whole.
-    Check,
     /// Images are decoded.
     Decode,
 }
@@ -28,7 +24,7 @@ pub struct Progress<'a> {
     pub stage: Stage,
     /// To which file or split.
     pub what: &'a str,
-    /// Bytes or, for [`Stage::Pack`] and [`Stage::Decode`], images that are done.
+    /// Bytes or, for [`Stage::Decode`], images that are done.
     pub done: u64,
     /// How many there are, where that is known.
     pub total: Option<u64>,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::checksum::md5_of;
-use crate::dataset::{DEFAULT_ROOT, Dataset, NAMES, OnBadImage, OpenOptions, Split, grouped, open_files};
+use crate::dataset::{DEFAULT_ROOT, Dataset, NAMES, OnBadImage, OpenOptions, Split, grouped, open_watched};
 use crate::error::DataError;
 use crate::fetch::{Member, Source, Unpack, other_forms, sources};
 use crate::progress::Observer;
@@ -56,7 +56,7 @@ impl Report {
 }
 
 /// Checks what is there of the set that the options name: archives and record files against their published sizes and
-/// checksums, packs against their own hashes and against their source, the splits against the official counts, and
+/// checksums, the splits against the official counts, and
 /// every image by decoding it. With [`OpenOptions::partial`] fewer images than the official count are allowed for;
 /// [`OpenOptions::on_bad_image`] is ignored: every bad image is a fault.
 ///
@@ -157,7 +157,7 @@ fn member_verdict(
     }
 }
 
-/// A split: its pack where there is one, and its own files.
+/// A split, as it opens.
 fn check_split(
     options: &OpenOptions,
     split: Split,
@@ -165,19 +165,9 @@ fn check_split(
     observer: &mut Observer<'_>,
 ) -> Result<(), DataError> {
     let what = format!("{} {split}", options.name);
-    let Packs { pack, nothing_else } = check_pack(options, split, report, observer)?;
-    if nothing_else {
-        return Ok(());
-    }
-    match open_files(&OpenOptions { partial: true, ..options.clone() }, split, observer) {
-        Ok(set) => {
-            check_images(&set, &what, options.partial, report);
-            check_stale(pack.as_deref(), &set, report, observer)?;
-        }
+    match open_watched(&OpenOptions { partial: true, ..options.clone() }, split, observer) {
+        Ok(set) => check_images(&set, &what, options.partial, report),
         Err(error @ DataError::Stopped { .. }) => return Err(error),
-        // The pack is all there is.
-        Err(DataError::MissingFolder { .. } | DataError::MissingFile { .. } | DataError::NoImages { .. })
-            if pack.is_some() => {}
         Err(DataError::MissingFolder { .. }) if options.name == "folder" && split == Split::Test => {
             report.add(what, Verdict::Note("none".to_owned()));
         }
@@ -235,69 +225,6 @@ fn check_classes(set: &Dataset, what: &str, expected: usize, whole: bool, partia
         let reason = format!("{} images, expected {}", grouped(count), grouped(share));
         report.add(format!("{what} class `{name}`"), Verdict::Bad(reason));
     }
-}
-
-/// What packs there are of a split.
-#[derive(Default)]
-struct Packs {
-    /// The file, where there is one.
-    pack: Option<PathBuf>,
-    /// Whether the root is a pack: then there are no other files.
-    nothing_else: bool,
-}
-
-/// The pack of a split, if there is one.
-#[cfg(feature = "pack")]
-fn check_pack(
-    options: &OpenOptions,
-    split: Split,
-    report: &mut Report,
-    observer: &mut Observer<'_>,
-) -> Result<Packs, DataError> {
-    let is_alone = options.root.as_deref().is_some_and(|root| root.is_file());
-    let Some(path) = crate::pack::find(options, split) else { return Ok(Packs::default()) };
-    if !crate::pack::splits(options).contains(&split) {
-        report.add(format!("{} {split}", options.name), Verdict::Note("there is no such pack beside it".to_owned()));
-        return Ok(Packs { pack: None, nothing_else: true });
-    }
-    let opened = OpenOptions { partial: true, ..options.clone() };
-    let verified = crate::pack::checked(&path, &opened, split).and_then(|_| crate::pack::verify(&path, observer));
-    let verdict = match verified {
-        Ok(packed) => Verdict::Good(format!("{} images, as they were packed", grouped(packed.n_images))),
-        Err(error @ DataError::Stopped { .. }) => return Err(error),
-        Err(error) => Verdict::Bad(error.to_string()),
-    };
-    report.add(path.display(), verdict);
-    Ok(Packs { pack: Some(path), nothing_else: is_alone })
-}
-
-#[cfg(feature = "pack")]
-fn check_stale(
-    pack: Option<&Path>,
-    source: &Dataset,
-    report: &mut Report,
-    observer: &mut Observer<'_>,
-) -> Result<(), DataError> {
-    let Some(pack) = pack else { return Ok(()) };
-    match crate::pack::check_source(pack, source, observer) {
-        Err(error @ DataError::Stopped { .. }) => return Err(error),
-        Err(error @ DataError::Pack(crate::pack::PackError::Stale { .. })) => {
-            report.add(pack.display(), Verdict::Bad(error.to_string()));
-        }
-        // What else is wrong with the pack or the images was reported before.
-        _ => {}
-    }
-    Ok(())
-}
-
-#[cfg(not(feature = "pack"))]
-fn check_pack(_: &OpenOptions, _: Split, _: &mut Report, _: &mut Observer<'_>) -> Result<Packs, DataError> {
-    Ok(Packs::default())
-}
-
-#[cfg(not(feature = "pack"))]
-fn check_stale(_: Option<&Path>, _: &Dataset, _: &mut Report, _: &mut Observer<'_>) -> Result<(), DataError> {
-    Ok(())
 }
 
 #[cfg(test)]
@@ -481,37 +408,6 @@ mod tests {
         assert!(faults.len() == 2 && faults[0].ends_with("ant/bad.jpg") && faults[1].ends_with("bee/bad.jpg"));
         assert_eq!(verdict(&report, "folder train"), "Good(\"2 images\")");
         assert_eq!(verdict(&report, "folder test"), "Note(\"none\")");
-    }
-
-    #[cfg(feature = "pack")]
-    #[test]
-    fn packs_are_compared_with_themselves_and_with_their_source() {
-        use crate::pack::{Encoding, PackOptions, write};
-
-        let root = tempfile::tempdir().unwrap();
-        cifar10(root.path());
-        let partial = OpenOptions { partial: true, ..options("cifar10", root.path()) };
-        let set = crate::dataset::open(&partial, Split::Train).unwrap();
-        let pack = root.path().join("cifar10-train.pack");
-        let raw = PackOptions { encoding: Encoding::Raw, short_side: None };
-        write(&set, Split::Train, &pack, &raw, &mut go_on).unwrap();
-        assert_eq!(report("cifar10", root.path(), true).faults().count(), 0);
-        let alone = verify(&OpenOptions { root: Some(pack.clone()), ..partial.clone() }, &mut go_on).unwrap();
-        assert!(verdict(&alone, "cifar10-train.pack").starts_with("Good(\"5 images, as they were packed"));
-        assert_eq!(verdict(&alone, "cifar10 test"), "Note(\"there is no such pack beside it\")");
-        assert_eq!(alone.checks.len(), 2);
-
-        fs::write(root.path().join("cifar-10-batches-bin/data_batch_2.bin"), [2; 3073]).unwrap();
-        let stale = report("cifar10", root.path(), true);
-        assert!(stale.faults().any(|check| format!("{check:?}").contains("stale pack")), "{stale:#?}");
-        let mut bytes = fs::read(&pack).unwrap();
-        bytes[5000] ^= 1;
-        fs::write(&pack, bytes).unwrap();
-        fs::remove_dir_all(root.path().join("cifar-10-batches-bin")).unwrap();
-        let damaged = report("cifar10", root.path(), true);
-        assert!(verdict(&damaged, "cifar10-train.pack").contains("damaged pack"));
-        let stopped = verify(&partial, &mut |_| ControlFlow::Break(()));
-        assert!(matches!(stopped, Err(DataError::Stopped { .. })), "{stopped:?}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(crate) const SYNTHETIC: &str = "synthetic";
 const PUBLIC: [&str; 6] = ["cifar10", "cifar100", "tiny-imagenet", "mnist", "fashion-mnist", "stl10"];
 
 /// Endings of files in which a set may be.
-const ARCHIVES: [&str; 6] = ["gz", "zip", "tar", "tgz", "pack", "bin"];
+const ARCHIVES: [&str; 5] = ["gz", "zip", "tar", "tgz", "bin"];
 
 /// What an image that cannot be decoded means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,8 +1,7 @@
-//! `empssl data`: getting a data set, checking it, packing it, and what the network sees of it.
+//! `empssl data`: getting a data set, checking it, and what the network sees of it.
 
 mod fetch;
 mod info;
-mod pack;
 pub(super) mod sheet;
 mod show;
 mod verify;
@@ -26,11 +25,6 @@ pub(crate) fn run(args: &DataArgs) -> Result<(), CliError> {
         DataCommand::Verify { name, data, partial } => {
             let images = ImageArgs { data: data.clone(), partial: *partial, on_bad_image: BadImage::Skip };
             verify::run(&source(name, &images)?)
-        }
-        DataCommand::Pack { name, images, out, recipe, split, encoding, quality } => {
-            let patches = recipe.as_deref().map(patches_of).transpose()?;
-            let way = pack::Way::new(patches.as_ref(), *encoding, *quality)?;
-            pack::run(&source(name, images)?, *split, &way, out)
         }
         DataCommand::Info { name, images } => info::run(&source(name, images)?),
         DataCommand::Show { name, images, out, recipe, split, seed } => {

@@ -94,7 +94,6 @@ impl FeatureCost {
 impl Outline {
     fn new(run: Run, source: &ImageSource) -> Result<Self, CliError> {
         let [train, test] = [source.open(Split::Train)?, source.open(Split::Test)?];
-        train.check_serves(run.sampler.config())?;
         let (training, evaluation) = (&run.config.training, &run.config.evaluation);
         let steps_an_epoch = (train.len() / training.batch_size.max(1)) as u64;
         let steps = match training.length {

@@ -75,7 +75,6 @@ impl<'a> Job<'a> {
         let run = Run::new(config, Run::name_of(path))?;
         let device = commands::prepare(&ranks::compute(&args.compute, member)?)?;
         let dataset = images.open(Split::Train)?;
-        dataset.check_serves(run.sampler.config())?;
         let mut trainer = new_trainer(&run, args, args.seed, &dataset, device, member)?;
         join(&mut trainer, among, &run, &dataset)?;
         let identity = identity(&run, args.seed, &dataset, images, &trainer, device);

@@ -1,4 +1,4 @@
-//! `empssl data`: fetching, checking, packing, showing.
+//! `empssl data`: fetching, checking, showing.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -140,97 +140,6 @@ pub(crate) fn tree(folder: &Path, side: u32) {
 }
 
 #[test]
-fn a_pack_trains_to_the_same_weights_as_its_source() {
-    let folder = tempfile::tempdir().unwrap();
-    tree(folder.path(), 40);
-    let packed = empssl(folder.path(), &["data", "pack", "folder", "--data", "tree", "--out", "packs"]);
-    let text = stdout(&succeeds(packed));
-    assert!(text.contains("packs/folder-train.pack: 6 images, 0.0 MB, every pixel as in the source\n"), "{text}");
-    let weights = |data: &str, out: &str| {
-        let small = ["training.batch_size=4", "training.length={steps=2}", "evaluation.probe.batch_size=2"]
-            .map(|key| ["--set", key])
-            .concat();
-        let arguments = [&["--dataset", "folder", "--data", data, "--out", out][..], &small].concat();
-        succeeds(train(folder.path(), &arguments));
-        fs::read(folder.path().join(out).join("checkpoint.safetensors")).unwrap()
-    };
-    assert!(weights("tree", "a") == weights("packs", "b"));
-    // The run goes on with either: they are the same images.
-    let eval = stdout(&succeeds(empssl(folder.path(), &["eval", "a", "--data", "packs", "--device", "cpu"])));
-    assert!(eval.contains("linear"), "{eval}");
-    let again =
-        empssl(folder.path(), &["data", "pack", "folder", "--data", "tree", "--out", "packs", "--split", "test"]);
-    assert!(stdout(&succeeds(again)).ends_with("every pixel as in the source, already up to date\n"));
-}
-
-#[test]
-fn a_recipe_shrinks_and_another_recipe_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    tree(folder.path(), 100);
-    let recipe = crate::recipe("synthetic/smoke.toml");
-    let pack = ["data", "pack", "folder", "--data", "tree", "--out", "packs", "--split", "train"];
-    let shrunk = [&pack[..], &["--recipe", recipe.to_str().unwrap(), "--encoding", "jpeg", "--quality", "90"]].concat();
-    let text = stdout(&succeeds(empssl(folder.path(), &shrunk)));
-    assert!(text.contains("images shrunk to short sides of 64 pixels"), "{text}");
-    let large = ["--set", "patches.side=64"];
-    let arguments =
-        [&["--dataset", "folder", "--data", "packs", "--set", "training.batch_size=4", "--out", "run"][..], &large]
-            .concat();
-    let sentence = refuses(&train(folder.path(), &arguments), 3);
-    assert!(sentence.contains("short side of 64 pixels, the recipe needs 128"), "{sentence}");
-    assert!(!folder.path().join("run").exists());
-    let large = fs::read_to_string(&recipe).unwrap().replace("side = 32", "side = 64");
-    fs::write(folder.path().join("large.toml"), large).unwrap();
-    let show = ["data", "show", "folder", "--data", "packs", "--recipe", "large.toml", "--out", "x.png"];
-    assert!(refuses(&empssl(folder.path(), &show), 3).contains("the recipe needs 128"));
-    let quality = empssl(folder.path(), &[&pack[..], &["--quality", "0"]].concat());
-    assert_eq!(quality.status.code(), Some(2), "{}", stderr(&quality));
-}
-
-#[test]
-fn bad_packs_are_refused_by_name() {
-    let folder = tempfile::tempdir().unwrap();
-    tree(folder.path(), 40);
-    succeeds(empssl(folder.path(), &["data", "pack", "folder", "--data", "tree", "--out", "packs"]));
-    let path = folder.path().join("packs/folder-train.pack");
-    let good = fs::read(&path).unwrap();
-    let info = || refuses(&empssl(folder.path(), &["data", "info", "folder", "--data", "packs"]), 3);
-    fs::write(&path, &good[..good.len() - 7]).unwrap();
-    assert!(info().contains("truncated pack packs/folder-train.pack"), "{}", info());
-    let mut damaged = good.clone();
-    damaged[5000] ^= 1;
-    fs::write(&path, &damaged).unwrap();
-    let verified = empssl(folder.path(), &["data", "verify", "folder", "--data", "packs"]);
-    assert!(refuses(&verified, 3).contains("1 of 2 checks of folder failed"));
-    assert!(stdout(&verified).contains("BAD   packs/folder-train.pack: damaged pack"), "{}", stdout(&verified));
-
-    fs::write(&path, &good).unwrap();
-    succeeds(empssl(folder.path(), &["data", "verify", "folder", "--data", "packs"]));
-    fs::copy(&path, folder.path().join("tree/folder-train.pack")).unwrap();
-    fs::remove_file(folder.path().join("tree/train/cat/0.png")).unwrap();
-    let stale = empssl(folder.path(), &["data", "verify", "folder", "--data", "tree"]);
-    refuses(&stale, 3);
-    assert!(stdout(&stale).contains("stale pack tree/folder-train.pack"), "{}", stdout(&stale));
-    let sentence =
-        refuses(&empssl(folder.path(), &["data", "pack", "folder", "--data", "tree", "--out", "/dev/null/x"]), 6);
-    assert!(sentence.contains("/dev/null/x"), "{sentence}");
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_full_disk_leaves_no_pack() {
-    let folder = tempfile::tempdir().unwrap();
-    tree(folder.path(), 200);
-    // The limit is in units of 1,024 bytes; the signal that would end the program is ignored, as shells allow.
-    let program = env!("CARGO_BIN_EXE_empssl");
-    let script = format!("trap '' XFSZ; ulimit -f 64; exec {program} data pack folder --data tree --out packs");
-    let output = Command::new("bash").args(["-c", &script]).current_dir(folder.path()).output().unwrap();
-    let sentence = refuses(&output, 6);
-    assert!(sentence.contains("packs/folder-train.pack"), "{sentence}");
-    assert_eq!(fs::read_dir(folder.path().join("packs")).unwrap().count(), 0);
-}
-
-#[test]
 fn a_set_is_verified_file_by_file() {
     let folder = tempfile::tempdir().unwrap();
     tree(folder.path(), 40);
@@ -272,28 +181,53 @@ fn a_sheet_is_drawn_and_a_set_described() {
 #[test]
 fn a_set_is_recognised_by_its_files() {
     let folder = tempfile::tempdir().unwrap();
-    succeeds(empssl(folder.path(), &["data", "pack", "synthetic", "--out", "packs"]));
-    let found = stdout(&succeeds(empssl(folder.path(), &["data", "info", "--data", "packs"])));
-    assert!(found.contains("synthetic"), "{found}");
-    succeeds(empssl(folder.path(), &["data", "verify", "--data", "packs/synthetic-test.pack"]));
-    succeeds(train(folder.path(), &["--dataset", "auto", "--data", "packs", "--max-steps", "1", "--out", "run"]));
+    tree(folder.path(), 40);
+    let found = stdout(&succeeds(empssl(folder.path(), &["data", "info", "--data", "tree"])));
+    assert!(found.contains("folder train"), "{found}");
+    succeeds(empssl(folder.path(), &["data", "verify", "--data", "tree"]));
+    let small = ["--set", "training.batch_size=4", "--set", "evaluation.probe.batch_size=2"];
+    let auto = ["--dataset", "auto", "--data", "tree", "--max-steps", "1", "--out", "run"];
+    succeeds(train(folder.path(), &[&auto[..], &small].concat()));
     let recipe = fs::read_to_string(folder.path().join("run/recipe.toml")).unwrap();
-    assert!(recipe.contains("dataset = \"synthetic\""), "{recipe}");
+    assert!(recipe.contains("dataset = \"folder\""), "{recipe}");
 
     let sentence = refuses(&empssl(folder.path(), &["data", "info"]), 3);
     assert!(sentence.contains("no folder with a data set at data: check the path (--data DIR)"), "{sentence}");
-    let sentence = refuses(&empssl(folder.path(), &["data", "info", "cifar10", "--data", "packs"]), 3);
+    let sentence = refuses(&empssl(folder.path(), &["data", "info", "cifar10", "--data", "tree"]), 3);
+    assert!(sentence.ends_with("what is there is folder (`train --dataset folder`, `data ... folder`)"), "{sentence}");
+    for file in ["t10k-images-idx3-ubyte", "stl10_binary/test_X.bin"] {
+        let path = folder.path().join("two").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+    }
+    let sentence = refuses(&empssl(folder.path(), &["data", "info", "--data", "two"]), 3);
     assert!(
-        sentence.ends_with("what is there is synthetic (`train --dataset synthetic`, `data ... synthetic`)"),
-        "{sentence}"
-    );
-    fs::write(folder.path().join("packs/mnist-test.pack"), "").unwrap();
-    let sentence = refuses(&empssl(folder.path(), &["data", "info", "--data", "packs"]), 3);
-    assert!(
-        sentence.contains("could be opened as synthetic or mnist") && sentence.contains("train --dataset NAME"),
+        sentence.contains("could be opened as mnist or fashion-mnist or stl10")
+            && sentence.contains("train --dataset NAME"),
         "{sentence}"
     );
     fs::create_dir(folder.path().join("empty")).unwrap();
     let sentence = refuses(&empssl(folder.path(), &["data", "show", "--data", "empty", "--out", "x.png"]), 3);
     assert!(sentence.contains("no data set recognised at empty: looked for"), "{sentence}");
+}
+
+/// Ctrl-C while an image is being read that takes for ever: a pipe that nobody writes to.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_verify() {
+    let folder = tempfile::tempdir().unwrap();
+    // Images that are not small are decoded once, and only to see whether they are good.
+    tree(folder.path(), 70);
+    let pipe = folder.path().join("tree/train/dog/pipe.png");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut command = crate::command(folder.path(), &["data", "verify", "folder", "--data", "tree"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Opens as soon as the program reads.
+    let writer = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    crate::signal(child.id(), "INT");
+    std::thread::sleep(Duration::from_millis(300));
+    drop(writer);
+    let output = child.wait_with_output().unwrap();
+    assert!(refuses(&output, 130).contains("stopped at folder train"));
+    assert_eq!(stdout(&output), "");
 }

@@ -29,7 +29,7 @@ fn help_texts() {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));
     }
     insta::assert_snapshot!("help-bench-step", help(&["bench", "step", "--help"]));
-    for command in ["fetch", "verify", "pack", "info", "show"] {
+    for command in ["fetch", "verify", "info", "show"] {
         insta::assert_snapshot!(format!("help-data-{command}"), help(&["data", command, "--help"]));
     }
 }

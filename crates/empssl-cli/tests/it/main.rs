@@ -2,7 +2,7 @@
 //!
 //! - `chain`: train, resume, evaluate, export on generated images, in seconds;
 //! - `bench`: where the time of a step goes;
-//! - `data`: fetching, checking, packing and showing data sets; `packs`: packs that change, break and are interrupted;
+//! - `data`: fetching, checking and showing data sets;
 //! - `recipes`: the shipped recipes, and what `empssl recipe` says of them;
 //! - `features`: what is kept of an evaluation, and the list of runs;
 //! - `resume`: what stops a run, what it goes on from, and what it refuses; `kill`: runs killed at any moment;
@@ -24,7 +24,6 @@ mod features;
 mod help;
 mod kill;
 mod monitor;
-mod packs;
 mod ranks;
 mod recipes;
 mod refusals;

@@ -19,15 +19,12 @@ const PNG: &[u8] = b"\x89PNG";
 /// Decodes a JPEG or PNG file to `[height, width, 3]` in RGB, to the bytes of Pillow's
 /// `Image.open(file).convert("RGB")`; what the file is, its content decides.
 ///
-/// With `short_side` a JPEG file is decoded at the smallest eighth of its size whose shorter side still has that many
-/// pixels, which is faster; files of other formats are decoded whole.
-///
 /// # Errors
 /// With the reason when the bytes are no complete image, or of a kind that photographs do not have.
-pub fn decode_image(bytes: &[u8], short_side: Option<usize>) -> Result<Array3<u8>, DecodeError> {
+pub fn decode_image(bytes: &[u8]) -> Result<Array3<u8>, DecodeError> {
     let decoded = match bytes {
         [] => Err("the file is empty".to_owned()),
-        _ if jpeg::is_jpeg(bytes) => jpeg::decode(bytes, short_side),
+        _ if jpeg::is_jpeg(bytes) => jpeg::decode(bytes),
         _ if bytes.starts_with(PNG) => decode_png(bytes),
         _ => Err("neither a JPEG nor a PNG file".to_owned()),
     };
@@ -85,7 +82,7 @@ mod tests {
 
     #[test]
     fn what_is_no_image_is_refused_in_words() {
-        let refusal = |bytes: &[u8]| decode_image(bytes, None).unwrap_err().to_string();
+        let refusal = |bytes: &[u8]| decode_image(bytes).unwrap_err().to_string();
         assert_eq!(refusal(b""), "the file is empty");
         assert_eq!(refusal(b"bad\n"), "neither a JPEG nor a PNG file");
         assert_eq!(refusal(b"\x89PNG"), "unexpected end of file");
@@ -97,7 +94,7 @@ mod tests {
         let fixtures = fixtures();
         assert!(fixtures.len() >= 30, "{}", fixtures.len());
         for (name, bytes, expected) in fixtures {
-            let image = decode_image(&bytes, None).unwrap_or_else(|reason| panic!("{name}: {reason}"));
+            let image = decode_image(&bytes).unwrap_or_else(|reason| panic!("{name}: {reason}"));
             let found = image.as_slice().unwrap();
             assert_eq!(found.len(), expected.len(), "{name}");
             let gap = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();

@@ -65,9 +65,8 @@ pub fn detect(root: &Path) -> Result<&'static str, DataError> {
     if !root.exists() {
         return Err(DataError::MissingFolder { what: "a data set".into(), path, hint: "check the path".into() });
     }
-    let mut names = packed(root)?;
-    let others = DETECTORS.iter().filter(|detector| !names.contains(&detector.name) && (detector.recognises)(root));
-    names.extend(others.map(|detector| detector.name).collect::<Vec<_>>());
+    let found = DETECTORS.iter().filter(|detector| (detector.recognises)(root));
+    let names: Vec<&str> = found.map(|detector| detector.name).collect();
     match names[..] {
         [only] => Ok(only),
         [] if image_folder::recognises(root) => Ok("folder"),
@@ -76,22 +75,9 @@ pub fn detect(root: &Path) -> Result<&'static str, DataError> {
     }
 }
 
-/// The sets of the packs at `root`.
-#[cfg(feature = "pack")]
-fn packed(root: &Path) -> Result<Vec<&'static str>, DataError> {
-    crate::pack::names_at(root)
-}
-
-#[cfg(not(feature = "pack"))]
-fn packed(_root: &Path) -> Result<Vec<&'static str>, DataError> {
-    Ok(Vec::new())
-}
-
 fn looked_for() -> String {
     let each = DETECTORS.iter().map(|Detector { name, looks_for, .. }| format!("{looks_for} ({name})"));
-    each.chain(["NAME-train.pack (the set it was made of)".into(), "any .jpg, .jpeg or .png file (folder)".into()])
-        .collect::<Vec<_>>()
-        .join("; ")
+    each.chain(["any .jpg, .jpeg or .png file (folder)".into()]).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
@@ -185,22 +171,6 @@ mod tests {
         }
         std::fs::write(&path, packed(&[("holiday/1.jpg", b"")])).unwrap();
         assert!(matches!(detect(&path), Err(DataError::UnrecognisedDataset { .. })));
-    }
-
-    #[cfg(feature = "pack")]
-    #[test]
-    fn a_pack_is_the_set_it_was_made_of() {
-        let root = folder(&["stl10-test.pack"]);
-        assert_eq!(detect(root.path()).unwrap(), "stl10");
-        let file = root.path().join("stl10-test.pack");
-        assert!(detect(&file).unwrap_err().to_string().contains("not a pack"), "its name alone is no pack");
-        std::fs::write(root.path().join("mnist-train.pack"), "").unwrap();
-        assert!(detect(root.path()).unwrap_err().to_string().contains("mnist or stl10"));
-        let set = super::super::synthetic::open(crate::Split::Test).subset(&[0]).unwrap();
-        let (renamed, how) = (root.path().join("renamed.pack"), crate::pack::PackOptions::RAW);
-        let go_on = &mut |_: &crate::progress::Progress<'_>| std::ops::ControlFlow::Continue(());
-        crate::pack::write(&set, crate::Split::Test, &renamed, &how, go_on).unwrap();
-        assert_eq!(detect(&renamed).unwrap(), "synthetic");
     }
 
     #[test]

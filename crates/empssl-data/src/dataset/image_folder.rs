@@ -316,7 +316,7 @@ fn decode_all(
     for stretch in files.chunks(STRETCH) {
         let (done, total) = (checked.good.len() as u64, Some(files.len() as u64));
         tell(observer, Progress { stage: Stage::Decode, what, done, total })?;
-        let decode_one = |file: &ImageFile| source.decode(&file.path, None).map(|image| keep.then_some(image));
+        let decode_one = |file: &ImageFile| source.decode(&file.path).map(|image| keep.then_some(image));
         let images: Vec<_> = stretch.par_iter().map(decode_one).collect();
         for image in images {
             checked.good.push(image.is_ok());

@@ -1,8 +1,10 @@
 //! JPEG files: whether one is complete, what its header says, and its pixels.
 //!
-//! The decoder is a Rust port of libjpeg-turbo and gives the same bytes, hence the same as Pillow. With the feature
-//! `turbojpeg` the C library itself decodes what has no inks.
+//! The decoder is a Rust port of libjpeg-turbo and gives the same bytes, hence the same as Pillow.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
 use ndarray::Array3;
 
 use super::decode::MAX_PIXELS;
@@ -15,119 +17,26 @@ pub(crate) fn is_jpeg(bytes: &[u8]) -> bool {
     bytes.starts_with(&START)
 }
 
-/// Decodes a JPEG file to `[height, width, 3]`, at the smallest eighth of its size whose shorter side has at least
-/// `short_side` pixels, or at its full size.
+/// Decodes a JPEG file to `[height, width, 3]`.
 ///
 /// # Errors
 /// With the reason when the file is damaged, truncated, too large, or of a kind that photographs do not have.
-pub(crate) fn decode(bytes: &[u8], short_side: Option<usize>) -> Result<Array3<u8>, String> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Array3<u8>, String> {
     check_complete(bytes)?;
-    let frame = Frame::read(bytes)?;
-    frame.check()?;
-    let eighths = short_side.map_or(8, |side| frame.eighths(side));
-    backend::decode(bytes, &frame, eighths)
+    Frame::read(bytes)?.check()?;
+    // The decoder indexes with what the file says; a panic that the checks before did not foresee is a bad image,
+    // not the end of a run.
+    catch_unwind(AssertUnwindSafe(|| decode_checked(bytes).map_err(|error| error.to_string())))
+        .unwrap_or_else(|_| Err("the decoder gave up on it".to_owned()))
 }
 
-/// The decoder in Rust.
-#[cfg(feature = "jpeg")]
-mod rust {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
-    use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
-    use ndarray::Array3;
-
-    use super::{MAX_PIXELS, lowest_terms};
-
-    pub(super) fn decode(bytes: &[u8], eighths: usize) -> Result<Array3<u8>, String> {
-        // The decoder indexes with what the file says; a panic that the checks before did not foresee is a bad image,
-        // not the end of a run.
-        catch_unwind(AssertUnwindSafe(|| decode_at(bytes, eighths).map_err(|error| error.to_string())))
-            .unwrap_or_else(|_| Err("the decoder gave up on it".to_owned()))
-    }
-
-    fn decode_at(bytes: &[u8], eighths: usize) -> Result<Array3<u8>, JpegError> {
-        let limits = DecodeLimits { max_pixels: MAX_PIXELS, ..DecodeLimits::default() };
-        let mut decoder = Decoder::new_with_limits(bytes, limits)?;
-        decoder.set_output_format(PixelFormat::Rgb);
-        let (numerator, denominator) = lowest_terms(eighths);
-        decoder.set_scale(ScalingFactor::try_new(numerator, denominator)?);
-        let image = decoder.decode_image()?;
-        let shape = (image.height, image.width, 3);
-        Array3::from_shape_vec(shape, image.data).map_err(|error| JpegError::CorruptData(error.to_string()))
-    }
-}
-
-#[cfg(not(feature = "jpeg"))]
-mod backend {
-    use ndarray::Array3;
-
-    use super::Frame;
-
-    pub(super) fn decode(_: &[u8], _: &Frame, _: usize) -> Result<Array3<u8>, String> {
-        Err("this build lacks the feature `jpeg`".to_owned())
-    }
-}
-
-#[cfg(all(feature = "jpeg", not(feature = "turbojpeg")))]
-mod backend {
-    use ndarray::Array3;
-
-    use super::{Frame, rust};
-
-    pub(super) fn decode(bytes: &[u8], _: &Frame, eighths: usize) -> Result<Array3<u8>, String> {
-        rust::decode(bytes, eighths)
-    }
-}
-
-/// The C library; files with inks still go to the decoder in Rust, which turns them into light.
-#[cfg(feature = "turbojpeg")]
-mod backend {
-    use std::cell::RefCell;
-
-    use ndarray::Array3;
-    use turbojpeg::{Decompressor, Image, PixelFormat, ScalingFactor};
-
-    use super::{Frame, lowest_terms, rust};
-
-    thread_local! {
-        static DECOMPRESSOR: RefCell<Option<Decompressor>> = const { RefCell::new(None) };
-    }
-
-    pub(super) fn decode(bytes: &[u8], frame: &Frame, eighths: usize) -> Result<Array3<u8>, String> {
-        if frame.factors.len() == 4 {
-            return rust::decode(bytes, eighths);
-        }
-        let decode = |slot: &RefCell<Option<Decompressor>>| decode_at(&mut slot.borrow_mut(), bytes, frame, eighths);
-        DECOMPRESSOR.with(decode).map_err(|error| error.to_string())
-    }
-
-    fn decode_at(
-        slot: &mut Option<Decompressor>,
-        bytes: &[u8],
-        frame: &Frame,
-        eighths: usize,
-    ) -> turbojpeg::Result<Array3<u8>> {
-        let decompressor = match slot {
-            Some(decompressor) => decompressor,
-            None => slot.insert(Decompressor::new()?),
-        };
-        let (numerator, denominator) = lowest_terms(eighths);
-        let scale = ScalingFactor::new(numerator as usize, denominator as usize);
-        decompressor.set_scaling_factor(scale)?;
-        let (height, width) = (scale.scale(frame.height), scale.scale(frame.width));
-        let mut pixels = Array3::zeros((height, width, 3));
-        let slice = pixels.as_slice_mut().expect("a new array is in one piece");
-        let image = Image { pixels: slice, width, pitch: width * 3, height, format: PixelFormat::RGB };
-        decompressor.decompress(bytes, image)?;
-        Ok(pixels)
-    }
-}
-
-/// The decoder's scaling factors have no common divisor.
-#[cfg(feature = "jpeg")]
-fn lowest_terms(eighths: usize) -> (u32, u32) {
-    let shared = 1 << eighths.trailing_zeros().min(3);
-    (eighths as u32 / shared, 8 / shared)
+fn decode_checked(bytes: &[u8]) -> Result<Array3<u8>, JpegError> {
+    let limits = DecodeLimits { max_pixels: MAX_PIXELS, ..DecodeLimits::default() };
+    let mut decoder = Decoder::new_with_limits(bytes, limits)?;
+    decoder.set_output_format(PixelFormat::Rgb);
+    let image = decoder.decode_image()?;
+    let shape = (image.height, image.width, 3);
+    Array3::from_shape_vec(shape, image.data).map_err(|error| JpegError::CorruptData(error.to_string()))
 }
 
 /// What the start-of-frame segment says.
@@ -198,12 +107,6 @@ impl Frame {
             _ => false,
         };
         if usual { Ok(()) } else { Err(format!("JPEG components of unusual sampling factors {factors:?}")) }
-    }
-
-    /// The smallest number of eighths of the size at which the shorter side still has `side` pixels, at most 8.
-    fn eighths(&self, side: usize) -> usize {
-        let shorter = self.width.min(self.height);
-        (1..8).find(|eighths| (shorter * eighths).div_ceil(8) >= side).unwrap_or(8)
     }
 }
 
@@ -286,7 +189,7 @@ mod tests {
         bytes.push(0);
         assert_eq!(check_complete(&bytes), Err("unexpected JPEG marker 0x42".to_owned()));
         bytes.pop();
-        assert!(decode(&bytes, None).is_err());
+        assert!(decode(&bytes).is_err());
     }
 
     /// The photograph with a frame header of these sampling factors, one component each.
@@ -314,31 +217,18 @@ mod tests {
     #[test]
     fn what_no_photograph_is_gets_refused() {
         for factors in [&[0x11, 0x11][..], &[0x11, 0x21, 0x11], &[0x11, 0x11, 0x11, 0x12], &[0x31, 0x21, 0x11], &[0]] {
-            let reason = decode(&with_factors(factors), None).unwrap_err();
+            let reason = decode(&with_factors(factors)).unwrap_err();
             assert!(reason.contains("sampling factors"), "{factors:?}: {reason}");
         }
         let at = |offset: usize, bytes: &[u8]| {
             let mut file = photograph();
             let start = file.windows(2).position(|window| window == [0xff, 0xc0]).unwrap() + offset;
             file[start..start + bytes.len()].copy_from_slice(bytes);
-            decode(&file, None).unwrap_err()
+            decode(&file).unwrap_err()
         };
         assert_eq!(at(4, &[12]), "JPEG of 12 bits per sample, expected 8");
         assert_eq!(at(5, &[0xff, 0xff, 0xff, 0xff]), "JPEG of 65535x65535 pixels, expected 1 to 178956970");
         assert_eq!(at(5, &[0, 0]), "JPEG of 90x0 pixels, expected 1 to 178956970");
-    }
-
-    #[test]
-    fn a_reduced_size_keeps_the_short_side_it_is_asked_for() {
-        let bytes = photograph();
-        let whole = decode(&bytes, None).unwrap();
-        for (side, expected) in
-            [(1, (9, 12)), (9, (9, 12)), (10, (18, 23)), (35, (35, 45)), (36, (44, 57)), (99, (70, 90))]
-        {
-            let reduced = decode(&bytes, Some(side)).unwrap();
-            assert_eq!((reduced.dim().0, reduced.dim().1), expected, "{side}");
-        }
-        assert_eq!(decode(&bytes, Some(70)).unwrap(), whole);
     }
 
     proptest! {
@@ -349,7 +239,7 @@ mod tests {
                 let place = place % bytes.len();
                 bytes[place] = byte;
             }
-            let _ = decode(&bytes, None);
+            let _ = decode(&bytes);
         }
 
         #[test]

@@ -11,7 +11,6 @@ use std::sync::{Arc, OnceLock};
 use ndarray::{CowArray, Ix3};
 
 use crate::error::DataError;
-use crate::patch::PatchConfig;
 use crate::progress::{Observer, Progress, Stage, tell};
 
 #[cfg(feature = "archives")]
@@ -29,8 +28,6 @@ mod image_folder;
 mod image_list;
 mod imagenet100;
 mod jpeg;
-#[cfg(feature = "pack")]
-pub(crate) mod listing;
 mod pickle;
 mod stl10;
 pub(crate) mod store;
@@ -118,38 +115,28 @@ pub struct BadImage {
 
 /// Opens the `split` of the data set that the options name.
 ///
-/// A pack (see [`crate::pack`]) comes first: the root itself if it is a `.pack` file, else `NAME-SPLIT.pack` in the root.
-/// Only where there is none are the set's own files looked for. [`Dataset::description`] says which it was.
+/// [`Dataset::description`] says which form of the set was found.
 ///
 /// # Errors
 /// When the name is unknown, a folder or file is missing, damaged or inconsistent, or the number of images is not the
 /// official one (fewer are accepted with [`OpenOptions::partial`]).
 pub fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
-    #[cfg(feature = "pack")]
-    if let Some(path) = crate::pack::find(options, split) {
-        return crate::pack::open(&path, options, split);
-    }
-    open_files(options, split, &mut |_| ControlFlow::Continue(()))
+    open_watched(options, split, &mut |_| ControlFlow::Continue(()))
 }
 
-/// [`open`] from the set's own files, whatever packs there are. Where images are decoded, `observer` is told at least
-/// once per some thousand of them, and may stop the work.
+/// [`open`] where somebody watches: where images are decoded, `observer` is told at least once per some thousand of
+/// them, and may stop the work.
 ///
 /// # Errors
 /// As [`open`], and when `observer` stops the work.
-pub fn open_files(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
+pub fn open_watched(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
     let what = format!("{} {split}", options.name);
     let none = Progress { stage: Stage::Decode, what: &what, done: 0, total: None };
     tell(observer, none)?;
     let opened = open_own(options, split, observer);
     // Whoever stopped the work meanwhile wants no more of it, least of all complaints.
     tell(observer, none)?;
-    let opened = opened?;
-    if !opened.is_synthetic() {
-        // A set is rooted once, here.
-        let _ = opened.whole.root.set(options.root().to_owned());
-    }
-    Ok(opened)
+    opened
 }
 
 fn open_own(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
@@ -174,9 +161,6 @@ pub(crate) struct About {
     pub(crate) split: String,
     /// The form of the files and where they are, in words.
     pub(crate) form: String,
-    /// The form of what a pack was made of.
-    #[cfg(feature = "pack")]
-    pub(crate) made_of: Option<String>,
     pub(crate) expected: Option<usize>,
     pub(crate) synthetic: bool,
     pub(crate) class_names: Vec<String>,
@@ -193,8 +177,6 @@ pub struct Dataset {
     labels: Option<Arc<[u32]>>,
     /// The images of the store that belong to this subset; `None` means all.
     rows: Option<Arc<[usize]>>,
-    /// How many pixels the shorter side of a file that is decoded on demand must keep; `None` means all.
-    short_side: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -204,64 +186,13 @@ struct Whole {
     labels: Option<Arc<[u32]>>,
     /// The hash of the split, computed when first asked for.
     fingerprint: OnceLock<u64>,
-    /// Where the set's own files are, if it came from such.
-    root: OnceLock<PathBuf>,
 }
 
 impl Dataset {
     pub(crate) fn new(about: About, store: Store, labels: Option<Vec<u32>>) -> Self {
         let labels: Option<Arc<[u32]>> = labels.map(Arc::from);
-        let whole = Whole { about, store, labels: labels.clone(), fingerprint: OnceLock::new(), root: OnceLock::new() };
-        Self { whole: Arc::new(whole), labels, rows: None, short_side: None }
-    }
-
-    /// What is known besides images and labels.
-    #[cfg(feature = "pack")]
-    pub(crate) fn about(&self) -> &About {
-        &self.whole.about
-    }
-
-    /// The same set with a fingerprint that was computed before.
-    #[cfg(feature = "pack")]
-    pub(crate) fn with_fingerprint(self, fingerprint: u64) -> Self {
-        // A set whose fingerprint was asked for already has computed it itself.
-        let _ = self.whole.fingerprint.set(fingerprint);
-        self
-    }
-
-    /// The root that the set was opened at, if it has files of its own.
-    #[cfg(feature = "pack")]
-    pub(crate) fn root(&self) -> Option<&Path> {
-        self.whole.root.get().map(PathBuf::as_path)
-    }
-
-    /// The image files of the split, or the archive they lie in; none for records.
-    #[cfg(feature = "pack")]
-    pub(crate) fn files(&self) -> Vec<PathBuf> {
-        self.whole.store.files()
-    }
-
-    /// The pack that the set came from.
-    #[cfg(feature = "pack")]
-    pub(crate) fn pack(&self) -> Option<&crate::pack::Pack> {
-        match &self.whole.store {
-            Store::Pack(pack) => Some(pack),
-            _ => None,
-        }
-    }
-
-    /// The bytes of the image's own file, where it has one and its pixels are those of the set.
-    #[cfg(feature = "pack")]
-    pub(crate) fn encoded(&self, index: usize) -> Result<Option<Vec<u8>>, DataError> {
-        if self.short_side.is_some() {
-            return Ok(None);
-        }
-        self.whole.store.encoded(self.row(index)?)
-    }
-
-    /// The short side in pixels that larger images were shrunk to when the set was packed; `None` if no image was.
-    pub fn shrunk_to(&self) -> Option<usize> {
-        self.whole.store.shrunk_to()
+        let whole = Whole { about, store, labels: labels.clone(), fingerprint: OnceLock::new() };
+        Self { whole: Arc::new(whole), labels, rows: None }
     }
 
     /// The name the set was opened by.
@@ -283,9 +214,6 @@ impl Dataset {
         }
         if let Some(rows) = &self.rows {
             line += &format!(", subset of {}", grouped(rows.len()));
-        }
-        if let Some(side) = self.short_side {
-            line += &format!(", JPEG files at a reduced size of at least {side} pixels");
         }
         line
     }
@@ -330,20 +258,12 @@ impl Dataset {
         &self.whole.about.skipped
     }
 
-    /// Whether patches of this recipe can be cut without enlarging what was shrunk when the set was packed.
-    ///
-    /// # Errors
-    /// When they cannot; the message names the pack and the short side that is needed.
-    pub fn check_serves(&self, config: &PatchConfig) -> Result<(), DataError> {
-        self.whole.store.check_serves(config)
-    }
-
     /// The pixels of one image, `[height, width, 3]` in RGB: borrowed when the set is held in memory, else decoded.
     ///
     /// # Errors
     /// When the index is out of range, or the file cannot be read or decoded.
     pub fn image(&self, index: usize) -> Result<CowArray<'_, u8, Ix3>, DataError> {
-        self.whole.store.image(self.row(index)?, self.short_side)
+        self.whole.store.image(self.row(index)?)
     }
 
     /// The file of one image, in an archive with the archive's path in front; `None` for images that have no file of
@@ -353,17 +273,6 @@ impl Dataset {
     /// When the index is out of range.
     pub fn path(&self, index: usize) -> Result<Option<&Path>, DataError> {
         Ok(self.whole.store.path(self.row(index)?))
-    }
-
-    /// The same images, but JPEG files that are decoded on demand come at the smallest eighth of their size whose
-    /// shorter side still has `short_side` pixels: faster, with other bytes.
-    ///
-    /// A quarter of the area of an image, cut for patches of side s, has all the pixels it needs from `short_side` = 2 s
-    /// on. Images held in memory and files of other formats stay as they are; a set that decodes nothing on demand stays
-    /// the same set, with the same fingerprint.
-    #[must_use]
-    pub fn reduced(&self, short_side: usize) -> Self {
-        Self { short_side: self.whole.store.decodes().then_some(short_side), ..self.clone() }
     }
 
     /// The images of the given indices, in that order; an index may be repeated.
@@ -377,20 +286,13 @@ impl Dataset {
     }
 
     /// A hash of the split's name, its class names, labels and images (bytes where they are held as records, relative
-    /// paths and sizes where they are files), and of the subset taken. The same on every machine. A pack that holds
-    /// every pixel of its source has the fingerprint of its source.
+    /// paths and sizes where they are files), and of the subset taken. The same on every machine.
     pub fn fingerprint(&self) -> u64 {
         let whole = *self.whole.fingerprint.get_or_init(|| self.whole.hash());
-        if self.rows.is_none() && self.short_side.is_none() {
-            return whole;
-        }
+        let Some(rows) = &self.rows else { return whole };
         let mut hasher = Hasher::default();
         hasher.number(whole);
-        self.rows.iter().flat_map(|rows| rows.iter()).for_each(|&row| hasher.number(row as u64));
-        if let Some(side) = self.short_side {
-            hasher.text("reduced");
-            hasher.number(side as u64);
-        }
+        rows.iter().for_each(|&row| hasher.number(row as u64));
         hasher.finish()
     }
 
@@ -511,12 +413,6 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 7);
-        let same = base.reduced(3);
-        assert_eq!(
-            (same.fingerprint(), same.description()),
-            (base.fingerprint(), base.description()),
-            "nothing decodes"
-        );
         assert_eq!(base.fingerprint(), tiny([1, 2, 3, 4], Some(vec![0, 1, 0, 1])).fingerprint());
         let twice = base.subset(&[1, 0]).unwrap().subset(&[1, 0]).unwrap();
         assert_eq!(twice.fingerprint(), base.subset(&[0, 1]).unwrap().fingerprint());

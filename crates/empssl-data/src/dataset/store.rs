@@ -9,7 +9,6 @@ use super::fingerprint::Hasher;
 #[cfg(feature = "archives")]
 use super::zip::Archive;
 use crate::error::DataError;
-use crate::patch::PatchConfig;
 
 /// The images of a split.
 #[derive(Debug)]
@@ -32,9 +31,6 @@ pub(crate) enum Store {
         /// All images decoded, if they are small.
         decoded: Option<Decoded>,
     },
-    /// A memory-mapped file.
-    #[cfg(feature = "pack")]
-    Pack(Box<crate::pack::Pack>),
 }
 
 /// Where the bytes of image files are.
@@ -57,9 +53,9 @@ impl Source {
         }
     }
 
-    /// The pixels of an image file, `[height, width, 3]`; with `short_side` decoded at a reduced size, see [`decode_image`].
-    pub(crate) fn decode(&self, path: &Path, short_side: Option<usize>) -> Result<Array3<u8>, DataError> {
-        decode_image(&self.read(path)?, short_side).map_err(|reason| bad(path, reason))
+    /// The pixels of an image file, `[height, width, 3]`.
+    pub(crate) fn decode(&self, path: &Path) -> Result<Array3<u8>, DataError> {
+        decode_image(&self.read(path)?).map_err(|reason| bad(path, reason))
     }
 
     /// The (width, height) in the header of an image file.
@@ -119,23 +115,18 @@ impl Store {
         match self {
             Self::Records { pixels, side } => pixels.len() / (side * side * 3),
             Self::Files { files, .. } => files.len(),
-            #[cfg(feature = "pack")]
-            Self::Pack(pack) => pack.len(),
         }
     }
 
-    /// The pixels of image `row`, which must exist; files that are decoded on demand at no more than the size that
-    /// `short_side` asks for.
-    pub(crate) fn image(&self, row: usize, short_side: Option<usize>) -> Result<CowArray<'_, u8, Ix3>, DataError> {
+    /// The pixels of image `row`, which must exist.
+    pub(crate) fn image(&self, row: usize) -> Result<CowArray<'_, u8, Ix3>, DataError> {
         match self {
             Self::Records { pixels, side } => Ok(view(pixels, row * side * side * 3, *side, *side)),
             Self::Files { decoded: Some(Decoded { pixels, frames }), .. } => {
                 let Frame { start, height, width } = frames[row];
                 Ok(view(pixels, start, height, width))
             }
-            Self::Files { files, source, .. } => source.decode(&files[row].path, short_side).map(CowArray::from),
-            #[cfg(feature = "pack")]
-            Self::Pack(pack) => pack.image(row, short_side),
+            Self::Files { files, source, .. } => source.decode(&files[row].path).map(CowArray::from),
         }
     }
 
@@ -143,56 +134,6 @@ impl Store {
     pub(crate) fn path(&self, row: usize) -> Option<&Path> {
         match self {
             Self::Files { files, .. } => Some(&files[row].path),
-            _ => None,
-        }
-    }
-
-    /// The bytes of the file of image `row`, which must exist, if it has a file.
-    #[cfg(feature = "pack")]
-    pub(crate) fn encoded(&self, row: usize) -> Result<Option<Vec<u8>>, DataError> {
-        match self {
-            Self::Files { files, source, .. } => source.read(&files[row].path).map(Some),
-            Self::Pack(pack) => pack.encoded(row),
-            Self::Records { .. } => Ok(None),
-        }
-    }
-
-    /// The image files, or the archive they lie in; none for records and packs.
-    #[cfg(feature = "pack")]
-    pub(crate) fn files(&self) -> Vec<PathBuf> {
-        match self {
-            #[cfg(feature = "archives")]
-            Self::Files { source: Source::Zip(archive), .. } => vec![archive.path().to_owned()],
-            Self::Files { files, .. } => files.iter().map(|file| file.path.clone()).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// Whether images are decoded when they are asked for.
-    pub(crate) fn decodes(&self) -> bool {
-        match self {
-            Self::Records { .. } => false,
-            Self::Files { decoded, .. } => decoded.is_none(),
-            #[cfg(feature = "pack")]
-            Self::Pack(pack) => pack.decodes(),
-        }
-    }
-
-    /// Refuses a recipe that needs larger images than the store was shrunk to.
-    pub(crate) fn check_serves(&self, config: &PatchConfig) -> Result<(), DataError> {
-        let _ = config;
-        match self {
-            #[cfg(feature = "pack")]
-            Self::Pack(pack) => pack.check_serves(config),
-            _ => Ok(()),
-        }
-    }
-
-    /// The short side that larger images were shrunk to.
-    pub(crate) fn shrunk_to(&self) -> Option<usize> {
-        match self {
-            #[cfg(feature = "pack")]
-            Self::Pack(pack) => pack.shrunk_to(),
             _ => None,
         }
     }
@@ -211,8 +152,6 @@ impl Store {
                     hasher.number(*bytes);
                 }
             }
-            #[cfg(feature = "pack")]
-            Self::Pack(pack) => hasher.number(pack.fingerprint()),
         }
     }
 }

@@ -40,12 +40,6 @@ impl Archive {
         Ok((Self { path: path.to_owned(), zip }, entries))
     }
 
-    /// The archive itself.
-    #[cfg(feature = "pack")]
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The bytes of the file at `path`, which begins with the archive's own.
     pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>, DataError> {
         let parts = path.strip_prefix(&self.path).unwrap_or(path).iter().map(|part| part.to_string_lossy());

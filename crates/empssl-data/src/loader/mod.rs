@@ -72,7 +72,6 @@ impl PatchLoader {
     ) -> Result<Self, DataError> {
         let (images, side) = (dataset.len(), sampler.side());
         config.check(images, side)?;
-        dataset.check_serves(sampler.config())?;
         let source = Box::new(ImageSource::new(dataset, sampler, config)?);
         Self::start(source, images, side, config, memory)
     }

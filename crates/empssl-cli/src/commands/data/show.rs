@@ -45,7 +45,6 @@ pub(super) fn run(
 ) -> Result<(), CliError> {
     let sampler = PatchSampler::new(patches)?;
     let set = open(source, split)?;
-    set.check_serves(patches)?;
     let picture = draw(&set, &sampler, seed)?;
     // Whatever the file is called, it is a PNG file.
     picture.save_with_format(out, ImageFormat::Png).map_err(|e| CliError::file("cannot write", out, e))?;

@@ -25,9 +25,6 @@ pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str, among: rank
     let images = ImageArgs { data: args.data.clone(), partial: args.partial, on_bad_image: args.on_bad_image };
     let source = ImageSource::new(dataset, &images)?;
     let (train, test) = (source.open(Split::Train)?, source.open(Split::Test)?);
-    for set in [&train, &test] {
-        set.check_serves(&run.config.patches)?;
-    }
     let transfer = Transfer { trained_on: identity.data.name.clone(), patches: shown(run, &train)? };
     let (there, here) = (&transfer.trained_on, train.name());
     ranks::note(format_args!("trained on {there}, scored on {here}; {}", transfer.patches));
