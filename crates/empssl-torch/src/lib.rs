@@ -8,7 +8,7 @@
 //! [`stream`] copies beside the computing, from memory that [`pinned`] provides and [`upload`] guards until it was read,
 //! [`processes`] lets several processes compute together,
 //! [`script`] puts TorchScript modules together,
-//! [`mapped`] shows a file as tensors without reading it,
+//! [`safetensors`] writes tensors to files and maps them, [`whole_file`] makes files that are whole or not there,
 //! [`failure`] turns the panics of tch's plain operators (out of memory above all) into errors, and
 //! [`version`] tells which libtorch is running.
 //!
@@ -22,21 +22,25 @@ pub mod failure;
 mod ffi;
 pub mod host;
 pub mod lists;
-pub mod mapped;
+mod mapped;
 pub mod memory;
 pub mod operators;
 pub mod pinned;
 pub mod precision;
 pub mod processes;
+pub mod safetensors;
 pub mod script;
 pub mod stream;
 pub mod upload;
 pub mod version;
+pub mod whole_file;
 
 pub use device::{DeviceChoice, DeviceError};
 pub use failure::{TorchFailure, catch};
 pub use ffi::ShimError;
 pub use mapped::MappedFile;
 pub use pinned::PinnedBytes;
+pub use safetensors::{SafetensorsError, SafetensorsFile, SafetensorsWriter, TensorSpec};
 pub use stream::{Event, Stream};
 pub use upload::{Completion, Upload};
+pub use whole_file::WholeFile;

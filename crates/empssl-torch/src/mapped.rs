@@ -61,18 +61,19 @@ impl MappedFile {
         part.f_copy_data_u8(buffer, buffer.len()).map_err(io::Error::other)
     }
 
-    /// A tensor of numbers that lie in the file from `offset` on, without a gap, least significant byte first.
+    /// A tensor of numbers that lie in the file from `offset` on, without a gap, least significant byte first: on the
+    /// file's memory, or a copy where `offset` is no multiple of a number's size.
     ///
     /// # Errors
-    /// When the file ends before them or `offset` is no multiple of a number's size.
+    /// When the file ends before them.
     pub fn tensor(&self, offset: usize, sizes: &[i64], kind: Kind) -> Result<Tensor, ShimError> {
         let count = sizes.iter().try_fold(1usize, |count, &size| count.checked_mul(usize::try_from(size).ok()?));
         let length = count.and_then(|count| count.checked_mul(kind.elt_size_in_bytes()));
         let length = length.ok_or_else(|| ShimError(format!("{sizes:?} are no sizes")))?;
-        if !offset.is_multiple_of(kind.elt_size_in_bytes()) {
-            return Err(ShimError(format!("numbers of kind {kind:?} cannot begin at byte {offset}")));
-        }
-        let numbers = self.part(offset, length)?.f_view_dtype(kind).and_then(|numbers| numbers.f_view(sizes));
+        let bytes = self.part(offset, length)?;
+        let is_aligned = offset.is_multiple_of(kind.elt_size_in_bytes());
+        let bytes = if is_aligned { Ok(bytes) } else { bytes.f_to_dtype(Kind::Uint8, false, true) };
+        let numbers = bytes.and_then(|bytes| bytes.f_view_dtype(kind)).and_then(|numbers| numbers.f_view(sizes));
         numbers.map_err(|error| ShimError(error.to_string()))
     }
 
@@ -118,6 +119,16 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_are_not_aligned_are_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("numbers");
+        let bytes: Vec<u8> = [1.5f64, -2.0].iter().flat_map(|number| number.to_le_bytes()).collect();
+        std::fs::write(&path, [&[7u8; 3][..], &bytes].concat()).unwrap();
+        let tensor = MappedFile::open(&path).unwrap().tensor(3, &[2], Kind::Double).unwrap();
+        assert_eq!(Vec::<f64>::try_from(&tensor).unwrap(), [1.5, -2.0]);
+    }
+
+    #[test]
     fn what_the_file_does_not_hold_is_refused() {
         let (folder, path) = numbers(4);
         let map = MappedFile::open(&path).unwrap();
@@ -127,7 +138,6 @@ mod tests {
         assert!(map.copy_to(21, &mut bytes).unwrap_err().to_string().contains("bytes 21 to 25 of a file of 24"));
         let refused = |offset, sizes: &[i64]| map.tensor(offset, sizes, Kind::Float).unwrap_err().to_string();
         assert!(refused(8, &[5]).contains("bytes 8 to 28 of a file of 24"));
-        assert!(refused(6, &[1]).contains("cannot begin at byte 6"));
         for sizes in [&[-1][..], &[i64::MAX, 2], &[i64::MAX]] {
             assert!(refused(8, sizes).contains("sizes") || refused(8, sizes).contains("bytes 8 to"), "{sizes:?}");
         }

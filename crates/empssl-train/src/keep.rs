@@ -9,7 +9,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use empssl_model::{ModelError, weights};
+use empssl_model::ModelError;
+use empssl_torch::whole_file;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::CheckpointEvery;
@@ -105,8 +106,11 @@ impl CheckpointFiles {
     /// # Errors
     /// When a file cannot be removed.
     pub fn remove_leftovers(&self) -> Result<(), TrainError> {
-        weights::remove_leftovers(&self.folder)?;
-        Ok(weights::remove_leftovers(&self.snapshots())?)
+        let is_checkpoint = |name: &str| name.ends_with(".safetensors");
+        let removed = [&self.folder, &self.snapshots()]
+            .into_iter()
+            .try_for_each(|folder| whole_file::remove_leftovers(folder, is_checkpoint));
+        removed.map_err(|(path, source)| ModelError::Write { path, source }.into())
     }
 
     /// Makes this the newest checkpoint and the newest one the previous.
@@ -158,6 +162,8 @@ impl Rhythm {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use empssl_model::weights;
 
     use super::*;
     use crate::checkpoint::tests::checkpoint;
