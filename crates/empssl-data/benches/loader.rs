@@ -36,7 +36,7 @@ fn pass(images: &Dataset, sampler: &PatchSampler, n_workers: usize, epoch: u64) 
         seed: 0,
         epoch,
         first_batch: 0,
-        every: 1,
+        n_batches: None,
         rank: 0,
         world: 1,
         n_workers,
@@ -48,7 +48,7 @@ fn pass(images: &Dataset, sampler: &PatchSampler, n_workers: usize, epoch: u64) 
         drop(batch.expect("images in memory"));
     }
     let buffers = memory.buffers.load(Ordering::Relaxed);
-    assert!(buffers <= PREFETCH + 2, "{buffers} buffers, more than the ring has");
+    assert!(buffers <= PREFETCH + 2, "{buffers} buffers, more than the pool has");
 }
 
 /// The 2,000 generated images; a pass includes the start and the end of the threads.

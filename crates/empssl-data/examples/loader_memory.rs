@@ -1,4 +1,4 @@
-//! The peak memory of a process that does nothing but load: a data set and the ring of one loader.
+//! The peak memory of a process that does nothing but load: a data set and the buffers of one loader.
 //!
 //! ```text
 //! cargo run --release -p empssl-data --example loader_memory -- cifar32 200 10 cifar10 data/cifar-10-batches-bin
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         seed: 0,
         epoch: 0,
         first_batch: 0,
-        every: 1,
+        n_batches: None,
         rank: 0,
         world: 1,
         n_workers: std::thread::available_parallelism()?.get(),

@@ -32,7 +32,7 @@
 //!     seed: 0,
 //!     epoch: 0,
 //!     first_batch: 0,
-//!     every: 1,
+//!     n_batches: None,
 //!     rank: 0,
 //!     world: 1,
 //!     n_workers: 1,
@@ -77,7 +77,5 @@ pub use augment::resample::Interpolation;
 pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, decode_image, detect, open, open_images};
 pub use error::{DataError, DecodeError};
 pub use grid::PatchGrid;
-pub use loader::{
-    BatchMemory, HeapMemory, KeptMemory, LoaderConfig, Order, PatchBatch, PatchBuffer, PatchLoader, View,
-};
+pub use loader::{BatchMemory, HeapMemory, LoaderConfig, Order, PatchBatch, PatchBuffer, PatchLoader, View};
 pub use patch::{PatchConfig, PatchKey, PatchSampler};

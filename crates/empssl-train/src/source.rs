@@ -3,9 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use empssl_data::{
-    BatchMemory, Dataset, HeapMemory, KeptMemory, LoaderConfig, Order, PatchBatch, PatchLoader, PatchSampler, View,
-};
+use empssl_data::{BatchMemory, Dataset, HeapMemory, LoaderConfig, Order, PatchBatch, PatchLoader, PatchSampler, View};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::TrainConfig;
@@ -48,51 +46,24 @@ impl BatchSource {
         device: Device,
         share: Share,
     ) -> Result<Feed<'_>, TrainError> {
-        let memory = match device {
-            Device::Cuda(_) => KeptMemory::new(PinnedMemory),
-            _ => KeptMemory::new(HeapMemory),
+        let memory: Arc<dyn BatchMemory> = match device {
+            Device::Cuda(_) => Arc::new(PinnedMemory),
+            _ => Arc::new(HeapMemory),
         };
-        Feed::new(self.batches(config.clone(), steps, share, Arc::new(memory)), device)
+        Feed::new(self.batches(config, steps, share, memory)?, device)
     }
 
     /// The batch of each of these steps of a run, with the epoch it belongs to, up to the first error: the position in
-    /// the data follows from the number of the step, so a run may begin anywhere.
+    /// the data follows from the number of the step, so a run may begin anywhere. Incomplete batches are left out.
     pub(crate) fn batches(
         &self,
-        config: TrainConfig,
+        config: &TrainConfig,
         steps: Range<u64>,
         share: Share,
         memory: Arc<dyn BatchMemory>,
-    ) -> impl Iterator<Item = Result<(u64, PatchBatch), TrainError>> {
-        let steps_per_epoch = config.steps_per_epoch(self.dataset.len());
-        let mut loader = None;
-        let mut batch_of = move |step| {
-            let (epoch, position) = (step / steps_per_epoch, step % steps_per_epoch);
-            if position == 0 || loader.is_none() {
-                // The last loader goes first, for it has the buffers of the next.
-                drop(loader.take());
-                loader = Some(self.epoch(&config, epoch, position as usize, share, Arc::clone(&memory))?);
-            }
-            let batch = loader.as_mut().and_then(Iterator::next);
-            Ok((epoch, batch.expect("an epoch has a batch for each of its steps")?))
-        };
-        let mut has_failed = false;
-        steps.map_while(move |step| {
-            let batch = (!has_failed).then(|| batch_of(step))?;
-            has_failed = batch.is_err();
-            Some(batch)
-        })
-    }
-
-    /// The batches of one epoch from `first_batch` on, without an incomplete last one.
-    fn epoch(
-        &self,
-        config: &TrainConfig,
-        epoch: u64,
-        first_batch: usize,
-        share: Share,
-        memory: Arc<dyn BatchMemory>,
-    ) -> Result<PatchLoader, TrainError> {
+    ) -> Result<impl Iterator<Item = Result<(u64, PatchBatch), TrainError>> + use<>, TrainError> {
+        // The loader says so where the images do not fill one batch.
+        let steps_per_epoch = config.steps_per_epoch(self.dataset.len()).max(1);
         let loader = LoaderConfig {
             n_patches: config.n_patches,
             batch_size: config.batch_size,
@@ -100,15 +71,16 @@ impl BatchSource {
             order: Order::Shuffled,
             drop_last: true,
             seed: config.seed,
-            epoch,
-            first_batch,
-            every: 1,
+            epoch: steps.start / steps_per_epoch,
+            first_batch: (steps.start % steps_per_epoch) as usize,
+            n_batches: Some((steps.end - steps.start) as usize),
             rank: share.rank,
             world: share.world,
             n_workers: self.n_workers,
             prefetch: self.prefetch,
         };
-        Ok(PatchLoader::with_memory(&self.dataset, &self.sampler, &loader, memory)?)
+        let loader = PatchLoader::with_memory(&self.dataset, &self.sampler, &loader, memory)?;
+        Ok(steps.zip(loader).map(move |(step, batch)| Ok((step / steps_per_epoch, batch?))))
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn in_order(view: View, n_patches: usize, batch_size: usize, seed: u6
         seed,
         epoch: NO_EPOCH,
         first_batch: 0,
-        every: 1,
+        n_batches: None,
         rank: 0,
         world: 1,
         n_workers,

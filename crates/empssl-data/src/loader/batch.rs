@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use ndarray::{Array5, ArrayView5, ArrayViewMut5};
+use ndarray::{Array5, ArrayView5};
 
-use super::memory::Lease;
+use super::buffers::PooledBuffer;
 use crate::error::DataError;
 
 /// The sizes of a batch.
@@ -26,23 +26,18 @@ impl Shape {
     fn bytes(self) -> usize {
         self.n * self.b * 3 * self.s * self.s
     }
-
-    /// The front of a buffer as patches, `[n, b, 3, s, s]`.
-    pub(super) fn view_mut(self, buffer: &mut [u8]) -> ArrayViewMut5<'_, u8> {
-        ArrayViewMut5::from_shape(self.dim(), &mut buffer[..self.bytes()]).expect("a slice as long as its shape")
-    }
 }
 
 /// The patches of b images.
 ///
-/// The bytes lie in a buffer of the loader's ring, which gets it back when the batch is dropped, and not before.
+/// The bytes lie in a buffer of the loader's pool, which gets it back when the batch is dropped, and not before.
 pub struct PatchBatch {
     /// The class of every image, `[b]`; `None` for images without labels.
     pub labels: Option<Vec<u32>>,
     /// The index of every image in the data set, `[b]`.
     pub indices: Vec<usize>,
     shape: Shape,
-    lease: Lease,
+    buffer: PooledBuffer,
 }
 
 impl PatchBatch {
@@ -61,12 +56,12 @@ impl PatchBatch {
             return Err(DataError::setting(key, count, format!("one for each of the {b} images")));
         }
         let bytes = patches.as_standard_layout().iter().copied().collect();
-        Ok(Self { labels, indices, shape: Shape { n, b, s }, lease: Lease::of(bytes) })
+        Ok(Self { labels, indices, shape: Shape { n, b, s }, buffer: PooledBuffer::of(bytes) })
     }
 
     /// A batch that a loader made.
-    pub(super) fn made(shape: Shape, lease: Lease, labels: Option<Vec<u32>>, indices: Vec<usize>) -> Self {
-        Self { labels, indices, shape, lease }
+    pub(super) fn made(shape: Shape, buffer: PooledBuffer, labels: Option<Vec<u32>>, indices: Vec<usize>) -> Self {
+        Self { labels, indices, shape, buffer }
     }
 
     /// The patches, `[n, b, 3, s, s]`: the patch axis comes first, so that flattening the first two gives the
@@ -77,13 +72,7 @@ impl PatchBatch {
 
     /// The bytes of the patches in the order of [`PatchBatch::patches`], without a gap.
     pub fn bytes(&self) -> &[u8] {
-        &self.lease.bytes()[..self.shape.bytes()]
-    }
-
-    /// The batch and its buffer are the caller's from now on.
-    pub(super) fn handed_over(mut self) -> Self {
-        self.lease.hand_over();
-        self
+        &self.buffer.bytes()[..self.shape.bytes()]
     }
 }
 

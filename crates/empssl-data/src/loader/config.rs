@@ -1,6 +1,6 @@
 //! How a set is walked, and which settings cannot work.
 
-use super::order::n_batches;
+use super::order::batches_per_epoch;
 use crate::error::DataError;
 use crate::grid::PatchGrid;
 
@@ -42,13 +42,12 @@ pub struct LoaderConfig {
     pub drop_last: bool,
     /// The seed of the run.
     pub seed: u64,
-    /// The pass over the data; part of the address of every random number.
+    /// The pass over the data to start in; part of the address of every random number.
     pub epoch: u64,
     /// The batch to start with. The batches before it are not made, so resuming costs nothing.
     pub first_batch: usize,
-    /// From the first batch on each so many-th is made: 1 for all of them. The batches stay what they are, so processes
-    /// that begin with different ones deal them out among themselves.
-    pub every: usize,
+    /// Batches to make, over as many further epochs as that takes; `None` for the rest of the epoch.
+    pub n_batches: Option<usize>,
     /// Which of the processes that share the work this is, from 0.
     pub rank: usize,
     /// Processes that share the work. Each batch is cut into as many slices in the order of its images, and rank r gets
@@ -68,7 +67,7 @@ impl LoaderConfig {
         self.check_counts(images, side)?;
         self.check_ranks()?;
         self.check_view()?;
-        let batches = n_batches(images, self);
+        let batches = batches_per_epoch(images, self);
         if batches == 0 {
             return Err(DataError::TooFewImages { images, batch_size: self.batch_size });
         }
@@ -85,7 +84,6 @@ impl LoaderConfig {
             ("batch_size", self.batch_size),
             ("world", self.world),
             ("n_workers", self.n_workers),
-            ("every", self.every),
         ];
         if let Some((key, count)) = counts.into_iter().find(|&(_, count)| count == 0) {
             return Err(DataError::setting(key, count, "at least 1"));

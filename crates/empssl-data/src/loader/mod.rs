@@ -1,9 +1,16 @@
-//! Walking a data set in batches: the order, the worker threads, the ring of buffers.
+//! Walking a data set in batches: the order of the images, the worker threads, the pool of buffers.
+//!
+//! ```text
+//!                  jobs                     batches
+//! PatchLoader ------------->  workers  ------------------>  PatchLoader::next  ------>  the caller
+//!      ^                                                                                    |
+//!      +----------------------------------- free buffers -----------------------------------+
+//!                                      when a batch is dropped
+//! ```
 
 mod batch;
+mod buffers;
 mod config;
-mod kept;
-mod memory;
 mod order;
 mod source;
 #[cfg(test)]
@@ -11,25 +18,21 @@ mod tests;
 mod workers;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
 pub use batch::PatchBatch;
+pub use buffers::{BatchMemory, HeapMemory, PatchBuffer};
 pub use config::{LoaderConfig, Order, View};
-pub use kept::KeptMemory;
-pub use memory::{BatchMemory, HeapMemory, PatchBuffer};
 
 use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::patch::PatchSampler;
-use memory::Ring;
+use buffers::{BufferPool, PooledBuffer};
 use order::Plan;
 use source::{ImageSource, PatchSource};
-use workers::{Made, Workshop, n_lanes};
+use workers::{PendingBatch, WorkerPool};
 
-/// Yields the batches of one epoch in order, made ahead of time by worker threads.
+/// Yields batches in order, made ahead of time by worker threads: those of one epoch, or of a whole run.
 ///
 /// Memory: the loader owns prefetch + 2 buffers of one batch each and uses them again and again; a batch gives its
 /// buffer back when it is dropped. A caller that keeps more batches than there are buffers gets further ones: at most
@@ -39,16 +42,17 @@ use workers::{Made, Workshop, n_lanes};
 /// the time of one patch, or of reading one image; batches that are still alive stay as they are.
 #[derive(Debug)]
 pub struct PatchLoader {
-    n_batches: usize,
+    plan: Plan,
+    workers: WorkerPool,
+    buffers: BufferPool,
+    /// The batch to hand over next; batches are counted from the beginning of the first epoch.
     next_batch: usize,
-    every: usize,
+    /// The batch to give to the workers next.
+    next_job: usize,
+    /// The batch to end before.
+    end: usize,
     /// Batches that were done before the next one.
     early: BTreeMap<usize, Result<PatchBatch, DataError>>,
-    /// `None` once the loader is being dropped.
-    queue: Option<Receiver<Made>>,
-    ring: Arc<Ring>,
-    stop: Arc<AtomicBool>,
-    lanes: Vec<JoinHandle<()>>,
 }
 
 impl PatchLoader {
@@ -70,67 +74,67 @@ impl PatchLoader {
         config: &LoaderConfig,
         memory: Arc<dyn BatchMemory>,
     ) -> Result<Self, DataError> {
-        let (images, side) = (dataset.len(), sampler.side());
-        config.check(images, side)?;
-        let source = Box::new(ImageSource::new(dataset, sampler, config)?);
-        Self::start(source, images, side, config, memory)
+        Self::start(Box::new(dataset.clone()), dataset.len(), sampler, config, memory)
     }
 
-    /// Starts the workers on settings that were checked.
+    /// Checks the settings for so many `images` and starts the workers.
     fn start(
-        source: Box<dyn PatchSource>,
+        source: Box<dyn ImageSource>,
         images: usize,
-        side: usize,
+        sampler: &PatchSampler,
         config: &LoaderConfig,
         memory: Arc<dyn BatchMemory>,
     ) -> Result<Self, DataError> {
-        let LoaderConfig { n_patches, n_workers, prefetch, first_batch, every, .. } = *config;
+        config.check(images, sampler.side())?;
         let plan = Plan::new(images, config);
-        let n_batches = plan.n_batches();
-        let bytes = config.buffer_bytes(images, side).unwrap_or(usize::MAX);
-        let ring = Arc::new(Ring::new(memory, bytes, prefetch.saturating_add(2)));
-        let name = |worker| format!("patches-{worker}");
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_workers).thread_name(name).build();
-        let pool = pool.map_err(|error| no_threads(&error))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let workshop = Arc::new(Workshop {
-            plan,
-            source,
-            n_patches,
-            side,
-            ring: Arc::clone(&ring),
-            pool,
-            next: Mutex::new(first_batch),
-            every,
-            stop: Arc::clone(&stop),
-        });
-        let (sender, queue) = channel();
-        let (early, queue) = (BTreeMap::new(), Some(queue));
-        let mut loader = Self { n_batches, next_batch: first_batch, every, early, queue, ring, stop, lanes: vec![] };
-        for lane in 0..n_lanes(n_workers, config.images_per_rank(images), prefetch) {
-            let (workshop, sender) = (Arc::clone(&workshop), sender.clone());
-            let thread = std::thread::Builder::new().name(format!("batches-{lane}"));
-            let lane = thread.spawn(move || workshop.run(&sender)).map_err(|error| no_threads(&error))?;
-            loader.lanes.push(lane);
-        }
+        let LoaderConfig { first_batch, n_batches, n_workers, prefetch, .. } = *config;
+        let end = n_batches.map_or(plan.batches_per_epoch(), |n_batches| first_batch.saturating_add(n_batches));
+        let capacity = prefetch.saturating_add(2).min(end - first_batch).max(1);
+        let bytes = config.buffer_bytes(images, sampler.side()).unwrap_or(usize::MAX);
+        let source = PatchSource::new(source, sampler, config)?;
+        let workers = WorkerPool::new(source, config.images_per_rank(images), n_workers, capacity)?;
+        let buffers = BufferPool::new(memory, bytes, capacity);
+        let (next_batch, next_job, early) = (first_batch, first_batch, BTreeMap::new());
+        let mut loader = Self { plan, workers, buffers, next_batch, next_job, end, early };
+        loader.submit_all();
         Ok(loader)
     }
 
-    /// The number of batches in the epoch, including those before the first one asked for.
-    pub fn n_batches(&self) -> usize {
-        self.n_batches
+    /// The number of batches in an epoch, including those before the first one asked for.
+    pub fn batches_per_epoch(&self) -> usize {
+        self.plan.batches_per_epoch()
     }
 
-    /// Waits for a batch that is not among the early ones.
-    fn wait_for(&mut self, batch: usize) -> Result<PatchBatch, DataError> {
-        self.ring.await_batch();
-        while let Some((number, made)) = self.queue.as_ref().and_then(|queue| queue.recv().ok()) {
-            if number == batch {
-                return made;
-            }
-            self.early.insert(number, made);
+    /// Gives the workers as many batches as there are free buffers.
+    fn submit_all(&mut self) {
+        while self.next_job < self.end
+            && let Some(buffer) = self.buffers.take()
+        {
+            self.submit(buffer);
         }
-        Err(DataError::LoaderStopped { batch })
+    }
+
+    fn submit(&mut self, buffer: PooledBuffer) {
+        let (epoch, images) = self.plan.images(self.next_job);
+        self.workers.submit(PendingBatch::new(self.next_job, epoch, images, buffer));
+        self.next_job += 1;
+    }
+
+    /// Waits for the next batch.
+    fn receive(&mut self) -> Result<PatchBatch, DataError> {
+        loop {
+            self.submit_all();
+            if let Some(result) = self.early.remove(&self.next_batch) {
+                return result;
+            }
+            if self.next_job == self.next_batch {
+                // The caller keeps every buffer, and would wait for ever.
+                let buffer = self.buffers.grow();
+                self.submit(buffer);
+            }
+            let (batch, result) = self.workers.receive().ok_or(DataError::LoaderStopped { batch: self.next_batch })?;
+            self.early.insert(batch, result);
+        }
     }
 }
 
@@ -138,33 +142,19 @@ impl Iterator for PatchLoader {
     type Item = Result<PatchBatch, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.next_batch;
-        if batch >= self.n_batches {
+        if self.next_batch >= self.end {
             return None;
         }
-        let made = self.early.remove(&batch).unwrap_or_else(|| self.wait_for(batch));
-        self.next_batch = if made.is_ok() { batch.saturating_add(self.every) } else { self.n_batches };
-        Some(made.map(PatchBatch::handed_over))
+        let result = self.receive();
+        match result {
+            Ok(_) => self.next_batch += 1,
+            Err(_) => self.end = self.next_batch,
+        }
+        Some(result)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.n_batches.saturating_sub(self.next_batch).div_ceil(self.every);
+        let left = self.end - self.next_batch;
         (left.min(1), Some(left))
     }
-}
-
-impl Drop for PatchLoader {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.ring.close();
-        self.queue = None;
-        for lane in self.lanes.drain(..) {
-            // A lane catches the panics of its work and has nothing else to say.
-            let _ = lane.join();
-        }
-    }
-}
-
-fn no_threads(error: &dyn ToString) -> DataError {
-    DataError::NoThreads { reason: error.to_string() }
 }

@@ -1,46 +1,56 @@
-//! Which images make up a batch: the order of an epoch and a rank's share of every batch.
+//! Which images make up a batch: the order of every epoch and a rank's share of every batch.
 
 use std::ops::Range;
 
 use super::config::{LoaderConfig, Order};
 use crate::rng::shuffled;
 
-/// The images of every batch of one epoch, for one rank.
+/// The images of every batch, for one rank.
 #[derive(Debug)]
 pub(super) struct Plan {
+    config: LoaderConfig,
+    batches_per_epoch: usize,
+    /// The order of an epoch, and which epoch that is.
     order: Vec<usize>,
-    n_batches: usize,
-    batch_size: usize,
-    rank: usize,
-    world: usize,
+    epoch: u64,
 }
 
 impl Plan {
     /// The plan for a set of so many `images`.
     pub(super) fn new(images: usize, config: &LoaderConfig) -> Self {
-        let order = match config.order {
-            Order::Shuffled => shuffled(images, config.seed, config.epoch),
-            Order::Sequential => (0..images).collect(),
-        };
-        let LoaderConfig { batch_size, rank, world, .. } = *config;
-        Self { order, n_batches: n_batches(images, config), batch_size, rank, world }
+        let order = order_of_epoch(images, config, config.epoch);
+        let batches_per_epoch = batches_per_epoch(images, config);
+        Self { config: config.clone(), batches_per_epoch, order, epoch: config.epoch }
     }
 
-    /// The batches of the epoch.
-    pub(super) fn n_batches(&self) -> usize {
-        self.n_batches
+    /// The batches of an epoch.
+    pub(super) fn batches_per_epoch(&self) -> usize {
+        self.batches_per_epoch
     }
 
-    /// The indices of this rank's images in batch number `batch`.
-    pub(super) fn images(&self, batch: usize) -> &[usize] {
-        let start = batch * self.batch_size;
-        let whole = &self.order[start..self.order.len().min(start.saturating_add(self.batch_size))];
-        &whole[share(whole.len(), self.rank, self.world)]
+    /// The epoch of batch number `batch`, counted from the beginning of the first epoch, and this rank's images.
+    pub(super) fn images(&mut self, batch: usize) -> (u64, Vec<usize>) {
+        let LoaderConfig { batch_size, rank, world, .. } = self.config;
+        let epoch = self.config.epoch + (batch / self.batches_per_epoch) as u64;
+        if epoch != self.epoch {
+            self.order = order_of_epoch(self.order.len(), &self.config, epoch);
+            self.epoch = epoch;
+        }
+        let start = batch % self.batches_per_epoch * batch_size;
+        let whole = &self.order[start..self.order.len().min(start.saturating_add(batch_size))];
+        (epoch, whole[share(whole.len(), rank, world)].to_vec())
+    }
+}
+
+fn order_of_epoch(images: usize, config: &LoaderConfig, epoch: u64) -> Vec<usize> {
+    match config.order {
+        Order::Shuffled => shuffled(images, config.seed, epoch),
+        Order::Sequential => (0..images).collect(),
     }
 }
 
 /// The batches that so many `images` make.
-pub(super) fn n_batches(images: usize, config: &LoaderConfig) -> usize {
+pub(super) fn batches_per_epoch(images: usize, config: &LoaderConfig) -> usize {
     let LoaderConfig { batch_size, drop_last, .. } = *config;
     if drop_last { images / batch_size } else { images.div_ceil(batch_size) }
 }
@@ -78,18 +88,18 @@ mod tests {
         ) {
             let batch_size = per_rank * world;
             let one = LoaderConfig { batch_size, drop_last, epoch, ..config() };
-            let single = Plan::new(images, &one);
-            let ranks: Vec<Plan> =
+            let mut single = Plan::new(images, &one);
+            let mut ranks: Vec<Plan> =
                 (0..world).map(|rank| Plan::new(images, &LoaderConfig { rank, world, ..one.clone() })).collect();
             let mut seen = Vec::new();
-            for batch in 0..single.n_batches() {
-                let parts: Vec<&[usize]> = ranks.iter().map(|plan| plan.images(batch)).collect();
-                prop_assert_eq!(parts.concat(), single.images(batch));
+            for batch in 0..single.batches_per_epoch() {
+                let parts: Vec<Vec<usize>> = ranks.iter_mut().map(|plan| plan.images(batch).1).collect();
+                prop_assert_eq!(parts.concat(), single.images(batch).1);
                 let lengths = parts.iter().map(|part| part.len());
                 prop_assert!(lengths.clone().max().unwrap() - lengths.min().unwrap() <= 1);
-                seen.extend_from_slice(single.images(batch));
+                seen.extend(single.images(batch).1);
             }
-            prop_assert!(ranks.iter().all(|plan| plan.n_batches() == single.n_batches()));
+            prop_assert!(ranks.iter().all(|plan| plan.batches_per_epoch() == single.batches_per_epoch()));
             // Every image once, but for those of an incomplete batch that is dropped.
             let kept = if drop_last { images - images % batch_size } else { images };
             prop_assert_eq!(seen.len(), kept);

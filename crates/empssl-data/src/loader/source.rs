@@ -1,8 +1,6 @@
-//! What the workers do for one image: read it and write its patches.
+//! What the workers do for one image: read it and make its patches.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use ndarray::ArrayViewMut4;
+use ndarray::{ArrayView3, CowArray, Ix3};
 
 use super::config::{LoaderConfig, View};
 use crate::dataset::Dataset;
@@ -10,22 +8,33 @@ use crate::error::DataError;
 use crate::grid::PatchGrid;
 use crate::patch::{PatchKey, PatchSampler};
 
-/// Where the patches of an image come from; the workers know nothing else about it.
-pub(super) trait PatchSource: Send + Sync {
+/// Where images come from; the workers know nothing else about it.
+pub(super) trait ImageSource: Send + Sync {
     /// The classes of these images, if they have any.
     fn labels(&self, images: &[usize]) -> Option<Vec<u32>>;
 
-    /// Writes the patches of one image, `[n, 3, s, s]`, every patch contiguous; may leave off once `stop` is set.
-    fn write(&self, image: usize, patches: ArrayViewMut4<'_, u8>, stop: &AtomicBool) -> Result<(), DataError>;
+    /// The pixels of one image, `[height, width, 3]`.
+    fn image(&self, index: usize) -> Result<CowArray<'_, u8, Ix3>, DataError>;
 }
 
-/// The images of a data set, seen as a loader's settings say.
-pub(super) struct ImageSource {
-    dataset: Dataset,
+impl ImageSource for Dataset {
+    fn labels(&self, images: &[usize]) -> Option<Vec<u32>> {
+        self.labels().map(|labels| images.iter().map(|&image| labels[image]).collect())
+    }
+
+    fn image(&self, index: usize) -> Result<CowArray<'_, u8, Ix3>, DataError> {
+        self.image(index)
+    }
+}
+
+/// The patches of every image, as a loader's settings say.
+pub(super) struct PatchSource {
+    pub(super) images: Box<dyn ImageSource>,
+    /// Patches per image.
+    pub(super) n_patches: usize,
     sampler: PatchSampler,
     view: Placed,
     seed: u64,
-    epoch: u64,
 }
 
 /// A [`View`] with everything it needs.
@@ -35,38 +44,35 @@ enum Placed {
     Whole,
 }
 
-impl ImageSource {
+impl PatchSource {
     /// The source of a loader whose settings were checked.
-    pub(super) fn new(dataset: &Dataset, sampler: &PatchSampler, config: &LoaderConfig) -> Result<Self, DataError> {
-        let view = match config.view {
+    pub(super) fn new(
+        images: Box<dyn ImageSource>,
+        sampler: &PatchSampler,
+        config: &LoaderConfig,
+    ) -> Result<Self, DataError> {
+        let LoaderConfig { n_patches, view, seed, .. } = *config;
+        let view = match view {
             View::Augmented => Placed::Augmented,
-            View::Grid { flip } => Placed::Grid(PatchGrid::new(config.n_patches, flip)?),
+            View::Grid { flip } => Placed::Grid(PatchGrid::new(n_patches, flip)?),
             View::Whole => Placed::Whole,
         };
-        let LoaderConfig { seed, epoch, .. } = *config;
-        Ok(Self { dataset: dataset.clone(), sampler: sampler.clone(), view, seed, epoch })
-    }
-}
-
-impl PatchSource for ImageSource {
-    fn labels(&self, images: &[usize]) -> Option<Vec<u32>> {
-        self.dataset.labels().map(|labels| images.iter().map(|&image| labels[image]).collect())
+        Ok(Self { images, n_patches, sampler: sampler.clone(), view, seed })
     }
 
-    fn write(&self, image: usize, mut patches: ArrayViewMut4<'_, u8>, stop: &AtomicBool) -> Result<(), DataError> {
-        let pixels = self.dataset.image(image)?;
-        for (patch, mut out) in (0_u32..).zip(patches.outer_iter_mut()) {
-            if stop.load(Ordering::Relaxed) {
-                break;
+    /// Side of a patch.
+    pub(super) fn side(&self) -> usize {
+        self.sampler.side()
+    }
+
+    /// Writes one patch of the image of this `index`, whose `pixels` are given, to `out`, `[3, s, s]`.
+    pub(super) fn write(&self, pixels: ArrayView3<'_, u8>, epoch: u64, index: usize, patch: u32, out: &mut [u8]) {
+        match &self.view {
+            Placed::Augmented => {
+                self.sampler.sample(pixels, PatchKey { seed: self.seed, epoch, image: index as u64, patch }, out);
             }
-            let Some(out) = out.as_slice_mut() else { unreachable!("one patch of a batch is contiguous") };
-            let key = PatchKey { seed: self.seed, epoch: self.epoch, image: image as u64, patch };
-            match &self.view {
-                Placed::Augmented => self.sampler.sample(pixels.view(), key, out),
-                Placed::Grid(grid) => self.sampler.grid(pixels.view(), grid, patch as usize, out),
-                Placed::Whole => self.sampler.whole(pixels.view(), out),
-            }
+            Placed::Grid(grid) => self.sampler.grid(pixels, grid, patch as usize, out),
+            Placed::Whole => self.sampler.whole(pixels, out),
         }
-        Ok(())
     }
 }

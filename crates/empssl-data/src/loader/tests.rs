@@ -4,6 +4,7 @@ mod bounds;
 mod ends;
 
 use std::sync::LazyLock;
+use std::sync::atomic::Ordering;
 
 use ndarray::Axis;
 use proptest::prelude::*;
@@ -31,7 +32,7 @@ pub(super) fn config() -> LoaderConfig {
         seed: 7,
         epoch: 2,
         first_batch: 0,
-        every: 1,
+        n_batches: None,
         rank: 0,
         world: 1,
         n_workers: 2,
@@ -91,26 +92,25 @@ fn resuming_in_the_middle_gives_the_rest() {
     for first_batch in 0..=5 {
         let config = LoaderConfig { first_batch, ..config() };
         assert!(same(&whole[first_batch..], &batches(&config)), "from {first_batch}");
-        assert_eq!(PatchLoader::new(&IMAGES, &sampler(), &config).unwrap().n_batches(), 5);
+        assert_eq!(PatchLoader::new(&IMAGES, &sampler(), &config).unwrap().batches_per_epoch(), 5);
     }
 }
 
 #[test]
-fn batches_that_are_dealt_out_are_those_of_one_process() {
-    let whole = batches(&config());
-    for every in 1..=7 {
-        let mut dealt: Vec<_> = (0..every).map(|_| Vec::new()).collect();
-        for (hand, own) in dealt.iter_mut().enumerate() {
-            let config = LoaderConfig { first_batch: hand.min(5), every, n_workers: 1 + hand, ..config() };
+fn one_loader_for_a_run_gives_the_batches_of_its_epochs() {
+    for (order, drop_last) in [(Order::Shuffled, true), (Order::Shuffled, false), (Order::Sequential, false)] {
+        let config = LoaderConfig { order, drop_last, ..config() };
+        let epochs = (2..5).flat_map(|epoch| batches(&LoaderConfig { epoch, ..config.clone() }));
+        let (epochs, per_epoch) = (epochs.collect::<Vec<_>>(), if drop_last { 4 } else { 5 });
+        assert_eq!(epochs.len(), 3 * per_epoch);
+        for (first_batch, n_batches) in [(0, 3 * per_epoch), (3, 2), (3, 0), (per_epoch, per_epoch + 1), (1, 9)] {
+            let config = LoaderConfig { first_batch, n_batches: Some(n_batches), ..config.clone() };
             let mut loader = PatchLoader::new(&IMAGES, &sampler(), &config).unwrap();
-            let expected = (hand..5).step_by(every).count();
-            assert_eq!(loader.size_hint().1, Some(expected), "{hand} of {every}");
-            own.extend(loader.by_ref().map(Result::unwrap));
-            assert_eq!((own.len(), loader.size_hint().1), (expected, Some(0)), "{hand} of {every}");
+            assert_eq!(loader.size_hint().1, Some(n_batches));
+            let run: Vec<_> = loader.by_ref().map(Result::unwrap).collect();
+            assert!(same(&epochs[first_batch..][..n_batches], &run), "{n_batches} from {first_batch}");
+            assert_eq!(loader.size_hint().1, Some(0));
         }
-        let mut dealt: Vec<_> = dealt.into_iter().map(Vec::into_iter).collect();
-        let together: Vec<_> = (0..5).map(|batch| dealt[batch % every].next().unwrap()).collect();
-        assert!(same(&whole, &together), "{every} hands");
     }
 }
 
@@ -226,7 +226,6 @@ fn impossible_settings_are_refused_by_name() {
     assert_eq!(refusal(&LoaderConfig { n_patches: 0, ..config() }), zero("n_patches"));
     assert_eq!(refusal(&LoaderConfig { batch_size: 0, ..config() }), zero("batch_size"));
     assert_eq!(refusal(&LoaderConfig { n_workers: 0, ..config() }), zero("n_workers"));
-    assert_eq!(refusal(&LoaderConfig { every: 0, ..config() }), zero("every"));
     let huge = refusal(&LoaderConfig { n_patches: 1 << 32, ..config() });
     assert!(huge.starts_with("`n_patches` is 4294967296, expected at most"), "{huge}");
     let large = PatchSampler::new(&PatchConfig { side: 4096, ..PatchConfig::cifar32() }).unwrap();

@@ -1,165 +1,239 @@
-//! The threads that make batches.
+//! The threads that make patches.
 //!
-//! A *lane* is a thread that takes the next batch and a buffer, cuts the batch into pieces of a few images, gives them
-//! to the pool of workers and waits. The pool takes pieces first come, first served. While the last pieces of a batch
-//! are being made, those of the next, which another lane has cut already, keep the other workers busy: no worker ever
-//! waits for a batch to be complete.
+//! A batch is cut into jobs of a few images, which the workers take first come, first served. While the last jobs of a
+//! batch are being done, those of the next keep the other workers busy: no worker waits for a batch to be complete. A
+//! worker makes some patches in memory of its own and copies them to the batch; whoever is the last to finish with a
+//! batch sends it to the loader.
 
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
-use ndarray::{ArrayViewMut5, Axis};
-use rayon::ThreadPool;
+use crossbeam_channel::{Receiver, Sender, bounded, never};
 
 use super::batch::{PatchBatch, Shape};
-use super::memory::{Lease, Ring};
-use super::order::Plan;
+use super::buffers::PooledBuffer;
 use super::source::PatchSource;
 use crate::error::DataError;
 
+/// Taking a job costs about as much as one patch, so a job is worth this many.
+const PATCHES_PER_JOB: usize = 32;
+
+/// Jobs per worker that a batch is cut into at least, if it has as many images: the last jobs end at different times,
+/// and smaller ones less so.
+const JOBS_PER_WORKER: usize = 4;
+
+/// Bytes of patches that a worker makes before it copies them to the batch, which others copy to as well: few enough
+/// to stay in its cache.
+const BYTES_PER_COPY: usize = 1 << 16;
+
 /// A batch, or why there is none, with its number.
-pub(super) type Made = (usize, Result<PatchBatch, DataError>);
+pub(super) type BatchResult = (usize, Result<PatchBatch, DataError>);
 
-/// Handing a piece to the pool costs about as much as one patch, so a piece is worth this many.
-const PATCHES_PER_PIECE: usize = 32;
-
-/// Pieces per worker that a batch is cut into at least, if it has as many images: the last pieces end at different
-/// times, and smaller ones less so.
-const PIECES_PER_WORKER: usize = 4;
-
-/// What the lanes of one loader share.
-pub(super) struct Workshop {
-    pub(super) plan: Plan,
-    pub(super) source: Box<dyn PatchSource>,
-    /// Patches per image.
-    pub(super) n_patches: usize,
-    /// Side of a patch.
-    pub(super) side: usize,
-    pub(super) ring: Arc<Ring>,
-    pub(super) pool: ThreadPool,
-    /// The batch to make next.
-    pub(super) next: Mutex<usize>,
-    /// From one batch to the next that is made.
-    pub(super) every: usize,
-    /// Set when nobody wants batches any more.
-    pub(super) stop: Arc<AtomicBool>,
+/// A batch that is being made.
+pub(super) struct PendingBatch {
+    number: usize,
+    epoch: u64,
+    /// The images, by their index in the data set.
+    images: Vec<usize>,
+    progress: Mutex<Progress>,
 }
 
-/// How many lanes keep so many workers busy with batches of b images: one whose batch is ending and, beside it, enough
-/// for an image per worker. More than wait in the ring beside the caller's are of no use.
-pub(super) fn n_lanes(n_workers: usize, b: usize, prefetch: usize) -> usize {
-    n_workers.div_ceil(b.max(1)).min(prefetch) + 1
+struct Progress {
+    buffer: PooledBuffer,
+    /// The error of the image that comes first in the batch, whichever worker was faster, with its place.
+    failure: Option<(usize, DataError)>,
 }
 
-impl Workshop {
-    /// Makes batches until there are no more, one fails, or nobody wants them: the life of a lane.
-    pub(super) fn run(&self, queue: &Sender<Made>) {
-        while let Some((batch, lease)) = self.begin() {
-            let made = catch_unwind(AssertUnwindSafe(|| self.make(batch, lease)));
-            let made = made.unwrap_or(Err(DataError::LoaderStopped { batch }));
-            let failed = made.is_err();
-            // Never waits: the ring bounds what is in the queue.
-            let is_wanted = queue.send((batch, made)).is_ok();
-            if failed {
-                *self.lock_next() = usize::MAX;
-            }
-            if !is_wanted {
-                return;
-            }
-        }
+impl PendingBatch {
+    /// Batch `number`, of which nothing is made yet.
+    pub(super) fn new(number: usize, epoch: u64, images: Vec<usize>, buffer: PooledBuffer) -> Self {
+        Self { number, epoch, images, progress: Mutex::new(Progress { buffer, failure: None }) }
     }
 
-    /// The next batch with a buffer for it. Buffers are given out in the order of the batches, so the one that the
-    /// caller waits for never lacks one.
-    fn begin(&self) -> Option<(usize, Lease)> {
-        let mut next = self.lock_next();
-        if *next >= self.plan.n_batches() {
-            return None;
-        }
-        let lease = self.ring.acquire()?;
-        let batch = *next;
-        *next = batch.saturating_add(self.every);
-        Some((batch, lease))
-    }
-
-    fn lock_next(&self) -> MutexGuard<'_, usize> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn make(&self, batch: usize, mut lease: Lease) -> Result<PatchBatch, DataError> {
-        let images = self.plan.images(batch);
-        let shape = Shape { n: self.n_patches, b: images.len(), s: self.side };
-        let failure = Failure::default();
-        let mut patches = shape.view_mut(lease.bytes_mut()?);
-        let step = images_per_piece(images.len(), self.n_patches, self.pool.current_num_threads());
-        let pieces = images.chunks(step).zip(patches.axis_chunks_iter_mut(Axis(1), step));
-        self.pool.in_place_scope(|scope| {
-            for (first, (images, patches)) in (0..).step_by(step).zip(pieces) {
-                let failure = &failure;
-                scope.spawn(move |_| self.make_piece(first, images, patches, failure));
-            }
-        });
-        failure.into_result()?;
-        Ok(PatchBatch::made(shape, lease, self.source.labels(images), images.to_vec()))
-    }
-
-    /// Makes the patches of a few images, the first of which has the place `first` in the batch.
-    fn make_piece(&self, first: usize, images: &[usize], mut patches: ArrayViewMut5<'_, u8>, failure: &Failure) {
-        for ((place, &index), patches) in (first..).zip(images).zip(patches.axis_iter_mut(Axis(1))) {
-            if self.stop.load(Ordering::Relaxed) || failure.is_before(place) {
-                return;
-            }
-            let written = catch_unwind(AssertUnwindSafe(|| self.source.write(index, patches, &self.stop)));
-            let written = written.unwrap_or_else(|panic| {
-                let reason = message(&*panic);
-                Err(DataError::WorkerPanicked { index, reason })
-            });
-            if let Err(error) = written {
-                failure.note(place, error);
-            }
-        }
-    }
-}
-
-/// Images per piece of a batch of `b`.
-fn images_per_piece(b: usize, n_patches: usize, n_workers: usize) -> usize {
-    let even = b.div_ceil(n_workers.saturating_mul(PIECES_PER_WORKER));
-    even.min(PATCHES_PER_PIECE.div_ceil(n_patches)).max(1)
-}
-
-/// The failure of the image that comes first in the batch, whichever worker was faster.
-struct Failure {
-    place: AtomicUsize,
-    error: Mutex<Option<(usize, DataError)>>,
-}
-
-impl Default for Failure {
-    fn default() -> Self {
-        Self { place: AtomicUsize::new(usize::MAX), error: Mutex::new(None) }
-    }
-}
-
-impl Failure {
     /// Whether an image before `place` failed, so that making that one is of no use.
-    fn is_before(&self, place: usize) -> bool {
-        self.place.load(Ordering::Relaxed) < place
+    fn failed_before(&self, place: usize) -> bool {
+        self.lock().failure.as_ref().is_some_and(|&(first, _)| first < place)
     }
 
-    fn note(&self, place: usize, error: DataError) {
-        self.place.fetch_min(place, Ordering::Relaxed);
-        let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-        if first.as_ref().is_none_or(|(other, _)| place < *other) {
-            *first = Some((place, error));
+    fn fail(&self, place: usize, error: DataError) {
+        let mut progress = self.lock();
+        if progress.failure.as_ref().is_none_or(|&(first, _)| place < first) {
+            progress.failure = Some((place, error));
         }
     }
 
-    fn into_result(self) -> Result<(), DataError> {
-        let error = self.error.into_inner().unwrap_or_else(PoisonError::into_inner);
-        error.map_or(Ok(()), |(_, error)| Err(error))
+    /// Puts `patches` of the image at `place`, of so many bytes each and from patch number `first` on, where they belong.
+    fn put(&self, place: usize, first: usize, patch_bytes: usize, patches: &[u8]) -> Result<(), DataError> {
+        let mut progress = self.lock();
+        let buffer = progress.buffer.bytes_mut(self.number)?;
+        for (patch, bytes) in (first..).zip(patches.chunks_exact(patch_bytes)) {
+            let start = (patch * self.images.len() + place) * patch_bytes;
+            buffer[start..start + patch_bytes].copy_from_slice(bytes);
+        }
+        Ok(())
     }
+
+    fn into_result(self, source: &PatchSource) -> BatchResult {
+        let Progress { buffer, failure } = self.progress.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let made = match failure {
+            Some((_, error)) => Err(error),
+            None => {
+                let shape = Shape { n: source.n_patches, b: self.images.len(), s: source.side() };
+                Ok(PatchBatch::made(shape, buffer, source.images.labels(&self.images), self.images))
+            }
+        };
+        (self.number, made)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A few images of a batch, by their places in it.
+struct Job {
+    batch: Arc<PendingBatch>,
+    places: Range<usize>,
+}
+
+/// The workers of one loader, which end with it.
+#[derive(Debug)]
+pub(super) struct WorkerPool {
+    /// `None` once the pool is being dropped.
+    jobs: Option<Sender<Job>>,
+    batches: Receiver<BatchResult>,
+    n_patches: usize,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl WorkerPool {
+    /// Starts `n_workers` threads for batches of at most `b` images, of which no more than `in_flight` are being made.
+    pub(super) fn new(source: PatchSource, b: usize, n_workers: usize, in_flight: usize) -> Result<Self, DataError> {
+        let n_patches = source.n_patches;
+        let n_jobs = b.div_ceil(images_per_job(b, n_patches, n_workers)).max(1);
+        let (jobs, waiting) = bounded(in_flight.saturating_mul(n_jobs));
+        let (sender, batches) = bounded(in_flight);
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut pool = Self { jobs: Some(jobs), batches, n_patches, stop: Arc::clone(&stop), threads: Vec::new() };
+        let worker = Arc::new(Worker { source, jobs: waiting, batches: sender, stop });
+        for number in 0..n_workers {
+            let (worker, thread) = (Arc::clone(&worker), std::thread::Builder::new().name(format!("patches-{number}")));
+            let thread = thread.spawn(move || worker.run());
+            pool.threads.push(thread.map_err(|error| DataError::NoThreads { reason: error.to_string() })?);
+        }
+        Ok(pool)
+    }
+
+    /// Has a batch made.
+    pub(super) fn submit(&self, batch: PendingBatch) {
+        let b = batch.images.len();
+        let step = images_per_job(b, self.n_patches, self.threads.len());
+        let n_jobs = b.div_ceil(step).max(1);
+        // The last job gets the batch itself, so that only jobs hold it.
+        let batches = std::iter::repeat_n(Arc::new(batch), n_jobs);
+        for (job, batch) in batches.enumerate() {
+            let places = job * step..b.min((job + 1) * step);
+            if let Some(jobs) = &self.jobs {
+                // Fails where every worker died, which the loader is told when it waits for the batch.
+                let _ = jobs.send(Job { batch, places });
+            }
+        }
+    }
+
+    /// Waits for a batch, in any order; `None` where every worker died.
+    pub(super) fn receive(&self) -> Option<BatchResult> {
+        self.batches.recv().ok()
+    }
+}
+
+impl Drop for WorkerPool {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        self.batches = never();
+        for thread in self.threads.drain(..) {
+            // A worker catches the panics of its work and has nothing else to say.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the workers of one loader share.
+struct Worker {
+    source: PatchSource,
+    jobs: Receiver<Job>,
+    batches: Sender<BatchResult>,
+    /// Set when nobody wants batches any more.
+    stop: Arc<AtomicBool>,
+}
+
+impl Worker {
+    /// Does jobs until there are no more.
+    fn run(&self) {
+        let patch_bytes = 3 * self.source.side() * self.source.side();
+        let most = (BYTES_PER_COPY / patch_bytes).clamp(1, self.source.n_patches);
+        let mut patches = vec![0; most * patch_bytes];
+        for Job { batch, places } in &self.jobs {
+            for place in places {
+                if self.is_stopped() || batch.failed_before(place) {
+                    break;
+                }
+                let index = batch.images[place];
+                let made = catch_unwind(AssertUnwindSafe(|| self.make(&batch, place, patch_bytes, &mut patches)));
+                let made = made.unwrap_or_else(|panic| {
+                    let reason = message(&*panic);
+                    Err(DataError::WorkerPanicked { index, reason })
+                });
+                if let Err(error) = made {
+                    batch.fail(place, error);
+                }
+            }
+            if let Some(batch) = Arc::into_inner(batch) {
+                // Fails where nobody wants batches any more.
+                let _ = self.batches.send(batch.into_result(&self.source));
+            }
+        }
+    }
+
+    /// Makes the patches of one image, as many at a time as `scratch` holds.
+    fn make(
+        &self,
+        batch: &PendingBatch,
+        place: usize,
+        patch_bytes: usize,
+        scratch: &mut [u8],
+    ) -> Result<(), DataError> {
+        let index = batch.images[place];
+        let pixels = self.source.images.image(index)?;
+        let (n_patches, most) = (self.source.n_patches, scratch.len() / patch_bytes);
+        for first in (0..n_patches).step_by(most) {
+            let patches = first..n_patches.min(first + most);
+            let scratch = &mut scratch[..patches.len() * patch_bytes];
+            for (patch, out) in patches.zip(scratch.chunks_exact_mut(patch_bytes)) {
+                if self.is_stopped() {
+                    return Ok(());
+                }
+                self.source.write(pixels.view(), batch.epoch, index, patch as u32, out);
+            }
+            batch.put(place, first, patch_bytes, scratch)?;
+        }
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Images per job of a batch of `b`.
+fn images_per_job(b: usize, n_patches: usize, n_workers: usize) -> usize {
+    let even = b.div_ceil(n_workers.saturating_mul(JOBS_PER_WORKER));
+    even.min(PATCHES_PER_JOB.div_ceil(n_patches)).max(1)
 }
 
 /// What a panic said.
@@ -173,17 +247,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lanes_keep_the_workers_busy_and_stay_within_the_ring() {
-        assert_eq!([n_lanes(2, 100, 4), n_lanes(64, 100, 4), n_lanes(64, 16, 8), n_lanes(64, 16, 2)], [2, 2, 5, 3]);
-        assert_eq!([n_lanes(1, 100, 0), n_lanes(1, 0, 9)], [1, 2]);
-    }
-
-    #[test]
-    fn pieces_are_worth_their_while_and_enough_for_all_workers() {
-        assert_eq!(
-            [images_per_piece(100, 20, 2), images_per_piece(100, 200, 2), images_per_piece(100, 1, 2)],
-            [2, 1, 13]
-        );
-        assert_eq!([images_per_piece(100, 1, 64), images_per_piece(1000, 1, 2), images_per_piece(0, 1, 2)], [1, 32, 1]);
+    fn jobs_are_worth_their_while_and_enough_for_all_workers() {
+        assert_eq!([images_per_job(100, 20, 2), images_per_job(100, 200, 2), images_per_job(100, 1, 2)], [2, 1, 13]);
+        assert_eq!([images_per_job(100, 1, 64), images_per_job(1000, 1, 2), images_per_job(0, 1, 2)], [1, 32, 1]);
     }
 }

@@ -52,7 +52,7 @@ fn a_loader_of_200_patches_of_cifar10_stays_below_600_megabytes() {
     assert!((150..600).contains(&peak), "{peak} MB");
 }
 
-/// One batch only, which leaves a buffer of the ring untouched: patches of this size are slow where tests run unoptimised.
+/// One batch only, which leaves a buffer untouched: patches of this size are slow where tests run unoptimised.
 #[test]
 fn a_loader_of_20_patches_of_photographs_stays_below_2_gigabytes() {
     let root = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use empssl_data::{Dataset, HeapMemory, KeptMemory, OnBadImage, OpenOptions, PatchConfig, PatchSampler, Split};
+use empssl_data::{Dataset, HeapMemory, OnBadImage, OpenOptions, PatchConfig, PatchSampler, Split};
 use empssl_torch::ShimError;
 
 use super::*;
@@ -197,7 +197,7 @@ fn settings() -> TrainConfig {
 }
 
 fn batches(source: &BatchSource, memory: impl BatchMemory + 'static) -> impl Iterator<Item = Made> {
-    source.batches(settings(), 0..STEPS, Share::WHOLE, Arc::new(memory))
+    source.batches(&settings(), 0..STEPS, Share::WHOLE, Arc::new(memory)).unwrap()
 }
 
 /// A feed of a device whose copies are late.
@@ -215,7 +215,7 @@ fn truth(source: &BatchSource) -> Vec<(u64, Tensor)> {
 fn late_copies_arrive_whole_from_buffers_that_nobody_wrote_to_meanwhile() {
     for (prefetch, patience) in [(0, NEVER), (1, NEVER), (3, NEVER), (1, 0), (0, 1), (3, 1)] {
         let (source, world) = (source(prefetch), World::default());
-        let mut feed = late(batches(&source, KeptMemory::new(world.clone())), &world, patience);
+        let mut feed = late(batches(&source, world.clone()), &world, patience);
         for (step, (epoch, truth)) in truth(&source).into_iter().enumerate() {
             let turn = feed.next_turn().unwrap().unwrap();
             assert_eq!((turn.epoch, turn.side), (epoch, 32));

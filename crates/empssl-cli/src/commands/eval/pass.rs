@@ -1,6 +1,6 @@
 //! One pass of an encoder over the images of a split: what it loads, and how it computes.
 
-use empssl_data::{Dataset, PatchLoader};
+use empssl_data::{DataError, Dataset, PatchBatch, PatchLoader};
 use empssl_eval::BankOptions;
 use empssl_torch::processes::ProcessGroup;
 use tch::{Device, Kind};
@@ -23,15 +23,14 @@ pub(super) struct Pass<'a> {
 
 impl Pass<'_> {
     /// Every batch, or those that fall to this rank: each `world`-th from its own first one on.
-    pub(super) fn loader(&self, group: Option<&ProcessGroup>) -> Result<PatchLoader, CliError> {
+    pub(super) fn loader(
+        &self,
+        group: Option<&ProcessGroup>,
+    ) -> Result<impl Iterator<Item = Result<PatchBatch, DataError>>, CliError> {
         let batch_size = self.run.config.evaluation.batch_size;
-        let mut loader = encode::in_order(self.view.view(), self.n_patches, batch_size, self.seed, self.workers);
-        if let Some(group) = group {
-            // A rank beyond the last batch has none.
-            loader.first_batch = group.rank().min(self.set.len().div_ceil(batch_size));
-            loader.every = group.world();
-        }
-        Ok(PatchLoader::new(self.set, &self.run.sampler, &loader)?)
+        let loader = encode::in_order(self.view.view(), self.n_patches, batch_size, self.seed, self.workers);
+        let (first, step) = group.map_or((0, 1), |group| (group.rank(), group.world()));
+        Ok(PatchLoader::new(self.set, &self.run.sampler, &loader)?.skip(first).step_by(step))
     }
 
     pub(super) fn options(&self) -> BankOptions {

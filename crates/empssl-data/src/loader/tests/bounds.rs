@@ -65,19 +65,19 @@ fn is_intact(batch: &PatchBatch) -> bool {
 }
 
 #[test]
-fn an_epoch_takes_no_more_buffers_than_the_ring_has() {
+fn a_run_takes_no_more_buffers_than_the_pool_has() {
     for prefetch in [0, 1, 3] {
         let memory = Counted::default();
-        let config = LoaderConfig { batch_size: 2, n_workers: 7, prefetch, ..config() };
+        let config = LoaderConfig { batch_size: 2, n_batches: Some(30), n_workers: 7, prefetch, ..config() };
         let loader = PatchLoader::with_memory(&IMAGES, &sampler(), &config, Arc::new(memory.clone())).unwrap();
-        assert_eq!(loader.map(Result::unwrap).count(), 12);
+        assert_eq!(loader.map(Result::unwrap).count(), 30);
         assert!(memory.given() <= prefetch + 2, "{} buffers, prefetch {prefetch}", memory.given());
         assert_eq!(memory.alive(), 0);
     }
 }
 
 #[test]
-fn an_idle_caller_finds_no_more_than_the_ring_filled() {
+fn an_idle_caller_finds_no_more_than_the_pool_filled() {
     let memory = Counted::default();
     let mut loader = numbers(&[], &[], &LoaderConfig { prefetch: 1, ..config() }, memory.clone());
     let held = loader.next().unwrap().unwrap();

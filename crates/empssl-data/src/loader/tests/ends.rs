@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use ndarray::ArrayViewMut4;
+use ndarray::{Array3, CowArray, Ix3};
 
 use super::*;
 
@@ -60,24 +60,23 @@ fn a_bad_file_ends_the_iteration_with_its_name() {
     });
 }
 
-/// A source without a file: every byte of a patch is the number of its image; some images fail or panic.
+/// Images without a file, whose every value is their number; some fail or panic.
 pub(super) struct Numbers {
     pub(super) failing: Vec<usize>,
     pub(super) panicking: Vec<usize>,
 }
 
-impl PatchSource for Numbers {
+impl ImageSource for Numbers {
     fn labels(&self, _: &[usize]) -> Option<Vec<u32>> {
         None
     }
 
-    fn write(&self, image: usize, mut patches: ArrayViewMut4<'_, u8>, _: &AtomicBool) -> Result<(), DataError> {
-        assert!(!self.panicking.contains(&image), "no patch of {image}");
-        if self.failing.contains(&image) {
-            return Err(DataError::IndexOutOfRange { index: image, len: 0 });
+    fn image(&self, index: usize) -> Result<CowArray<'_, u8, Ix3>, DataError> {
+        assert!(!self.panicking.contains(&index), "no patch of {index}");
+        if self.failing.contains(&index) {
+            return Err(DataError::IndexOutOfRange { index, len: 0 });
         }
-        patches.fill(image as u8);
-        Ok(())
+        Ok(Array3::from_elem((4, 4, 3), index as u8).into())
     }
 }
 
@@ -90,7 +89,9 @@ pub(super) fn numbers(
 ) -> PatchLoader {
     let source = Numbers { failing: failing.to_vec(), panicking: panicking.to_vec() };
     let config = LoaderConfig { batch_size: 16, order: Order::Sequential, ..config.clone() };
-    PatchLoader::start(Box::new(source), 64, 2, &config, Arc::new(memory)).unwrap()
+    let crops = PatchConfig { side: 2, jitter_p: 0.0, grayscale_p: 0.0, solarize_p: 0.0, ..PatchConfig::cifar32() };
+    let crops = PatchSampler::new(&crops).unwrap();
+    PatchLoader::start(Box::new(source), 64, &crops, &config, Arc::new(memory)).unwrap()
 }
 
 /// How many batches came before the error, and its message.

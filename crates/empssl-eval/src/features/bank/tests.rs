@@ -84,7 +84,7 @@ fn whole_images_of_a_loader_become_rows_in_their_order() {
         seed: 0,
         epoch: 0,
         first_batch: 0,
-        every: 1,
+        n_batches: None,
         rank: 0,
         world: 1,
         n_workers: 2,
