@@ -1,6 +1,6 @@
 //! A fixed lattice of patches, for features that are the same every time.
 
-use crate::augment::resample::CropBox;
+use crate::augment::resize::CropBox;
 use crate::error::DataError;
 
 /// Where the patches of an image are when nothing is left to chance.

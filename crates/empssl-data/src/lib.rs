@@ -68,12 +68,11 @@ pub mod patch;
 pub mod picture;
 pub mod progress;
 pub mod rng;
-mod simd;
 pub mod statistics;
 #[cfg(feature = "fetch")]
 pub mod verify;
 
-pub use augment::resample::Interpolation;
+pub use augment::resize::Interpolation;
 pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, decode_image, detect, open, open_images};
 pub use error::{DataError, DecodeError};
 pub use grid::PatchGrid;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::augment::blur::{BlurScratch, blur};
 use crate::augment::colour::{brightness, contrast, grayscale, saturation, solarize};
 use crate::augment::hue::rotate_hue;
-use crate::augment::resample::{CropBox, Interpolation, ResizeScratch, ResizedCrop};
+use crate::augment::resize::{CropBox, Interpolation, ResizeScratch, ResizedCrop};
 use crate::error::DataError;
 use crate::grid::PatchGrid;
 use crate::maths;

@@ -95,7 +95,7 @@ fn golden_augment_crops_are_distributed_as_published() {
         let crops: Vec<_> = draws(&config, height as usize, width as usize).iter().map(|params| params.crop).collect();
         let name = |what: &str| format!("{what} of a crop of {width} x {height}, ratio {}", case["ratio"]);
         let check_each = |what: &str, value: &dyn Fn(f64, f64, f64, f64) -> f64| {
-            let of = |crop: &empssl_data::augment::resample::CropBox| {
+            let of = |crop: &empssl_data::augment::resize::CropBox| {
                 value(crop.top as f64, crop.left as f64, crop.height as f64, crop.width as f64)
             };
             check(&name(what), &crops.iter().map(of).collect::<Vec<_>>(), &case[what]);

@@ -3,7 +3,7 @@
 use empssl_data::augment::blur::{BlurScratch, blur};
 use empssl_data::augment::colour::{brightness, contrast, grayscale, saturation, solarize};
 use empssl_data::augment::hue::rotate_hue;
-use empssl_data::augment::resample::{CropBox, Interpolation, ResizeScratch, ResizedCrop};
+use empssl_data::augment::resize::{CropBox, Interpolation, ResizeScratch, ResizedCrop};
 use empssl_golden::{Family, GoldenTensor, Tensors};
 use ndarray::{Array3, ArrayView3, Axis};
 use serde_json::Value;

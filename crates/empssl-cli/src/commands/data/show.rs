@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use empssl_data::augment::resample::CropBox;
+use empssl_data::augment::resize::CropBox;
 use empssl_data::patch::PatchParams;
 use empssl_data::{Dataset, PatchConfig, PatchKey, PatchSampler, Split};
 use image::{ImageFormat, RgbImage};

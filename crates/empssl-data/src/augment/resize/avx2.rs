@@ -1,15 +1,13 @@
-//! Resizing: twofold enlargement of 16 x 16 pixels in bytes, and the general way in 32-bit sums.
+//! Resizing with AVX2: twofold enlargement of 16 x 16 pixels in bytes, and the general way in 32-bit sums.
 //!
-//! Rows are resized as columns are, many neighbours at a time, so an image is turned (transposed) before and after.
+//! Rows are resized as columns are, many neighbours at a time, so an image is transposed before and after.
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Bytes, Groups, LANES, at, at_mut, load, load_half, narrow, pairs, store, store_half};
-use crate::augment::resample::{CropRows, TurnedScratch};
-use crate::augment::weights::{BITS, HALF, WeightPair, Weights};
-
-/// Rows and columns of the blocks that are turned at a time.
-const BLOCK: usize = 16;
+use super::weights::{BITS, HALF, WeightPair, Weights};
+use super::{CropRows, TurnedScratch};
+use crate::augment::lanes::{BLOCK, Bytes, Groups, LANES, at, at_mut, blocks, load, load_half, narrow, pairs, store};
+use crate::augment::lanes::{transpose, transpose_block, write_block};
 
 /// Three planes of 16 bytes.
 type Split = [__m128i; 3];
@@ -79,14 +77,9 @@ pub(super) fn resize(
     let planes = turned.chunks_exact(width * column).zip(resized.chunks_exact_mut(side * column));
     for ((turned, resized), out) in planes.zip(out.chunks_exact_mut(side * side)) {
         resize_lines(across, turned, flip, resized);
-        turn(resized, column, [side, height], upright, row);
+        transpose(resized, column, [side, height], upright, row);
         resize_lines(down, upright, false, out);
     }
-}
-
-/// The starts of blocks that cover `len` items, the last moved back so as not to stand out.
-fn blocks(len: usize) -> impl Iterator<Item = usize> {
-    (0..len.div_ceil(BLOCK)).map(move |place| (place * BLOCK).min(len - BLOCK))
 }
 
 /// Resizes across lines of whole registers, mirrored if `flip`; lines of the output may be shorter.
@@ -212,44 +205,9 @@ fn split_and_turn(crop: CropRows<'_>, stride: usize, out: &mut [u8]) {
             [*red, *green, *blue] = split(at(crop.row(top + y), 3 * left));
         }
         for (block, out) in [red, green, blue].into_iter().zip(out.chunks_exact_mut(plane)) {
-            write_block(turn_block(block), &mut out[left * stride + top..], stride);
+            write_block(transpose_block(block), &mut out[left * stride + top..], stride);
         }
     }
-}
-
-/// Turns `rows` lines, `stride` apart, of `columns` bytes each, into lines that are `out_stride` apart.
-#[target_feature(enable = "avx2")]
-pub(super) fn turn(lines: &[u8], stride: usize, [rows, columns]: [usize; 2], out: &mut [u8], out_stride: usize) {
-    for (top, left) in blocks(rows).flat_map(|top| blocks(columns).map(move |left| (top, left))) {
-        let mut block = [_mm_setzero_si128(); BLOCK];
-        for (y, line) in block.iter_mut().enumerate() {
-            *line = load_half(at(lines, (top + y) * stride + left));
-        }
-        write_block(turn_block(block), &mut out[left * out_stride + top..], out_stride);
-    }
-}
-
-/// Writes the lines of a block, `stride` apart.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn write_block(block: [__m128i; BLOCK], out: &mut [u8], stride: usize) {
-    for (y, line) in block.into_iter().enumerate() {
-        store_half(at_mut(out, y * stride), line);
-    }
-}
-
-/// Transposes 16 x 16 bytes: four perfect shuffles of the lines as a deck of cards.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn turn_block(mut lines: [__m128i; BLOCK]) -> [__m128i; BLOCK] {
-    for _ in 0..4 {
-        let deck = lines;
-        for place in 0..BLOCK / 2 {
-            let (a, b) = (deck[place], deck[place + BLOCK / 2]);
-            (lines[2 * place], lines[2 * place + 1]) = (_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b));
-        }
-    }
-    lines
 }
 
 /// 16 interleaved pixels as red, green and blue.

@@ -6,8 +6,12 @@
 use ndarray::ArrayView3;
 use serde::{Deserialize, Serialize};
 
-use super::weights::{WeightCache, Weights};
-use crate::simd;
+use weights::WeightCache;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod portable;
+mod weights;
 
 /// How pixels are interpolated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -21,14 +25,14 @@ pub enum Interpolation {
 
 impl Interpolation {
     /// Half the width of the filter, in pixels of an image that is not shrunk.
-    pub(super) fn support(self) -> f64 {
+    fn support(self) -> f64 {
         match self {
             Self::Bilinear => 1.0,
             Self::Bicubic => 2.0,
         }
     }
 
-    pub(super) fn weight(self, x: f64) -> f64 {
+    fn weight(self, x: f64) -> f64 {
         let x = x.abs();
         match self {
             Self::Bilinear if x < 1.0 => 1.0 - x,
@@ -79,18 +83,18 @@ pub struct ResizeScratch {
 
 /// Memory for resizing with vectors, which turns rows into columns and back.
 #[derive(Debug, Default)]
-pub(crate) struct TurnedScratch {
+struct TurnedScratch {
     /// The columns of the crop, plane after plane.
-    pub(crate) turned: Vec<u8>,
+    turned: Vec<u8>,
     /// The columns after the horizontal pass, plane after plane.
-    pub(crate) resized: Vec<u8>,
+    resized: Vec<u8>,
     /// The rows of one plane after the horizontal pass.
-    pub(crate) upright: Vec<u8>,
+    upright: Vec<u8>,
 }
 
 impl TurnedScratch {
     /// Makes room for so many bytes of a plane in the three stages.
-    pub(crate) fn fit(&mut self, [turned, resized, upright]: [usize; 3]) {
+    fn fit(&mut self, [turned, resized, upright]: [usize; 3]) {
         self.turned.resize(3 * turned, 0);
         self.resized.resize(3 * resized, 0);
         self.upright.resize(upright, 0);
@@ -99,21 +103,21 @@ impl TurnedScratch {
 
 /// The rows of a crop in the image's memory.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CropRows<'a> {
+struct CropRows<'a> {
     /// The image from the first pixel of the crop on, interleaved.
     pixels: &'a [u8],
     /// Bytes from one row to the next.
     stride: usize,
     /// Rows.
-    pub(crate) height: usize,
+    height: usize,
     /// Columns.
-    pub(crate) width: usize,
+    width: usize,
 }
 
 impl<'a> CropRows<'a> {
     /// The pixels of a row, interleaved.
     #[inline]
-    pub(crate) fn row(self, y: usize) -> &'a [u8] {
+    fn row(self, y: usize) -> &'a [u8] {
         &self.pixels[y * self.stride..][..3 * self.width]
     }
 }
@@ -147,9 +151,11 @@ impl ResizedCrop {
         let pixels = &pixels[(crop.top * width + crop.left) * 3..];
         let rows = CropRows { pixels, stride: 3 * width, height: crop.height, width: crop.width };
         if interpolation == Interpolation::Bilinear && (2 * crop.width, 2 * crop.height) == (side, side) {
-            if !simd::double(rows, self.flip, out) {
-                self.double(rows, scratch, out);
-            }
+            fastest!(
+                avx2::double(rows, self.flip, out),
+                if [rows.width, rows.height] == [16, 16],
+                else portable::double(self, rows, scratch, out)
+            );
         } else {
             self.resize(rows, scratch, out);
         }
@@ -159,70 +165,13 @@ impl ResizedCrop {
     fn resize(&self, crop: CropRows<'_>, scratch: &mut ResizeScratch, out: &mut [u8]) {
         let Self { side, interpolation, flip, .. } = *self;
         let ResizeScratch { weights, narrow, sums, turned, .. } = scratch;
-        let [across, down] = weights.get([crop.width, crop.height], side, interpolation);
-        if !simd::resize(crop, [across, down], flip, turned, out) {
-            self.resize_portably(crop, [across, down], narrow, sums, out);
-        }
+        let weights = weights.get([crop.width, crop.height], side, interpolation);
+        fastest!(
+            avx2::resize(crop, weights, flip, turned, out),
+            if crop.width >= 16 && crop.height >= 16 && side >= 16,
+            else portable::resize(self, crop, weights, narrow, sums, out)
+        );
     }
-
-    /// The general way on any processor.
-    fn resize_portably(
-        &self,
-        crop: CropRows<'_>,
-        [across, down]: [&Weights; 2],
-        narrow: &mut Vec<u8>,
-        sums: &mut Vec<i32>,
-        out: &mut [u8],
-    ) {
-        let Self { side, flip, .. } = *self;
-        let plane = crop.height * side;
-        narrow.resize(3 * plane, 0);
-        for y in 0..crop.height {
-            across.resize_row(crop.row(y), flip, &mut narrow[y * side..], plane, side);
-        }
-        for (narrow, out) in narrow.chunks_exact(plane).zip(out.chunks_exact_mut(side * side)) {
-            down.resize_columns(narrow, out, side, sums);
-        }
-    }
-
-    /// Exactly twofold enlargement by the triangle filter, which is what the 32-pixel recipe does to every patch: the
-    /// general way with weights of exactly 3/4 and 1/4, in 16 bits instead of 32.
-    fn double(&self, crop: CropRows<'_>, scratch: &mut ResizeScratch, out: &mut [u8]) {
-        let (side, small) = (self.side, self.side / 2);
-        let ResizeScratch { narrow, line, .. } = scratch;
-        let plane = small * side;
-        narrow.resize(3 * plane, 0);
-        line.resize(small + 2, 0);
-        for (y, channel) in (0..small).flat_map(|y| (0..3).map(move |channel| (y, channel))) {
-            line[1..].iter_mut().zip(crop.row(y).chunks_exact(3)).for_each(|(value, pixel)| *value = pixel[channel]);
-            if self.flip {
-                line[1..=small].reverse();
-            }
-            (line[0], line[small + 1]) = (line[1], line[small]);
-            let wide = narrow[channel * plane + y * side..].chunks_exact_mut(2);
-            for (pair, near) in wide.zip(line.windows(3)) {
-                (pair[0], pair[1]) = (mix(near[1], near[0]), mix(near[1], near[2]));
-            }
-        }
-        for (narrow, out) in narrow.chunks_exact(plane).zip(out.chunks_exact_mut(side * side)) {
-            let row = |y: usize| &narrow[y.min(small - 1) * side..][..side];
-            for (y, pair) in out.chunks_exact_mut(2 * side).enumerate() {
-                let (upper, lower) = pair.split_at_mut(side);
-                mix_rows(row(y), row(y.saturating_sub(1)), upper);
-                mix_rows(row(y), row(y + 1), lower);
-            }
-        }
-    }
-}
-
-/// Three parts of one value and one part of another, rounded.
-#[inline(always)]
-fn mix(three: u8, one: u8) -> u8 {
-    ((3 * u16::from(three) + u16::from(one) + 2) >> 2) as u8
-}
-
-fn mix_rows(three: &[u8], one: &[u8], out: &mut [u8]) {
-    out.iter_mut().zip(three).zip(one).for_each(|((out, &three), &one)| *out = mix(three, one));
 }
 
 #[cfg(test)]
@@ -295,7 +244,7 @@ mod tests {
     fn generally(resized: &ResizedCrop, rows: CropRows<'_>, scratch: &mut ResizeScratch, out: &mut [u8]) {
         let ResizeScratch { weights, narrow, sums, .. } = scratch;
         let weights = weights.get([rows.width, rows.height], resized.side, resized.interpolation);
-        resized.resize_portably(rows, weights, narrow, sums, out);
+        portable::resize(resized, rows, weights, narrow, sums, out);
     }
 
     fn noise(height: usize, width: usize) -> Array3<u8> {
@@ -312,7 +261,7 @@ mod tests {
             for flip in [false, true] {
                 let resized = ResizedCrop { crop, side: 2 * small, interpolation: Interpolation::Bilinear, flip };
                 let general = by(resized, &image, generally);
-                assert_eq!(by(resized, &image, ResizedCrop::double), general, "{small} {flip}");
+                assert_eq!(by(resized, &image, portable::double), general, "{small} {flip}");
                 let written = resize(&image, crop, 2 * small, Interpolation::Bilinear, flip);
                 assert_eq!(written, general, "{small} {flip}");
             }

@@ -1,11 +1,13 @@
-//! The vocabulary of the kernels: 32 bytes in a register, and how they become wider numbers and come back.
+//! What the AVX2 forms share: 32 bytes in a register, how they become wider numbers and come back, and transposing.
+//!
+//! Loads and stores by address are in this module alone.
 //!
 //! Widening splits 32 bytes into four *groups* of eight 32-bit lanes. Group i holds bytes 4 i to 4 i + 3 of either
 //! half of the register, because that is the order in which the instructions that narrow put them back.
 
 use std::arch::x86_64::*;
 
-use crate::augment::planes;
+use super::planes;
 
 /// 32 unsigned bytes.
 pub(super) type Bytes = __m256i;
@@ -16,6 +18,9 @@ pub(super) type Groups<T> = [T; 4];
 
 /// Bytes of one register.
 pub(super) const LANES: usize = 32;
+
+/// Rows and columns of the blocks that are transposed at a time.
+pub(super) const BLOCK: usize = 16;
 
 /// The `N` bytes at a place.
 #[inline]
@@ -206,4 +211,44 @@ fn padded(rest: &[u8]) -> [u8; LANES] {
     let mut chunk = [0; LANES];
     chunk[..rest.len()].copy_from_slice(rest);
     chunk
+}
+
+/// The starts of blocks that cover `len` items, the last moved back so as not to stand out.
+pub(super) fn blocks(len: usize) -> impl Iterator<Item = usize> {
+    (0..len.div_ceil(BLOCK)).map(move |place| (place * BLOCK).min(len - BLOCK))
+}
+
+/// Transposes `rows` lines, `stride` apart, of `columns` bytes each, into lines that are `out_stride` apart.
+#[target_feature(enable = "avx2")]
+pub(super) fn transpose(lines: &[u8], stride: usize, [rows, columns]: [usize; 2], out: &mut [u8], out_stride: usize) {
+    for (top, left) in blocks(rows).flat_map(|top| blocks(columns).map(move |left| (top, left))) {
+        let mut block = [_mm_setzero_si128(); BLOCK];
+        for (y, line) in block.iter_mut().enumerate() {
+            *line = load_half(at(lines, (top + y) * stride + left));
+        }
+        write_block(transpose_block(block), &mut out[left * out_stride + top..], out_stride);
+    }
+}
+
+/// Writes the lines of a block, `stride` apart.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn write_block(block: [__m128i; BLOCK], out: &mut [u8], stride: usize) {
+    for (y, line) in block.into_iter().enumerate() {
+        store_half(at_mut(out, y * stride), line);
+    }
+}
+
+/// Transposes 16 x 16 bytes: four perfect shuffles of the lines as a deck of cards.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn transpose_block(mut lines: [__m128i; BLOCK]) -> [__m128i; BLOCK] {
+    for _ in 0..4 {
+        let deck = lines;
+        for place in 0..BLOCK / 2 {
+            let (a, b) = (deck[place], deck[place + BLOCK / 2]);
+            (lines[2 * place], lines[2 * place + 1]) = (_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b));
+        }
+    }
+    lines
 }

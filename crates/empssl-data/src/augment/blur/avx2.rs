@@ -1,16 +1,54 @@
-//! A box-blur pass over pixels whose neighbours lie at a fixed distance: 1 along rows, the width along columns.
+//! The blur with AVX2: passes over pixels whose neighbours lie at a fixed distance, the width of the plane.
 
 use std::arch::x86_64::*;
 
-use super::lanes::{at, at_mut, load_half, store_half};
-use crate::augment::blur::BoxFilter;
+use super::{BoxFilter, PASSES};
+use crate::augment::lanes::{at, at_mut, load_half, store_half, transpose};
 
 /// Outputs of one step.
 const STEP: usize = 16;
 
+/// Blurs planar pixels of 16 rows and columns at least: along the columns of the transposed planes, then along their own.
+#[target_feature(enable = "avx2")]
+pub(super) fn blur(pixels: &mut [u8], width: usize, filter: BoxFilter, scratch: &mut [Vec<u8>; 2]) {
+    let plane = pixels.len() / 3;
+    let (reach, height) = (filter.radius + 1, plane / width);
+    let len = plane + 2 * reach * width.max(height);
+    scratch.iter_mut().for_each(|buffer| buffer.resize(buffer.len().max(len), 0));
+    let [from, to] = scratch;
+    for pixels in pixels.chunks_exact_mut(plane) {
+        // Rows come first, as columns of the transposed plane.
+        transpose(pixels, width, [height, width], &mut from[reach * height..], height);
+        blur_lines(from, to, height, plane, filter);
+        transpose(&from[reach * height..], height, [width, height], &mut to[reach * width..], width);
+        blur_lines(to, from, width, plane, filter);
+        pixels.copy_from_slice(&to[reach * width..][..plane]);
+    }
+}
+
+/// All passes across lines, which lie in `lines` behind room for those beyond the first; the result lies there too.
+#[target_feature(enable = "avx2")]
+fn blur_lines(lines: &mut Vec<u8>, other: &mut Vec<u8>, width: usize, plane: usize, filter: BoxFilter) {
+    let pad = (filter.radius + 1) * width;
+    for _ in 0..PASSES {
+        repeat_edges(&mut lines[..plane + 2 * pad], width, pad);
+        pass(&lines[..plane + 2 * pad], &mut other[pad..pad + plane], width, filter);
+        std::mem::swap(lines, other);
+    }
+}
+
+/// Fills the `pad` bytes at either end of a plane with the nearest row inside.
+fn repeat_edges(plane: &mut [u8], width: usize, pad: usize) {
+    let end = plane.len() - pad;
+    for start in (0..pad).step_by(width) {
+        plane.copy_within(pad..pad + width, start);
+        plane.copy_within(end - width..end, end + start);
+    }
+}
+
 /// Blurs `source` into `out`: the neighbours of `out[i]` are `source[i]`, `source[i + distance]` and so on.
 #[target_feature(enable = "avx2")]
-pub(super) fn pass(source: &[u8], out: &mut [u8], distance: usize, filter: BoxFilter) {
+fn pass(source: &[u8], out: &mut [u8], distance: usize, filter: BoxFilter) {
     match filter.radius {
         0 => pass_over::<3>(source, out, distance, filter),
         1 => pass_over::<5>(source, out, distance, filter),

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::resample::Interpolation;
+use super::Interpolation;
 
 /// The weights of a resize along one axis.
 #[derive(Debug)]
-pub(crate) struct Weights {
+pub(super) struct Weights {
     /// For every output pixel, the first input pixel and where its weights lie.
     spans: Vec<Span>,
     weights: Vec<i32>,
@@ -24,18 +24,18 @@ struct Span {
 
 /// Two neighbouring weights, each split into an upper part of 16 bits with the sign and a lower one of 8 bits.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct WeightPair {
+pub(super) struct WeightPair {
     /// The upper parts, the first weight's in the lower half.
-    pub(crate) upper: i32,
+    pub(super) upper: i32,
     /// The lower parts, likewise.
-    pub(crate) lower: i32,
+    pub(super) lower: i32,
     /// Whether there is no second weight; its parts are zero.
-    pub(crate) is_single: bool,
+    pub(super) is_single: bool,
 }
 
 impl WeightPair {
     /// Bits of the lower part.
-    pub(crate) const LOWER_BITS: u32 = 8;
+    pub(super) const LOWER_BITS: u32 = 8;
 
     fn new(weights: &[i32]) -> Self {
         let (first, second) = (weights[0], weights.get(1).copied());
@@ -46,16 +46,12 @@ impl WeightPair {
 }
 
 /// Fraction bits of the weights: 32 less 8 for the values and 2 for the overshoot of the filter and the sign.
-pub(crate) const BITS: u32 = 22;
+pub(super) const BITS: u32 = 22;
 /// Half of one, which rounds.
-pub(crate) const HALF: i32 = 1 << (BITS - 1);
-
-fn round_and_clip(sum: i32) -> u8 {
-    (sum >> BITS).clamp(0, 255) as u8
-}
+pub(super) const HALF: i32 = 1 << (BITS - 1);
 
 impl Weights {
-    pub(crate) fn new(from: usize, to: usize, interpolation: Interpolation) -> Self {
+    pub(super) fn new(from: usize, to: usize, interpolation: Interpolation) -> Self {
         let scale = from as f64 / to as f64;
         let stretch = scale.max(1.0);
         let support = interpolation.support() * stretch;
@@ -85,50 +81,20 @@ impl Weights {
     }
 
     /// The number of output pixels.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.spans.len()
     }
 
     /// The first input pixel of an output pixel, and the weights of this one and those that follow.
-    pub(crate) fn of(&self, pixel: usize) -> (usize, &[i32]) {
+    pub(super) fn of(&self, pixel: usize) -> (usize, &[i32]) {
         let Span { first, start, count, .. } = self.spans[pixel];
         (first, &self.weights[start..start + count])
     }
 
     /// As [`Weights::of`], split and two by two.
-    pub(crate) fn pairs_of(&self, pixel: usize) -> (usize, &[WeightPair]) {
+    pub(super) fn pairs_of(&self, pixel: usize) -> (usize, &[WeightPair]) {
         let Span { first, count, first_pair, .. } = self.spans[pixel];
         (first, &self.pairs[first_pair..first_pair + count.div_ceil(2)])
-    }
-
-    /// Resizes one interleaved row and writes it to the three planes of `out`, mirrored if `flip`.
-    pub(crate) fn resize_row(&self, row: &[u8], flip: bool, out: &mut [u8], plane: usize, side: usize) {
-        for pixel in 0..self.len() {
-            let (first, weights) = self.of(pixel);
-            let (mut red, mut green, mut blue) = (HALF, HALF, HALF);
-            for (input, weight) in row[3 * first..].chunks_exact(3).zip(weights) {
-                red += i32::from(input[0]) * weight;
-                green += i32::from(input[1]) * weight;
-                blue += i32::from(input[2]) * weight;
-            }
-            let x = if flip { side - 1 - pixel } else { pixel };
-            out[x] = round_and_clip(red);
-            out[plane + x] = round_and_clip(green);
-            out[2 * plane + x] = round_and_clip(blue);
-        }
-    }
-
-    /// Resizes all columns of one plane, a whole row at a time.
-    pub(crate) fn resize_columns(&self, plane: &[u8], out: &mut [u8], width: usize, sums: &mut Vec<i32>) {
-        for (pixel, out) in out.chunks_exact_mut(width).enumerate() {
-            let (first, weights) = self.of(pixel);
-            sums.clear();
-            sums.resize(width, HALF);
-            for (row, weight) in plane[first * width..].chunks_exact(width).zip(weights) {
-                sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += i32::from(value) * weight);
-            }
-            out.iter_mut().zip(sums.iter()).for_each(|(out, &sum)| *out = round_and_clip(sum));
-        }
     }
 }
 
@@ -137,7 +103,7 @@ impl Weights {
 /// Crops of random proportions come in a few hundred widths and heights; computing their weights takes as long as a
 /// fifth of a resize.
 #[derive(Debug, Default)]
-pub(crate) struct WeightCache {
+pub(super) struct WeightCache {
     weights: HashMap<(usize, usize, Interpolation), Weights>,
     /// Weights kept in all.
     kept: usize,
@@ -148,7 +114,7 @@ impl WeightCache {
     const MAX_KEPT: usize = 1 << 19;
 
     /// The weights of the given sizes.
-    pub(crate) fn get(&mut self, sizes: [usize; 2], to: usize, interpolation: Interpolation) -> [&Weights; 2] {
+    pub(super) fn get(&mut self, sizes: [usize; 2], to: usize, interpolation: Interpolation) -> [&Weights; 2] {
         if self.kept > Self::MAX_KEPT {
             *self = Self::default();
         }

@@ -2,11 +2,12 @@
 //!
 //! Pillow converts to hue, saturation and value of 8 bits each and back, in a mixture of float32 and float64. Float32
 //! suffices for the same bytes if the operations come in this order; the tests compare the two over their domain.
-//! There are no branches and no tables, so that several pixels can be worked on at a time: by the compiler here, by
-//! hand in `simd`.
+//! There are no branches and no tables, so that several pixels can be worked on at a time: by the compiler in
+//! `portable`, by hand in `avx2`.
 
-use super::{cut_off, planes, round};
-use crate::simd;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod portable;
 
 /// Rotates the hue by `factor` turns, from -0.5 to 0.5.
 ///
@@ -18,76 +19,15 @@ pub fn rotate_hue(pixels: &mut [u8], factor: f32) {
 }
 
 /// Adds `shift` to the hue of all pixels.
-pub(crate) fn rotate_by(pixels: &mut [u8], shift: u8) {
-    if !simd::rotate_hue(pixels, shift) {
-        rotate_portably(pixels, shift);
-    }
-}
-
-/// Adds `shift` to the hue of all pixels, on any processor.
-pub(crate) fn rotate_portably(pixels: &mut [u8], shift: u8) {
-    let (red, green, blue) = planes(pixels);
-    for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
-        let (hue, saturation, value) = to_hsv(*r, *g, *b);
-        [*r, *g, *b] = to_rgb(hue.wrapping_add(shift), saturation, value);
-    }
-}
-
-/// Hue, saturation and value of a colour, each from 0 to 255.
-#[inline(always)]
-fn to_hsv(red: u8, green: u8, blue: u8) -> (u8, u8, u8) {
-    let value = red.max(green).max(blue);
-    let smallest = red.min(green).min(blue);
-    let range = f32::from(value - smallest);
-    let (is_red, is_green) = (red == value, green == value);
-    // The channels after and before the largest one, going round red, green, blue, and the sixths of a turn at it.
-    let choose = |of_red, of_green, of_blue| {
-        if is_red {
-            of_red
-        } else if is_green {
-            of_green
-        } else {
-            of_blue
-        }
-    };
-    let (after, before) = (choose(green, blue, red), choose(blue, red, green));
-    let at_largest = f32::from(choose(0, 2, 4));
-    let (side, middle) = if before == smallest { (1.0, after) } else { (-1.0, before) };
-    let share = f32::from(value - middle) / range.max(1.0);
-    let sixths = (at_largest + side) - side * share;
-    let turns = sixths / 6.0 + if sixths < 0.0 { 1.0 } else { 0.0 };
-    let saturation = range * 255.0 / f32::from(value.max(1));
-    (cut_off(turns * 255.0), cut_off(saturation), value)
-}
-
-/// The colour of a hue, a saturation and a value.
-#[inline(always)]
-fn to_rgb(hue: u8, saturation: u8, value: u8) -> [u8; 3] {
-    let sixths = f32::from(hue) * 6.0;
-    // Half a step away from every whole number, so that the product cannot land on the wrong side of one.
-    let turn = cut_off((sixths + 0.5) / 255.0);
-    let depth = sixths - f32::from(turn) * 255.0;
-    // The channel between the largest and the smallest falls in odd sixths of the wheel and rises in even ones.
-    let lost = if turn & 1 == 1 { depth } else { 255.0 - depth };
-    let level = |lost: f32| round(f32::from(value) * (65_025.0 - f32::from(saturation) * lost) / 65_025.0);
-    let (full, middle, empty) = (value, level(lost), level(255.0));
-    // The hue of 255 closes the circle.
-    let sector = if turn == 6 { 0 } else { turn };
-    let choose = |full_at: [u8; 2], middle_at: [u8; 2]| {
-        if sector == full_at[0] || sector == full_at[1] {
-            full
-        } else if sector == middle_at[0] || sector == middle_at[1] {
-            middle
-        } else {
-            empty
-        }
-    };
-    [choose([0, 5], [1, 4]), choose([1, 2], [0, 3]), choose([3, 4], [2, 5])]
+fn rotate_by(pixels: &mut [u8], shift: u8) {
+    fastest!(avx2::rotate(pixels, shift), if true, else portable::rotate(pixels, shift));
 }
 
 #[cfg(test)]
 mod tests {
+    use super::portable::{to_hsv, to_rgb};
     use super::*;
+    use crate::augment::tests::compare;
 
     /// Pillow's conversion to HSV in its own arithmetic, without tables.
     fn hsv_in_floats(r: u8, g: u8, b: u8) -> (u8, u8, u8) {
@@ -174,5 +114,47 @@ mod tests {
         let mut pixels = [80, 80, 80];
         rotate_hue(&mut pixels, -0.2);
         assert_eq!(pixels, [80, 80, 80]);
+    }
+
+    /// The arithmetic of the middle channel, number by number: there is no tie, as 255^2 is odd.
+    #[test]
+    fn one_fused_rounding_finds_the_nearest_level_of_all_products() {
+        let (share, to_whole) = (1.0 / 65_025.0_f32, crate::augment::TO_WHOLE);
+        for left in 0..=65_025_u32 {
+            for value in 0..=255_u32 {
+                let product = left * value;
+                let fused = (product as f32).mul_add(share, to_whole).to_bits() & 255;
+                assert_eq!(fused, (2 * product + 65_025) / 130_050, "{left} {value}");
+            }
+        }
+    }
+
+    /// All colours that differ in their hue, at full and at some lower range: every share of the middle channel.
+    #[test]
+    fn hues_are_those_of_the_portable_form() {
+        let shades = (0..=255_u8).flat_map(|value| (0..=value).map(move |middle| (value, middle)));
+        for (low, step) in [(0, 1), (1, 1), (2, 3), (60, 7)] {
+            let colours: Vec<[u8; 3]> = shades
+                .clone()
+                .filter(|&(value, middle)| middle >= low && (value - low).is_multiple_of(step))
+                .flat_map(|(a, b)| [[a, b, low], [a, low, b], [b, a, low], [low, a, b], [b, low, a], [low, b, a]])
+                .collect();
+            let planar: Vec<u8> =
+                (0..3).flat_map(|channel| colours.iter().map(move |colour| colour[channel])).collect();
+            for shift in (0..=255).step_by(5).chain([1, 128]) {
+                let (mut a, mut b) = (planar.clone(), planar.clone());
+                rotate_by(&mut a, shift);
+                portable::rotate(&mut b, shift);
+                assert!(a == b, "low {low}, shift {shift}");
+            }
+        }
+    }
+
+    #[test]
+    fn hues_take_any_number_of_pixels() {
+        for factor in [-0.5_f32, -0.2, 0.0, 0.13, 0.5] {
+            let shift = (f64::from(factor) * 255.0) as i32 as u8;
+            compare("hue", |pixels| rotate_hue(pixels, factor), |pixels| portable::rotate(pixels, shift));
+        }
     }
 }

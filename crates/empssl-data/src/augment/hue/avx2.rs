@@ -1,10 +1,12 @@
-//! Rotation of the hue, 32 pixels at a time: what is 8-bit in the portable form stays in bytes here; what is a float
+//! Rotation of the hue with AVX2, 32 pixels at a time: what is 8-bit in the portable form stays in bytes here; what is a float
 //! there is the same float here, except where a fused multiply-add provably gives the same bytes.
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Bytes, Floats, Groups, all, floats, map_pixels, narrow, pick, table, to_floats, whole_parts};
-use super::lanes::{widen, widen_words, words};
+use crate::augment::lanes::{
+    Bytes, Floats, Groups, all, floats, map_pixels, narrow, pick, table, to_floats, whole_parts,
+};
+use crate::augment::lanes::{widen, widen_words, words};
 
 /// Adds `shift` to the hue of all pixels.
 #[target_feature(enable = "avx2,fma")]

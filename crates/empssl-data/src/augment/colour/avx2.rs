@@ -1,8 +1,8 @@
-//! Blends, greys and solarisation: the float32 steps of the portable forms in the same order.
+//! Blends, greys and solarisation with AVX2: the float32 steps of the portable forms in the same order.
 
 use std::arch::x86_64::*;
 
-use super::lanes::{
+use crate::augment::lanes::{
     Bytes, Groups, LANES, all, floats, load, map, map_pixels, narrow, pairs, to_floats, whole_parts, widen,
 };
 use crate::augment::planes;

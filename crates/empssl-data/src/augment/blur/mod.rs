@@ -4,7 +4,9 @@
 //! (Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", SSVM 2011).
 //! Weights are 24-bit fixed point and every pass rounds to 8 bits; beyond the edge the edge pixel is repeated.
 
-use crate::simd;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod portable;
 
 /// Passes along each axis.
 const PASSES: usize = 3;
@@ -20,20 +22,20 @@ pub struct BlurScratch {
 
 /// A box with fractional ends in fixed point.
 #[derive(Clone, Copy)]
-pub(crate) struct BoxFilter {
+struct BoxFilter {
     /// Pixels on either side that weigh fully.
-    pub(crate) radius: usize,
+    radius: usize,
     /// Weight of a full pixel, in 2^-24.
-    pub(crate) full: u32,
+    full: u32,
     /// Weight of the pixel beyond, in 2^-24.
-    pub(crate) far: u32,
+    far: u32,
 }
 
 impl BoxFilter {
     /// The box whose third power comes closest to a Gaussian of deviation `sigma`.
     ///
     /// Pillow mixes float32 and float64 here; both matter, since many sums are exact halves.
-    pub(crate) fn for_sigma(sigma: f32) -> Self {
+    fn for_sigma(sigma: f32) -> Self {
         let variance = sigma * sigma / PASSES as f32;
         let length = (12.0 * f64::from(variance) + 1.0).sqrt() as f32;
         let whole = ((f64::from(length) - 1.0) / 2.0).floor() as f32;
@@ -67,106 +69,19 @@ pub fn blur(pixels: &mut [u8], width: usize, sigma: f32, scratch: &mut BlurScrat
         pixels.len()
     );
     let filter = BoxFilter::for_sigma(sigma);
-    if simd::can_blur([pixels.len() / 3 / width, width], filter) {
-        blur_padded(pixels, width, filter, &mut scratch.padded);
-    } else {
-        blur_portably(pixels, width, filter, scratch);
-    }
-}
-
-/// The blur with vectors: along columns, then turned by a quarter and along columns again.
-fn blur_padded(pixels: &mut [u8], width: usize, filter: BoxFilter, scratch: &mut [Vec<u8>; 2]) {
-    let plane = pixels.len() / 3;
-    let (reach, height) = (filter.radius + 1, plane / width);
-    let len = plane + 2 * reach * width.max(height);
-    scratch.iter_mut().for_each(|buffer| buffer.resize(buffer.len().max(len), 0));
-    let [from, to] = scratch;
-    for pixels in pixels.chunks_exact_mut(plane) {
-        // Rows come first, as columns of the turned plane.
-        simd::turn(pixels, [height, width], &mut from[reach * height..]);
-        blur_lines(from, to, height, plane, filter);
-        simd::turn(&from[reach * height..], [width, height], &mut to[reach * width..]);
-        blur_lines(to, from, width, plane, filter);
-        pixels.copy_from_slice(&to[reach * width..][..plane]);
-    }
-}
-
-/// All passes across lines, which lie in `lines` behind room for those beyond the first; the result lies there too.
-fn blur_lines(lines: &mut Vec<u8>, other: &mut Vec<u8>, width: usize, plane: usize, filter: BoxFilter) {
-    let pad = (filter.radius + 1) * width;
-    for _ in 0..PASSES {
-        repeat_edges(&mut lines[..plane + 2 * pad], width, pad);
-        simd::blur_pass(&lines[..plane + 2 * pad], &mut other[pad..pad + plane], width, filter);
-        std::mem::swap(lines, other);
-    }
-}
-
-/// Fills the `pad` bytes at either end of a plane with the nearest row inside.
-fn repeat_edges(plane: &mut [u8], width: usize, pad: usize) {
-    let end = plane.len() - pad;
-    for start in (0..pad).step_by(width) {
-        plane.copy_within(pad..pad + width, start);
-        plane.copy_within(end - width..end, end + start);
-    }
-}
-
-/// The blur on any processor and with any filter: sums that move along.
-pub(crate) fn blur_portably(pixels: &mut [u8], width: usize, filter: BoxFilter, scratch: &mut BlurScratch) {
-    for row in pixels.chunks_exact_mut(width) {
-        (0..PASSES).for_each(|_| blur_row(row, filter, &mut scratch.line));
-    }
-    let plane = pixels.len() / 3;
-    for plane in pixels.chunks_exact_mut(plane) {
-        (0..PASSES).for_each(|_| blur_columns(plane, width, filter, scratch));
-    }
-}
-
-/// One pass along a row: the sum over the box moves by one pixel a step.
-fn blur_row(row: &mut [u8], filter: BoxFilter, padded: &mut Vec<u8>) {
-    let reach = filter.radius + 1;
-    padded.clear();
-    padded.resize(reach, row[0]);
-    padded.extend_from_slice(row);
-    padded.resize(row.len() + 2 * reach, row[row.len() - 1]);
-    let mut sum: u32 = padded[..2 * filter.radius + 1].iter().map(|&value| u32::from(value)).sum();
-    let window = 2 * reach + 1;
-    for (value, window) in row.iter_mut().zip(padded.windows(window)) {
-        let (left, right) = (window[0], window[window.len() - 1]);
-        sum = sum + u32::from(window[window.len() - 2]) - u32::from(left);
-        *value = filter.weigh(sum, left, right);
-    }
-}
-
-/// One pass along all columns of a plane at once: the sums of a whole row move down by one row a step.
-fn blur_columns(plane: &mut [u8], width: usize, filter: BoxFilter, scratch: &mut BlurScratch) {
-    let height = plane.len() / width;
-    let BlurScratch { line: source, sums, .. } = scratch;
-    source.clear();
-    source.extend_from_slice(plane);
-    let row = |y: usize| {
-        let y = y.saturating_sub(filter.radius + 1).min(height - 1);
-        &source[y * width..][..width]
-    };
-    // Row numbers below are counted from radius + 1 rows above the plane.
-    sums.clear();
-    sums.resize(width, 0);
-    for y in 0..=2 * filter.radius {
-        sums.iter_mut().zip(row(y)).for_each(|(sum, &value)| *sum += u32::from(value));
-    }
-    for (y, out) in plane.chunks_exact_mut(width).enumerate() {
-        let (above, last, below) = (row(y), row(y + 2 * filter.radius + 1), row(y + 2 * filter.radius + 2));
-        for ((((out, sum), &above), &last), &below) in
-            out.iter_mut().zip(sums.iter_mut()).zip(above).zip(last).zip(below)
-        {
-            *sum = *sum + u32::from(last) - u32::from(above);
-            *out = filter.weigh(*sum, above, below);
-        }
-    }
+    // Where the box is wide, a moving sum is better.
+    fastest!(
+        avx2::blur(pixels, width, filter, &mut scratch.padded),
+        if width >= 16 && pixels.len() / 3 / width >= 16 && filter.radius <= 3,
+        else portable::blur(pixels, width, filter, scratch)
+    );
 }
 
 #[cfg(test)]
 mod tests {
+    use super::portable::{blur_columns, blur_row};
     use super::*;
+    use crate::rng::{Purpose, Stream};
 
     /// One pass along a line, straight from the definition: clamped indices, no moving sum.
     fn defined(line: &[u8], filter: BoxFilter) -> Vec<u8> {
@@ -221,6 +136,24 @@ mod tests {
             let spread = |(x, &value): (usize, &u8)| f64::from(value) * (x as f64 - 15.0).powi(2);
             let variance = row.iter().enumerate().map(spread).sum::<f64>() / total;
             assert!((variance.sqrt() / f64::from(sigma) - 1.0).abs() < 0.05, "sigma {sigma}: {}", variance.sqrt());
+        }
+    }
+
+    #[test]
+    fn blurs_are_those_of_the_portable_form() {
+        let mut stream = Stream::new(5, Purpose::Patch, 0, 0, 0);
+        let mut scratch = BlurScratch::default();
+        let sizes = [(1, 1), (1, 16), (16, 1), (3, 5), (4, 4), (15, 40), (16, 16), (32, 32), (33, 31), (17, 70)];
+        for (height, width) in sizes {
+            for place in 0..60 {
+                let sigma = [0.1, 1.41, 1.42, 2.0, 4.5, 9.0].get(place).copied();
+                let sigma = sigma.unwrap_or_else(|| stream.uniform(0.1, 2.0) as f32);
+                let mut a = crate::augment::tests::noise(3 * height * width, &mut stream);
+                let mut b = a.clone();
+                blur(&mut a, width, sigma, &mut scratch);
+                portable::blur(&mut b, width, BoxFilter::for_sigma(sigma), &mut scratch);
+                assert!(a == b, "{height} x {width}, sigma {sigma}");
+            }
         }
     }
 }
