@@ -12,7 +12,6 @@ pub(crate) mod model;
 mod monitor;
 mod terminal;
 pub(crate) mod text;
-mod votes;
 
 use std::fs;
 use std::path::{Path, PathBuf};

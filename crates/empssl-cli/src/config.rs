@@ -6,7 +6,6 @@
 use std::path::Path;
 
 use empssl_data::{PatchConfig, PatchSampler};
-use empssl_eval::{KnnConfig, LinearProbeConfig};
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Arithmetic, Layout, NetworkConfig, Products, ResNetConfig, Stem};
 use empssl_train::memory::StepMemory;
@@ -14,7 +13,7 @@ use empssl_train::{BatchNormOver, CheckpointEvery, LarsConfig, Length, MemoryMod
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-pub(crate) use self::evaluation::{CurveProbe, CurveSection, EvalPass, EvalView, EvaluationSection};
+pub(crate) use self::evaluation::{CurveProbe, CurveSection, EvalPass, EvalView, EvaluationSection, ScoredOn};
 pub(crate) use self::scores::ScoresSection;
 use crate::error::CliError;
 
@@ -242,8 +241,6 @@ pub(crate) struct Run {
     pub(crate) sampler: PatchSampler,
     pub(crate) network: NetworkConfig,
     pub(crate) loss: EmpSslLoss,
-    pub(crate) probe: LinearProbeConfig,
-    pub(crate) knn: KnnConfig,
 }
 
 impl Run {
@@ -257,9 +254,9 @@ impl Run {
         demand_possible(&config)?;
         let network = config.network.resolve();
         network.check()?;
-        let (probe, knn) = config.evaluation.resolve()?;
+        config.evaluation.check_scores()?;
         let (sampler, loss) = (PatchSampler::new(&config.patches)?, EmpSslLoss::new(&loss)?);
-        Ok(Self { recipe, sampler, network, loss, probe, knn, config })
+        Ok(Self { recipe, sampler, network, loss, config })
     }
 
     /// The recipe's name, from its path: `configs/cifar10/quick.toml` is `quick`.
@@ -339,6 +336,8 @@ fn demand_possible(config: &RunConfig) -> Result<(), CliError> {
 mod tests {
     use std::path::PathBuf;
 
+    use empssl_eval::{KnnConfig, LinearProbeConfig};
+
     use super::*;
 
     /// `configs/DATASET/NAME.toml` files of the repository.
@@ -406,8 +405,9 @@ mod tests {
         assert_eq!(run.config.patches, PatchConfig::cifar32());
         assert_eq!(run.config.optimizer, LarsConfig::paper());
         assert_eq!(run.network, NetworkConfig::paper(ResNetConfig::resnet18(Stem::Cifar)));
-        assert_eq!(run.probe, LinearProbeConfig::published());
-        assert_eq!(run.knn, KnnConfig::published());
+        let (probe, knn) = (&run.config.evaluation.probe, &run.config.evaluation.knn);
+        assert_eq!(*probe, LinearProbeConfig::published());
+        assert_eq!((knn.main_k(), knn.temperature), (20, KnnConfig::published().temperature));
         let (training, loss) = (&run.config.training, &run.config.loss);
         assert_eq!((training.n_patches, training.batch_size, training.length), (20, 100, Length::Epochs(1)));
         assert_eq!((loss.invariance_weight, loss.coding_rate_weight, loss.eps_sq), (200.0, 1.0, 0.2));
@@ -419,7 +419,7 @@ mod tests {
         let text = smoke().replace("momentum = 0.9\nnesterov", "momentun = 0.9\nnesterov");
         let line = text.lines().position(|line| line.starts_with("momentun")).unwrap() + 1;
         assert_eq!(refusal(&text), format!("line {line}: unknown key `momentun`; did you mean `momentum`?"));
-        let text = smoke().replace("k = 20", "neighbourhood = 20");
+        let text = smoke().replace("k = [1, 5, 20, 200]", "neighbourhood = 20");
         assert!(
             refusal(&text).ends_with("unknown key `neighbourhood`; the keys here are k, temperature"),
             "{}",
@@ -455,7 +455,8 @@ mod tests {
             ("evaluation.batch_size=0", "evaluation.batch_size = 0"),
             ("evaluation.labelled_images=0", "evaluation.labelled_images = 0"),
             ("evaluation.probe.lr=-1", "evaluation.probe: `lr`"),
-            ("evaluation.knn.k=0", "evaluation.knn: `k`"),
+            ("evaluation.knn.k=[0]", "evaluation.knn: `k`"),
+            ("evaluation.knn.k=[]", "evaluation.knn: `k`"),
             ("schedule.horizon=official", "schedule.horizon"),
         ] {
             assert!(set(change).contains(named), "{change}: {}", set(change));

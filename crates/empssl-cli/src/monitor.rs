@@ -95,7 +95,7 @@ impl Monitor {
             kind: Kind::Float,
             patches_per_call: encode::patches_per_call(run, device).min(job.patches_at_once),
         };
-        let knn = KnnMonitor::new(PatchLoader::new(&set, &run.sampler, &config)?, &run.knn, options)?;
+        let knn = KnnMonitor::new(PatchLoader::new(&set, &run.sampler, &config)?, &run.config.evaluation.knn, options)?;
         let rhythm = every.map_or(Rhythm::Within { checks: plan.checks, passes: plan.passes }, Rhythm::Every);
         Ok(Some(Self { knn, pace: Pace::new(rhythm, job, began.elapsed()) }))
     }

@@ -3,12 +3,11 @@
 //! `report.json` follows `docs/report.schema.json`; programs that render it know only that file.
 
 use empssl_data::{BadImage, Dataset};
-use empssl_eval::Metric;
 use empssl_model::Portion;
 use serde::{Deserialize, Serialize};
 
 use crate::commands::ImageSource;
-use crate::config::{Checks, CurveProbe, EvalView, Published};
+use crate::config::{Checks, CurveProbe, EvalView, Published, ScoredOn};
 use crate::segments::Segment;
 
 /// Raised whenever a reader of the older form could misread the newer one.
@@ -253,8 +252,6 @@ pub(crate) enum Probe {
     /// The published probe, and the best of a few rates for raw pixels.
     Linear,
     Knn,
-    /// The linear probe at a rate and a weight decay chosen on held-out training images.
-    LinearGrid,
     /// The optimum of the regularised loss, its strength chosen on held-out training images.
     LinearOptimum,
     /// The same where few training images have labels.
@@ -267,7 +264,6 @@ impl Probe {
         match self {
             Self::Linear => "linear",
             Self::Knn => "knn",
-            Self::LinearGrid => "linear-grid",
             Self::LinearOptimum => "linear-optimum",
             Self::FewLabels => "few-labels",
         }
@@ -299,7 +295,9 @@ pub(crate) struct Row {
     pub(crate) top1_deviation: Option<f64>,
     /// Labelled images that the score learnt from.
     pub(crate) n_train: usize,
+    /// Images that were scored, and which ones.
     pub(crate) n_test: usize,
+    pub(crate) scored_on: ScoredOn,
     /// Features and score together.
     pub(crate) seconds: f64,
     pub(crate) peak_bytes: PeakBytes,
@@ -312,29 +310,6 @@ pub(crate) struct CurvePoint {
     pub(crate) encoder: Encoder,
     pub(crate) epoch: usize,
     pub(crate) test_top1: f64,
-}
-
-/// A setting of the linear probe that was tried, and what decided about it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct TriedSetting {
-    pub(crate) encoder: Encoder,
-    pub(crate) probe: Probe,
-    /// What was tried, in words.
-    pub(crate) setting: String,
-    /// On the held-out training images; nothing where the probe diverged.
-    pub(crate) held_out_top1: Option<f64>,
-}
-
-/// One combination of the neighbours' vote.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct KnnPoint {
-    pub(crate) encoder: Encoder,
-    pub(crate) metric: Metric,
-    pub(crate) k: i64,
-    /// Nothing where it has no effect.
-    pub(crate) temperature: Option<f64>,
-    pub(crate) top1: f64,
-    pub(crate) top5: f64,
 }
 
 /// What was scored on images other than those that were learnt from.
@@ -429,8 +404,6 @@ pub(crate) struct RunReport {
     pub(crate) published: Vec<Published>,
     pub(crate) probe_curve: Vec<CurvePoint>,
     pub(crate) test_curve: Vec<TestPoint>,
-    pub(crate) knn_grid: Vec<KnnPoint>,
-    pub(crate) tried: Vec<TriedSetting>,
     /// Nothing for the images that were learnt from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) transfer: Option<Transfer>,
@@ -441,7 +414,7 @@ pub(crate) struct RunReport {
 impl RunReport {
     /// Makes this the report of a snapshot, about which the recipe claims nothing.
     pub(crate) fn be_of_snapshot(&mut self, run: &RunIdentity, epochs: u64) {
-        self.title = title(run, self.synthetic, self.partial_counts.as_ref(), Some(epochs));
+        self.title = title(run, self.synthetic, self.partial_counts.as_ref(), Some(epochs)) + &scored(&self.rows);
         self.bars.clear();
     }
 
@@ -449,8 +422,12 @@ impl RunReport {
     pub(crate) fn be_of_transfer(&mut self, run: &RunIdentity, dataset: &str, transfer: Transfer) {
         let amount = amount(self.synthetic, self.partial_counts.as_ref());
         self.title = format!(
-            "EMP-SSL from {} to {dataset}{amount}: recipe {}, seed {}, {} steps",
-            transfer.trained_on, run.recipe, run.seed, run.model.steps
+            "EMP-SSL from {} to {dataset}{amount}: recipe {}, seed {}, {} steps{}",
+            transfer.trained_on,
+            run.recipe,
+            run.seed,
+            run.model.steps,
+            scored(&self.rows)
         );
         self.dataset = dataset.to_owned();
         self.transfer = Some(transfer);
@@ -485,6 +462,12 @@ pub(crate) fn title(
         None => ", training not finished".to_owned(),
     };
     format!("EMP-SSL on {}{amount}: recipe {}, seed {}{state}", run.data.name, run.recipe, run.seed)
+}
+
+/// For the title: which images were scored, where they are not the test images.
+pub(crate) fn scored(rows: &[Row]) -> String {
+    let held_out = rows.iter().find(|row| row.scored_on == ScoredOn::HeldOut);
+    held_out.map_or_else(String::new, |row| format!(", scored on {} {}", row.n_test, row.scored_on.images()))
 }
 
 /// The recipe's claims against what was measured.
@@ -531,6 +514,7 @@ mod tests {
             top1_deviation: None,
             n_train: 1,
             n_test: 1,
+            scored_on: ScoredOn::Test,
             seconds: 0.0,
             peak_bytes,
             setting: String::new(),

@@ -97,15 +97,6 @@ pub enum EvalError {
         /// Images in one batch.
         batch_size: i64,
     },
-    /// Too few images of every class to keep some back.
-    #[error(
-        "the bank `{bank}` has no class with two images, so none can be held out to choose a setting by: give more \
-         labelled images"
-    )]
-    NothingToHoldOut {
-        /// Name of the bank.
-        bank: String,
-    },
     /// An output that the extractor does not offer.
     #[error("the encoder has no output `{wanted}`; it has {}", .offered.join(", "))]
     UnknownOutput {

@@ -2,13 +2,11 @@
 //!
 //! - [`features`]: [`FeatureBank`], one row of features an image, the mean over its patches ("bag of patches"), in memory
 //!   or, as a [`BankFile`], on disk, computed in one pass and scored many times;
-//! - [`knn`]: [`WeightedKnn`], the vote of the nearest training images, and [`KnnGrid`], many votes in one pass;
+//! - [`knn`]: [`WeightedKnn`], the vote of the nearest training images, for several numbers of neighbours in one pass;
 //! - [`probe`]: [`LinearProbe`], softmax regression by stochastic gradient descent on the frozen features;
-//!   [`GridProbe`], many of its settings at once; [`LogisticProbe`], the optimum; [`FewLabels`];
+//!   [`LogisticProbe`], the optimum; [`FewLabels`];
 //! - [`metrics`]: [`Accuracy`], top-1 and top-5 in percent, and [`Spread`] over seeds;
 //! - [`monitor`]: [`KnnMonitor`], a cheap kNN score for an encoder that is still being trained;
-//! - [`among`]: [`Among`], one of several processes that share the work of neighbours; features are shared by
-//!   [`features::walk_among`];
 //! - [`embed`](mod@embed): features of images that need no labels; [`nearest`](mod@nearest): the images most
 //!   like one image; [`principal`]: the axes along which features differ most.
 //!
@@ -36,7 +34,6 @@
 //! # }
 //! ```
 
-pub mod among;
 mod copies;
 pub mod embed;
 pub mod error;
@@ -50,20 +47,18 @@ pub mod probe;
 #[cfg(test)]
 mod testing;
 
-pub use among::Among;
 pub use embed::{embed, embed_all};
 pub use error::EvalError;
 pub use features::{
     BankFile, BankIdentity, BankOptions, BankSpec, FEATURES, FeatureBank, FeatureExtractor, Kept, pixels,
     powers_of_two, walk_among,
 };
-pub use knn::{KnnCell, KnnConfig, KnnGrid, KnnGridConfig, Metric, WeightedKnn};
+pub use knn::{KnnConfig, KnnScore, WeightedKnn};
 pub use metrics::{Accuracy, Spread};
 pub use monitor::KnnMonitor;
 pub use nearest::{Neighbour, nearest};
 pub use principal::principal_axes;
 pub use probe::{
-    BestOfRates, Explored, FewLabels, FewLabelsScore, FittedProbe, GridFit, GridPoint, GridProbe, GridProbeConfig,
-    LinearProbe, LinearProbeConfig, LogisticFit, LogisticProbe, LogisticProbeConfig, PIXEL_RATES, PathPoint,
-    ProbePrecision, best_of_rates,
+    BestOfRates, FewLabels, FewLabelsScore, FittedProbe, LinearProbe, LinearProbeConfig, LogisticFit, LogisticProbe,
+    LogisticProbeConfig, PIXEL_RATES, PathPoint, ProbePrecision, best_of_rates,
 };

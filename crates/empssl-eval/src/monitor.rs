@@ -122,7 +122,6 @@ const NAME: &str = "monitor";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::knn::Metric;
     use crate::testing::{refusal, values};
     use ndarray::Array5;
     use tch::Kind;
@@ -151,7 +150,7 @@ mod tests {
     }
 
     fn knn(k: i64) -> KnnConfig {
-        KnnConfig { k, temperature: 0.07, metric: Metric::Cosine }
+        KnnConfig { k: vec![k], temperature: 0.07 }
     }
 
     fn monitor(labels: &[u32], n: usize, k: i64, patches_per_call: i64) -> KnnMonitor {

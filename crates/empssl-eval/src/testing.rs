@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use empssl_data::PatchBatch;
-use empssl_golden::{Tensors, processes};
+use empssl_golden::Tensors;
 use empssl_torch::processes::{Launch, ProcessGroup, free_port};
 use ndarray::Array5;
 use serde_json::Value;
@@ -62,19 +62,6 @@ pub(crate) fn clusters(name: &str, n_images: i64, noise: f64, kind: Kind) -> Fea
     let waves = Tensor::arange(n_images * 6, (Kind::Double, Device::Cpu)).square() * 12.9898;
     let features = labels.one_hot(6).to_kind(Kind::Double) + waves.sin().view([n_images, 6]) * noise;
     FeatureBank::new(name, &features.to_kind(kind), &labels, 4).unwrap()
-}
-
-/// Whether this process runs a test, `module::function`, and no other; where it does not, one that does is started and
-/// must succeed. For comparisons to the bit: probes change the number of threads of the whole process meanwhile, and by
-/// that a product may round otherwise.
-#[track_caller]
-pub(crate) fn is_alone(test: &str) -> bool {
-    const IS_ALONE: &str = "EMPSSL_TEST_ALONE";
-    if std::env::var_os(IS_ALONE).is_some() {
-        return true;
-    }
-    processes::run_test(test, &[(IS_ALONE, "1")]);
-    false
 }
 
 /// What `body` gives on each of `world` ranks, which are threads here: c10d sees no difference. One that fails says so,

@@ -3,7 +3,7 @@
 use super::chart::{Chart, Line, Scale};
 use super::cost;
 use super::model::{Bar, Encoder, ProbePoint, Published, Report, Row, Step};
-use super::{Page, base64, monitor, text, votes};
+use super::{Page, base64, monitor, text};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -21,7 +21,6 @@ pub(crate) fn render(page: &Page) -> String {
         section("Accuracy", accuracy(page)),
         section("What the run had to show", bars(&report.bars)),
         section("Accuracy against test cost", cost::html(report)),
-        section("Neighbours by setting", votes::html(report)),
         section("Curves", charts(page)),
         section("Test images by their features", page.scatter.as_deref().map(scatter).unwrap_or_default()),
         section("Patches as the network sees them", page.patches.as_deref().map(patches).unwrap_or_default()),
@@ -65,11 +64,11 @@ fn accuracy(page: &Page) -> String {
     let heads = [
         "Encoder",
         "Probe",
-        "Top-1 on the test split",
+        "Top-1",
         "Top-5",
         text::CHOSEN_ON_TEST,
         "Labelled images",
-        "Test images",
+        "Scored images",
         "Time",
         "Peak memory",
     ];
@@ -97,7 +96,7 @@ fn measured_row(row: &Row, first: bool) -> String {
         cell("top-5", &row.top5.map_or(String::new(), text::percent)),
         cell(text::CHOSEN_ON_TEST, &row.chosen_on_test.map_or(String::new(), text::percent)),
         cell("labelled images", &text::count(row.n_train)),
-        cell("test images", &text::count(row.n_test)),
+        cell("scored images", &text::scored(row)),
         cell("time", &row.seconds.map_or(String::new(), text::duration)),
         format!("<td data-name=\"peak memory\">{}</td>", row.peak_bytes.map_or(String::new(), text::peak)),
     ];

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::model::{Bar, Encoder, ProbePoint, Published, Report, Row, Step};
-use super::{Page, cost, monitor, text, votes};
+use super::{Page, cost, monitor, text};
 
 /// Lines of the tables that stand for curves, about.
 const SAMPLES: usize = 12;
@@ -19,7 +19,6 @@ pub(crate) fn render(page: &Page) -> String {
         section("Accuracy", &accuracy(page)),
         section("What the run had to show", &report.bars.iter().map(bar).collect::<String>()),
         section("Accuracy against test cost", &cost::markdown(report)),
-        section("Neighbours by setting", &votes::markdown(report)),
         section("Training", &page.steps.as_deref().map(training).unwrap_or_default()),
         section("Neighbours during training", &monitored(page)),
         section("Linear probe by epoch", &probe_curve(&report.probe_curve)),
@@ -56,7 +55,7 @@ fn accuracy(page: &Page) -> String {
         "Top-5",
         text::CHOSEN_ON_TEST,
         "Labelled",
-        "Test",
+        "Scored",
         "Time",
         "Peak memory",
         "Setting",
@@ -74,7 +73,7 @@ fn measured(row: &Row) -> String {
         &row.top5.map_or(String::new(), text::percent),
         &row.chosen_on_test.map_or(String::new(), text::percent),
         &text::count(row.n_train),
-        &text::count(row.n_test),
+        &text::scored(row),
         &row.seconds.map_or(String::new(), text::duration),
         &row.peak_bytes.map_or(String::new(), text::peak),
         row.setting.as_deref().unwrap_or_default(),

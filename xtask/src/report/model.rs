@@ -47,11 +47,9 @@ pub(crate) struct Report {
     pub(crate) published: Vec<Published>,
     #[serde(default)]
     pub(crate) probe_curve: Vec<ProbePoint>,
-    /// Reports of older programs have none of the next two.
+    /// Reports of older programs have none.
     #[serde(default)]
     pub(crate) test_curve: Vec<TestPoint>,
-    #[serde(default)]
-    pub(crate) knn_grid: Vec<KnnPoint>,
     #[serde(default)]
     pub(crate) transfer: Option<Transfer>,
     #[serde(default)]
@@ -154,9 +152,31 @@ pub(crate) struct Row {
     pub(crate) top1_deviation: Option<f64>,
     pub(crate) n_train: u64,
     pub(crate) n_test: u64,
+    #[serde(default)]
+    pub(crate) scored_on: ScoredOn,
     pub(crate) seconds: Option<f64>,
     pub(crate) peak_bytes: Option<PeakBytes>,
     pub(crate) setting: Option<String>,
+}
+
+/// Which images a score is of.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ScoredOn {
+    #[default]
+    Test,
+    /// Training images from which no probe learnt.
+    HeldOut,
+}
+
+impl ScoredOn {
+    /// The images in words.
+    pub(crate) fn images(self) -> &'static str {
+        match self {
+            Self::Test => "test images",
+            Self::HeldOut => "held-out training images",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
@@ -186,9 +206,11 @@ impl Encoder {
 pub(crate) enum Probe {
     Linear,
     Knn,
-    LinearGrid,
     LinearOptimum,
     FewLabels,
+    /// Of another program.
+    #[serde(other)]
+    Unknown,
 }
 
 impl Probe {
@@ -197,9 +219,9 @@ impl Probe {
         match self {
             Self::Linear => "linear probe",
             Self::Knn => "weighted kNN",
-            Self::LinearGrid => "linear probe, rate chosen on held-out images",
             Self::LinearOptimum => "linear probe, optimum",
             Self::FewLabels => "linear probe, few labels",
+            Self::Unknown => "another probe",
         }
     }
 }
@@ -231,17 +253,6 @@ pub(crate) struct TestPoint {
     pub(crate) top1: f64,
     /// The features of all test images.
     pub(crate) seconds: f64,
-}
-
-/// One combination of the neighbours' vote.
-#[derive(Debug, Deserialize)]
-pub(crate) struct KnnPoint {
-    pub(crate) encoder: Encoder,
-    pub(crate) metric: String,
-    pub(crate) k: u64,
-    /// None where it has no effect.
-    pub(crate) temperature: Option<f64>,
-    pub(crate) top1: f64,
 }
 
 /// Scores of images other than those that were learnt from.
@@ -347,8 +358,9 @@ impl Report {
             return Err(Failure::report(format!("{shown} holds no report.json: `empssl eval {shown}` writes it")));
         }
         let text = fs::read_to_string(&path).at(Code::Report, "read", &path)?;
-        let report: Self = serde_json::from_str(&text)
+        let mut report: Self = serde_json::from_str(&text)
             .map_err(|error| Failure::report(format!("{} is no report: {error}", path.display())))?;
+        report.rows.retain(|row| row.probe != Probe::Unknown);
         if report.schema_version == SCHEMA_VERSION {
             return Ok(report);
         }
@@ -372,7 +384,12 @@ impl Report {
         format!("{} threads{processes}", self.threads)
     }
 
-    /// The row of an encoder and a probe.
+    /// Which images were scored.
+    pub(crate) fn scored_on(&self) -> ScoredOn {
+        self.rows.first().map_or(ScoredOn::Test, |row| row.scored_on)
+    }
+
+    /// The row of an encoder and a probe; the first where there are several.
     pub(crate) fn row(&self, encoder: Encoder, probe: Probe) -> Option<&Row> {
         self.rows.iter().find(|row| row.encoder == encoder && row.probe == probe)
     }

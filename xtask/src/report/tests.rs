@@ -82,6 +82,29 @@ fn a_report_of_an_older_program_is_shown_without_what_it_does_not_tell() {
 }
 
 #[test]
+fn rows_of_probes_that_are_gone_are_left_out() {
+    let run = copied(|report| report["rows"][1]["probe"] = "linear-grid".into());
+    let report = Report::read(run.path()).unwrap();
+    assert_eq!(report.rows.len(), 5);
+    assert!(pages(run.path()).iter().all(|page| page.contains("51.3 %") && !page.contains("another probe")));
+}
+
+#[test]
+fn scores_of_held_out_images_say_so() {
+    let run = copied(|report| {
+        report["rows"].as_array_mut().unwrap().iter_mut().for_each(|row| row["scored_on"] = "held-out".into());
+    });
+    for page in pages(run.path()) {
+        for text in ["of the 2,000 held-out training images", "no figure here is of the test images", "2,000 held out"]
+        {
+            assert!(page.contains(text), "`{text}` is missing");
+        }
+    }
+    let label = crate::sweep::measured::label_of(&Report::read(run.path()).unwrap());
+    assert!(label.ends_with(", scored on held-out training images"), "{label}");
+}
+
+#[test]
 fn classes_without_labelled_images_are_a_warning() {
     let run = copied(|report| report["labelled"]["absent_classes"] = serde_json::json!(["cat", "dog"]));
     assert!(pages(run.path()).iter().all(|page| page.contains("2 classes have no labelled training image")));

@@ -1,6 +1,6 @@
 //! Sentences and figures that all forms of the report share.
 
-use super::model::{Counts, Encoder, FeatureFile, Model, PeakBytes, Probe, Published, Report, Row};
+use super::model::{Counts, Encoder, FeatureFile, Model, PeakBytes, Probe, Published, Report, Row, ScoredOn};
 
 /// A figure with as many decimals as its size deserves, and a true minus sign.
 pub(crate) fn number(value: f64) -> String {
@@ -104,11 +104,12 @@ pub(crate) fn verdict(report: &Report) -> String {
     let versus = [versus(Encoder::Untrained, "the same encoder untrained"), versus(Encoder::Pixels, "raw pixels")];
     let compared = versus.into_iter().flatten().collect::<Vec<_>>().join(" and ");
     let start = format!(
-        "After {} of training on {}, a linear probe of the frozen encoder is right on {} of the {} test images",
+        "After {} of training on {}, a linear probe of the frozen encoder is right on {} of the {} {}",
         duration(report.seconds.train),
         report.device_name,
         percent(trained.top1),
-        count(trained.n_test)
+        count(trained.n_test),
+        trained.scored_on.images()
     );
     if compared.is_empty() { format!("{start}.") } else { format!("{start}: {compared}.") }
 }
@@ -144,7 +145,10 @@ pub(crate) fn warnings(report: &Report) -> Vec<String> {
     let transfer = report.transfer.as_ref().map(|transfer| {
         format!("Scored on other images than it learnt from: trained on {}; {}.", transfer.trained_on, transfer.patches)
     });
-    [synthetic, transfer, partial, unfinished, skipped, absent].into_iter().flatten().collect()
+    let held_out = (report.scored_on() == ScoredOn::HeldOut).then(|| {
+        "Scored on held-out training images, to choose settings by: no figure here is of the test images.".to_owned()
+    });
+    [synthetic, transfer, held_out, partial, unfinished, skipped, absent].into_iter().flatten().collect()
 }
 
 fn partial_sentence(report: &Report) -> String {
@@ -198,7 +202,10 @@ pub(crate) fn facts(report: &Report) -> Vec<(&'static str, String)> {
                 norms(model)
             ),
         ),
-        ("Labelled images", format!("{subset} training images and {} test images", count(labelled.n_test))),
+        (
+            "Labelled images",
+            format!("{subset} training images and {} {}", count(labelled.n_test), report.scored_on().images()),
+        ),
         (
             "Time",
             format!("{} training, {} evaluation", duration(report.seconds.train), duration(report.seconds.evaluate)),
@@ -244,10 +251,18 @@ pub(crate) fn source(published: &Published) -> String {
 }
 
 /// The line under the table that says what its words mean.
-pub(crate) const TABLE_NOTE: &str = "Every row uses the same labelled images and the whole test split. Raw pixels are the \
+pub(crate) const TABLE_NOTE: &str = "Every row uses the same labelled images and scores the same images. Raw pixels are the \
     network's input, x/127.5 \u{2212} 1 of the whole image, at most 64 pixels a side. The last epoch is what counts; the \
     column \u{201c}chosen on test, as the original prints\u{201d} is the best epoch on the test images, which flatters, for \
     comparison alone.";
+
+/// How many images were scored, and which, where they are not the test images.
+pub(crate) fn scored(row: &Row) -> String {
+    match row.scored_on {
+        ScoredOn::Test => count(row.n_test),
+        ScoredOn::HeldOut => format!("{} held out", count(row.n_test)),
+    }
+}
 
 /// The name of the column of the best epoch on the test images.
 pub(crate) const CHOSEN_ON_TEST: &str = "chosen on test, as the original prints";

@@ -10,7 +10,7 @@ use super::outline::Data;
 use super::plan::{Cell, Group, Plan, Target};
 use crate::process;
 use crate::report::Report;
-use crate::report::model::{Bar, Encoder, PartialCounts, Probe};
+use crate::report::model::{Bar, Encoder, PartialCounts, Probe, ScoredOn};
 use crate::report::text;
 use crate::reproduce::program::Program;
 
@@ -171,9 +171,9 @@ pub(crate) fn probe_key(probe: Probe) -> &'static str {
     match probe {
         Probe::Linear => "linear",
         Probe::Knn => "knn",
-        Probe::LinearGrid => "linear-grid",
         Probe::LinearOptimum => "linear-optimum",
         Probe::FewLabels => "few-labels",
+        Probe::Unknown => "unknown",
     }
 }
 
@@ -258,7 +258,7 @@ fn row(group: &Group, state: Option<u64>, reports: &[Report]) -> Row {
     let spread = |value: fn(&Report) -> Option<f64>| Spread::of(reports.iter().filter_map(value));
     let peak = |value: fn(&Report) -> Option<u64>| reports.iter().filter_map(value).max();
     let mut row = Row {
-        dataset: label(&outline.dataset, &outline.data),
+        dataset: label(&outline.dataset, &outline.data) + held_out(outline.evaluation.scored_on),
         trained_on: None,
         synthetic: outline.data.synthetic,
         recipe: group.recipe.clone(),
@@ -284,7 +284,7 @@ fn row(group: &Group, state: Option<u64>, reports: &[Report]) -> Row {
 }
 
 /// The scores of which a run has one a network; few labels have one a share, and stand in the report of each run.
-const SUMMARISED: [Probe; 4] = [Probe::Linear, Probe::Knn, Probe::LinearGrid, Probe::LinearOptimum];
+const SUMMARISED: [Probe; 3] = [Probe::Linear, Probe::Knn, Probe::LinearOptimum];
 
 fn scores(reports: &[Report]) -> Vec<Score> {
     let pairs = Encoder::ALL.into_iter().flat_map(|encoder| SUMMARISED.map(|probe| (encoder, probe)));
@@ -296,10 +296,11 @@ fn scores(reports: &[Report]) -> Vec<Score> {
         .collect()
 }
 
-/// The published figures of this many epochs; a recipe that was changed has none.
+/// The published figures of this many epochs; a recipe that was changed has none, and none is of held-out images.
 fn beside(group: &Group, row: &Row) -> Vec<Beside> {
     let same = |epochs: Option<f64>| epochs.is_some_and(|epochs| (epochs - row.epochs).abs() < 1e-9);
-    let published = group.outline.published.iter().filter(|figure| group.changes.is_empty() && same(figure.epochs));
+    let own = group.changes.is_empty() && group.outline.evaluation.scored_on == ScoredOn::Test;
+    let published = group.outline.published.iter().filter(|figure| own && same(figure.epochs));
     published
         .map(|figure| Beside {
             probe: probe_key(figure.probe).to_owned(),
@@ -342,6 +343,15 @@ pub(crate) fn label(dataset: &str, data: &Data) -> String {
 /// The same of a report.
 pub(crate) fn label_of(report: &Report) -> String {
     label_from(&report.dataset, &report.dataset_description, report.synthetic, report.partial_counts.as_ref())
+        + held_out(report.scored_on())
+}
+
+/// What a label says of scores that are not of the test images.
+fn held_out(scored_on: ScoredOn) -> &'static str {
+    match scored_on {
+        ScoredOn::Test => "",
+        ScoredOn::HeldOut => ", scored on held-out training images",
+    }
 }
 
 fn label_from(dataset: &str, description: &str, synthetic: bool, counts: Option<&PartialCounts>) -> String {

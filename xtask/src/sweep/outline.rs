@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::failure::{Code, Failure, Outcome};
 use crate::process;
-use crate::report::model::{PartialCounts, Published};
+use crate::report::model::{PartialCounts, Published, ScoredOn};
 use crate::reproduce::images::{ImageSet, MayFetch};
 use crate::reproduce::program::Program;
 use crate::workspace::Workspace;
@@ -52,6 +52,8 @@ pub(crate) struct Training {
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct Evaluation {
     pub(crate) n_patches: u64,
+    #[serde(default)]
+    pub(crate) scored_on: ScoredOn,
     /// Of the untrained network, once for all states.
     pub(crate) untrained: FeatureCost,
     /// Of the trained network in one state.

@@ -28,7 +28,7 @@ use self::store::BankStore;
 use self::table::Tables;
 use crate::args::{EvalArgs, Output};
 use crate::commands::{self, SavedRun, say, train};
-use crate::config::Run;
+use crate::config::{Run, ScoredOn};
 use crate::error::CliError;
 use crate::ranks::{self, Among, Role};
 use crate::report::{self, Encoder, Labelled, Probe, Processes, RunIdentity, RunReport, Seconds};
@@ -113,11 +113,11 @@ fn score(subject: &Subject<'_>, args: &EvalArgs, crew: Crew<'_>) -> Result<RunRe
     let trained = Encoded { encoder: Encoder::Trained, name, extractor, checksum: Some(checksum) };
     let files = tables.add_trained(&trained, &outputs(&args.keep))?;
     if let Some(folder) = &args.npy {
-        table::write_npy(folder, &files, run.config.evaluation.n_patches)?;
+        table::write_npy(folder, &files, sets.scored_on, run.config.evaluation.n_patches)?;
     }
     if let Some(path) = scatter {
         let test = files.banks(run.config.evaluation.n_patches)?.test;
-        scatter::write(path, test.features(), test.labels(), sets.test.class_names(), identity.seed)?;
+        scatter::write(path, test.features(), test.labels(), sets.test.class_names(), sets.scored_on, identity.seed)?;
     }
     let name = format!("{prefix}pixels");
     tables.add_pixels(&Encoded { encoder: Encoder::Pixels, name, extractor: &pixels, checksum: None })?;
@@ -146,17 +146,15 @@ fn outputs(kept: &[Output]) -> Vec<String> {
 }
 
 fn assemble(run: &Run, identity: &RunIdentity, tables: Tables<'_>, seconds: Seconds, device: Device) -> RunReport {
-    let Tables {
-        banks: BankMaker { sets, used, crew, .. }, mut rows, probe_curve, test_curve, knn_grid, tried, ..
-    } = tables;
+    let Tables { banks: BankMaker { sets, used, crew, .. }, mut rows, probe_curve, test_curve, .. } = tables;
     rows.sort_by_key(|row| (row.encoder as usize, row.probe as usize));
     let machine = commands::machine(device);
-    let synthetic = sets.train.is_synthetic();
+    let (synthetic, held_out) = (sets.train.is_synthetic(), sets.scored_on == ScoredOn::HeldOut);
     let peak_bytes = rows.iter().fold(identity.training.peak_bytes, |peak, row| peak.max(row.peak_bytes));
     let bars = run.config.checks.as_ref().map_or_else(Vec::new, |checks| report::bars(checks, &rows, &seconds));
     RunReport {
         schema_version: report::SCHEMA_VERSION,
-        title: report::title(identity, synthetic, sets.counts.as_ref(), None),
+        title: report::title(identity, synthetic, sets.counts.as_ref(), None) + &report::scored(&rows),
         dataset: identity.data.name.clone(),
         dataset_description: sets.description.clone(),
         synthetic,
@@ -188,12 +186,10 @@ fn assemble(run: &Run, identity: &RunIdentity, tables: Tables<'_>, seconds: Seco
             absent_classes: sets.absent_classes.clone(),
         },
         rows,
-        // A number for a real set says nothing about generated images.
-        published: if synthetic { Vec::new() } else { run.config.published.clone() },
+        // A number for the test images of a real set says nothing about generated or held-out images.
+        published: if synthetic || held_out { Vec::new() } else { run.config.published.clone() },
         probe_curve,
         test_curve,
-        knn_grid,
-        tried,
         transfer: None,
         features: used,
         bars,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::args::RecipeArgs;
 use crate::commands::{ImageSource, say};
-use crate::config::{EvalPass, Precision, Published, Run, RunConfig};
+use crate::config::{EvalPass, Precision, Published, Run, RunConfig, ScoredOn};
 use crate::error::CliError;
 use crate::report::PartialCounts;
 
@@ -64,7 +64,8 @@ struct TrainingOutline {
 #[derive(Serialize)]
 struct EvaluationOutline {
     n_patches: usize,
-    /// Labelled training images and test images, whose features are taken.
+    scored_on: ScoredOn,
+    /// Labelled training images and test images, whose features are taken, at most.
     images: usize,
     /// For the untrained network, whose features every state of a run shares.
     untrained: FeatureCost,
@@ -125,6 +126,7 @@ impl Outline {
             },
             evaluation: EvaluationOutline {
                 n_patches: evaluation.n_patches,
+                scored_on: evaluation.scored_on,
                 images,
                 untrained: FeatureCost::of(&[evaluation.row_pass()], images, run.network.hidden),
                 trained: FeatureCost::of(&evaluation.trained_passes(), images, run.network.hidden),

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use empssl_data::{PatchGrid, View};
-use empssl_eval::{EvalError, KnnConfig, LinearProbe, LinearProbeConfig, Metric, WeightedKnn};
+use empssl_eval::{EvalError, KnnConfig, LinearProbe, LinearProbeConfig, WeightedKnn};
 use serde::{Deserialize, Serialize};
 
 use super::scores::ScoresSection;
@@ -19,14 +19,44 @@ pub(crate) struct EvaluationSection {
     pub(crate) batch_size: usize,
     /// At most so many labelled training images; a larger number means all.
     pub(crate) labelled_images: usize,
-    pub(crate) probe: ProbeSection,
-    pub(crate) knn: KnnSection,
+    pub(crate) scored_on: ScoredOn,
+    pub(crate) probe: LinearProbeConfig,
+    pub(crate) knn: KnnConfig,
     /// Accuracy against the patches of an image; a recipe without it has no such curve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) curve: Option<CurveSection>,
     /// More scores; a recipe without it has only those that need no setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) scores: Option<ScoresSection>,
+}
+
+/// Which images the scores are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ScoredOn {
+    /// The test images.
+    Test,
+    /// A fixed tenth of the labelled training images, from which no probe learns: what choices are made by, so that the
+    /// test images choose nothing.
+    HeldOut,
+}
+
+impl ScoredOn {
+    /// The word in names of files and in the report's `split`.
+    pub(crate) fn split(self) -> &'static str {
+        match self {
+            Self::Test => "test",
+            Self::HeldOut => "held-out",
+        }
+    }
+
+    /// The images in words.
+    pub(crate) fn images(self) -> &'static str {
+        match self {
+            Self::Test => "test images",
+            Self::HeldOut => "held-out training images",
+        }
+    }
 }
 
 /// What the encoder sees of an image when its features are taken.
@@ -169,23 +199,6 @@ impl CurveSection {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ProbeSection {
-    pub(crate) lr: f64,
-    pub(crate) momentum: f64,
-    pub(crate) weight_decay: f64,
-    pub(crate) batch_size: i64,
-    pub(crate) epochs: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct KnnSection {
-    pub(crate) k: i64,
-    pub(crate) temperature: f64,
-}
-
 impl EvaluationSection {
     /// The pass that the rows of an encoder are from.
     pub(crate) fn row_pass(&self) -> EvalPass {
@@ -211,16 +224,13 @@ impl EvaluationSection {
         [vec![first], others].concat()
     }
 
-    /// The probe and the neighbours, refused before anything is trained if they are impossible.
-    pub(super) fn resolve(&self) -> Result<(LinearProbeConfig, KnnConfig), CliError> {
+    /// Refuses impossible scores before anything is trained.
+    pub(super) fn check_scores(&self) -> Result<(), CliError> {
         let refuse = |section: &str, error: EvalError| CliError::Recipe(format!("evaluation.{section}: {error}"));
-        let probe = self.probe.resolve();
-        LinearProbe::new(&probe, 0).map_err(|error| refuse("probe", error))?;
-        let knn = KnnConfig { k: self.knn.k, temperature: self.knn.temperature, metric: Metric::Cosine };
-        WeightedKnn::new(&knn).map_err(|error| refuse("knn", error))?;
-        let scores = self.scores.iter().try_for_each(|scores| scores.check(&probe));
-        scores.map_err(|error| refuse("scores", error))?;
-        Ok((probe, knn))
+        LinearProbe::new(&self.probe, 0).map_err(|error| refuse("probe", error))?;
+        WeightedKnn::new(&self.knn).map_err(|error| refuse("knn", error))?;
+        let scores = self.scores.iter().try_for_each(ScoresSection::check);
+        scores.map_err(|error| refuse("scores", error))
     }
 
     /// What no crate below checks.
@@ -233,18 +243,6 @@ impl EvaluationSection {
             return Err(impossible("evaluation.labelled_images", 0, "a probe needs labelled images"));
         }
         self.curve.iter().try_for_each(CurveSection::demand_possible)
-    }
-}
-
-impl ProbeSection {
-    fn resolve(&self) -> LinearProbeConfig {
-        LinearProbeConfig {
-            lr: self.lr,
-            momentum: self.momentum,
-            weight_decay: self.weight_decay,
-            batch_size: self.batch_size,
-            epochs: self.epochs,
-        }
     }
 }
 

@@ -33,18 +33,18 @@ fn a_run_is_trained_scored_and_exported() {
     let rows = report["rows"].as_array().unwrap();
     let names: Vec<String> =
         rows.iter().map(|row| format!("{} {}", row["encoder"], row["probe"]).replace('"', "")).collect();
-    let of_networks = ["linear", "knn", "linear-grid", "linear-optimum", "few-labels", "few-labels"];
+    let of_networks = ["linear", "knn", "knn", "knn", "knn", "linear-optimum", "few-labels", "few-labels"];
     let networks =
         ["trained", "untrained"].iter().flat_map(|encoder| of_networks.map(|score| format!("{encoder} {score}")));
-    let pixels = ["linear", "knn", "linear-optimum"].map(|score| format!("pixels {score}"));
+    let pixels = ["linear", "knn", "knn", "knn", "knn", "linear-optimum"].map(|score| format!("pixels {score}"));
     assert_eq!(names, networks.chain(pixels).collect::<Vec<_>>());
     let (few, all): (Vec<&Value>, Vec<&Value>) = rows.iter().partition(|row| row["probe"] == "few-labels");
     assert!(all.iter().all(|row| row["n_train"] == 500 && row["n_test"] == 2000), "one labelled subset for every row");
     assert!(few.iter().all(|row| row["n_seeds"] == 3 && row["top1_deviation"].is_f64()), "{few:?}");
     assert_eq!(few.iter().map(|row| row["n_train"].as_u64().unwrap()).collect::<Vec<_>>(), [10, 50, 10, 50]);
-    // Two networks, two temperatures of the cosine and the distance, four k.
-    assert_eq!(report["knn_grid"].as_array().unwrap().len(), 2 * 3 * 4);
-    assert!(report["tried"].as_array().unwrap().iter().all(|tried| tried["held_out_top1"].is_number()));
+    let ks = rows[1..5].iter().map(|row| row["setting"].as_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(ks, [20, 1, 5, 200].map(|k| format!("cosine, k {k}, T 0.07")), "the published k comes first");
+    assert!(rows.iter().all(|row| row["scored_on"] == "test"));
     assert!(rows.iter().all(|row| row["top1"].as_f64().unwrap() <= row["top5"].as_f64().unwrap()));
     assert!(report["peak_bytes"]["host"].as_u64().unwrap() > 50 << 20);
     assert!(report["recipe_toml"].as_str().unwrap().contains("epochs = 2"), "the resolved recipe is stored");

@@ -204,6 +204,31 @@ fn one_image_and_a_class_that_is_absent_from_training_are_scored_and_told() {
 }
 
 #[test]
+fn held_out_training_images_are_scored_in_place_of_the_test_images_and_the_report_says_so() {
+    let folder = trained("0");
+    let held_out = ["--set", "evaluation.scored_on=held-out", "--npy", "arrays"];
+    succeeds(eval(folder.path(), &held_out));
+    let report = json(&folder.path().join("run/report.json"));
+    let title = report["title"].as_str().unwrap();
+    assert!(title.ends_with(", scored on 2 held-out training images"), "{title}");
+    let rows = report["rows"].as_array().unwrap();
+    assert!(rows.iter().all(|row| row["scored_on"] == "held-out" && row["n_test"] == 2), "{rows:?}");
+    assert_eq!((&rows[0]["n_train"], &report["labelled"]["n_train_available"]), (&10.into(), &10.into()));
+    assert_eq!(rows[0]["chosen_on_test"], Value::Null);
+    let files = banks(folder.path());
+    assert!(files.contains(&"trained-published.held-out.safetensors".to_owned()), "{files:?}");
+    assert!(files.iter().all(|file| !file.contains(".test.")), "{files:?}");
+    // A training image is learnt from or scored.
+    let ids = |split: &str| {
+        let bytes = fs::read(folder.path().join(format!("arrays/{split}-ids.npy"))).unwrap();
+        bytes[128..].as_chunks::<8>().0.iter().map(|id| i64::from_le_bytes(*id)).collect::<Vec<_>>()
+    };
+    let mut all = [ids("train"), ids("held-out")].concat();
+    all.sort_unstable();
+    assert_eq!(all, (0..12).collect::<Vec<_>>());
+}
+
+#[test]
 fn runs_are_listed_with_their_scores_and_cleaned_of_features_alone() {
     let folder = trained("3");
     let runs = |more: &[&str]| stdout(&succeeds(empssl(folder.path(), &[&["runs"], more].concat())));

@@ -6,7 +6,7 @@
 //! - `recipes`: the shipped recipes, and what `empssl recipe` says of them;
 //! - `features`: what is kept of an evaluation, and the list of runs;
 //! - `resume`: what stops a run, what it goes on from, and what it refuses; `kill`: runs killed at any moment;
-//! - `ranks`: several processes that train as one, and what ends them; `eval_ranks`: that score a run as one;
+//! - `ranks`: several processes that train as one, and what ends them;
 //! - `resident`: what a long run takes of the memory;
 //! - `help`: the texts of `--help`, as snapshots;
 //! - `monitor`: kNN while a run goes on; `embed`: features of any images, and neighbours;
@@ -19,7 +19,6 @@ mod bench;
 mod chain;
 mod data;
 mod embed;
-mod eval_ranks;
 mod features;
 mod help;
 mod kill;

@@ -44,9 +44,9 @@ fn a_resumed_run_demands_its_own_recipe_where_it_shapes_the_result() {
     let sentence = refuses(&empssl(folder.path(), &RESUME), 6);
     assert!(sentence.contains("`training.n_patches` is 2 there and 3 here"), "{sentence}");
     fs::write(&recipe, text).unwrap();
-    succeeds(change("evaluation.knn.k=7"));
+    succeeds(change("evaluation.knn.k=[7]"));
     assert!(fs::read_to_string(&recipe).unwrap().contains("k = 7"), "the change is stored");
-    assert_eq!(json(&folder.path().join("run/run.json"))["segments"][1]["changes"][0], "evaluation.knn.k=7");
+    assert_eq!(json(&folder.path().join("run/run.json"))["segments"][1]["changes"][0], "evaluation.knn.k=[7]");
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn snapshots_are_scored_as_what_they_are() {
     // One step an epoch.
     crate::refusals::tree(folder.path(), 5);
     let more = ["--dataset", "folder", "--data", "tree", "--out", "run", "--set", "training.snapshot_epochs=[1]"];
-    let probe = ["--set", "evaluation.probe.batch_size=4", "--set", "evaluation.knn.k=3"];
+    let probe = ["--set", "evaluation.probe.batch_size=4", "--set", "evaluation.knn.k=[3]"];
     succeeds(train(folder.path(), &[&more[..], &probe[..]].concat()));
     let eval = |snapshot| empssl(folder.path(), &["eval", "run", "--device", "cpu", "--snapshot", snapshot]);
     succeeds(eval("1"));

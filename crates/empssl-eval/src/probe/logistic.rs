@@ -116,8 +116,8 @@ impl LogisticProbe {
     pub fn fit(&self, train: &FeatureBank) -> Result<LogisticFit, EvalError> {
         let whole = Whole::of(train, self.kind(train));
         let chosen = match Holdout::draw(train, self.seed) {
-            Ok(holdout) => self.choose(train, &holdout, whole.curvature.as_ref())?,
-            Err(_) => Chosen::given(UNCHOSEN_STRENGTH, &whole.images),
+            Some(holdout) => self.choose(train, &holdout, whole.curvature.as_ref())?,
+            None => Chosen::given(UNCHOSEN_STRENGTH, &whole.images),
         };
         Ok(self.fit_from(train, &whole, chosen))
     }

@@ -34,12 +34,6 @@ impl<'a> Part<'a> {
         self.rows.as_ref().map_or(self.bank.n_images(), |rows| rows.size()[0])
     }
 
-    /// The rows of the bank that the images have in `order`, numbers below [`Part::n_images`].
-    pub(super) fn rows_of(&self, order: &[i64]) -> Tensor {
-        let order = Tensor::from_slice(order).to_device(self.bank.features().device());
-        self.rows.as_ref().map_or_else(|| order.shallow_clone(), |rows| rows.index_select(0, &order))
-    }
-
     /// Labels `[images]`.
     pub(super) fn labels(&self) -> Tensor {
         let labels = self.bank.labels();
@@ -52,16 +46,14 @@ impl<'a> Part<'a> {
         (0..n).step_by(at_once as usize).map(move |start| {
             let length = at_once.min(n - start);
             let (features, labels) = match &self.rows {
-                Some(rows) => self.gather(&rows.narrow(0, start, length)),
+                Some(rows) => {
+                    let rows = rows.narrow(0, start, length);
+                    (self.bank.features().index_select(0, &rows), self.bank.labels().index_select(0, &rows))
+                }
                 None => (self.bank.features().narrow(0, start, length), self.bank.labels().narrow(0, start, length)),
             };
             (features.to_kind(kind), labels)
         })
-    }
-
-    /// Features and labels of rows of the bank.
-    pub(super) fn gather(&self, rows: &Tensor) -> (Tensor, Tensor) {
-        (self.bank.features().index_select(0, rows), self.bank.labels().index_select(0, rows))
     }
 }
 
@@ -78,8 +70,6 @@ mod tests {
         let part = Part::some(&bank, &[1, 4, 8]);
         assert_eq!((part.n_images(), Part::whole(&bank).n_images()), (3, 9));
         assert_eq!(integers(&part.labels()), [1, 0, 0]);
-        assert_eq!(integers(&part.rows_of(&[2, 0])), [8, 1]);
-        assert_eq!(integers(&Part::whole(&bank).rows_of(&[2, 0])), [2, 0]);
         let (features, labels) = part.chunks(Kind::Double).next().unwrap();
         assert_eq!(reals(&features), [1, 4, 8].map(|row| reals(&bank.features().get(row))).concat());
         assert_eq!((features.kind(), integers(&labels)), (Kind::Double, vec![1, 0, 0]));

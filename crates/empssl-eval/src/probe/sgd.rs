@@ -1,11 +1,14 @@
 //! The published probe: softmax regression by stochastic gradient descent at one setting.
 
+use std::f64::consts::PI;
+
+use empssl_data::rng::{Purpose, Stream};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use super::ORDER_PART;
 use super::layer::FittedProbe;
 use super::threads::Threads;
-use super::{fall, n_batches, order};
 use crate::error::EvalError;
 use crate::features::FeatureBank;
 use crate::metrics::Accuracy;
@@ -32,7 +35,7 @@ impl LinearProbeConfig {
         Self { lr: 0.03, momentum: 0.9, weight_decay: 5e-5, batch_size: 100, epochs: 100 }
     }
 
-    pub(super) fn check(&self) -> Result<(), EvalError> {
+    fn check(&self) -> Result<(), EvalError> {
         EvalError::check(self.lr > 0.0 && self.lr.is_finite(), "lr", "positive and finite", self.lr)?;
         let fraction = (0.0..1.0).contains(&self.momentum);
         EvalError::check(fraction, "momentum", "at least 0 and below 1", self.momentum)?;
@@ -42,9 +45,9 @@ impl LinearProbeConfig {
         EvalError::check(self.epochs >= 1, "epochs", "at least 1", self.epochs)
     }
 
-    /// The rate of `epoch`, counted from 0.
+    /// The rate of `epoch`, counted from 0: a cosine from `lr` to 0.
     fn lr_of(&self, epoch: usize) -> f64 {
-        self.lr * fall(epoch, self.epochs)
+        self.lr * ((1.0 + (PI * epoch as f64 / self.epochs as f64).cos()) / 2.0)
     }
 }
 
@@ -106,8 +109,11 @@ impl LinearProbe {
         self.descend(first, train, &mut |epoch| self.order(train.n_images(), epoch), observer)
     }
 
+    /// The numbers below `n_rows` in the random order of an epoch.
     fn order(&self, n_rows: i64, epoch: usize) -> Vec<i64> {
-        order(self.seed, n_rows, epoch)
+        let mut rows: Vec<i64> = (0..n_rows).collect();
+        Stream::new(self.seed, Purpose::Order, epoch as u64, 0, ORDER_PART).shuffle(&mut rows);
+        rows
     }
 
     /// The training itself, from a given layer and along given orders of the rows.
@@ -119,7 +125,11 @@ impl LinearProbe {
         observer: &mut dyn FnMut(usize, &FittedProbe),
     ) -> Result<FittedProbe, EvalError> {
         let batch_size = self.config.batch_size;
-        let n_batches = n_batches(train.name(), train.n_images(), batch_size)?;
+        let n_batches = train.n_images() / batch_size;
+        if n_batches == 0 {
+            let (bank, n_images) = (train.name().to_owned(), train.n_images());
+            return Err(EvalError::SmallerThanBatch { bank, n_images, batch_size });
+        }
         let _guard = tch::no_grad_guard();
         let _threads = Threads::for_step(batch_size * train.width() * train.n_classes());
         let mut descent = Descent::new(first, &self.config);

@@ -1,7 +1,7 @@
 //! How many threads a step of a probe is shared between.
 
 /// Products in one step up to which a single thread computes it: ten classes of 4096 features in batches of 100 count
-/// as small, a hundred such classes or a dozen such heads do not.
+/// as small, a hundred such classes do not.
 const SMALL_STEP: i64 = 1 << 23;
 
 /// Holds libtorch to one thread during small steps, until it is dropped.

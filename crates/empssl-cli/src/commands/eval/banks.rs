@@ -8,11 +8,11 @@ use empssl_eval::{BankFile, BankSpec, FEATURES, FeatureBank, Kept};
 use empssl_torch::catch;
 use tch::Device;
 
-use super::crew::{BankNames, Crew, FeatureOrder, Order};
+use super::crew::{Crew, FeatureOrder, Order};
 use super::encoders::Encoded;
 use super::pass::Pass;
 use super::sets::LabelledSets;
-use super::store::{BankStore, Scratch};
+use super::store::BankStore;
 use crate::commands;
 use crate::config::{EvalPass, EvalView, Run};
 use crate::error::CliError;
@@ -23,8 +23,6 @@ use crate::report::{FeatureFile, PeakBytes};
 pub(crate) struct Banks {
     pub(crate) train: FeatureBank,
     pub(crate) test: FeatureBank,
-    /// Where other ranks find them.
-    pub(crate) names: BankNames,
     /// Of both.
     pub(crate) seconds: f64,
     /// Of the test images alone.
@@ -38,8 +36,6 @@ pub(crate) struct BankFiles {
     pub(crate) test: BankFile,
     device: Device,
     peaks: PeakBytes,
-    /// Names that are kept until nobody looks for them any more.
-    _scratch: [Option<Scratch>; 2],
 }
 
 impl BankFiles {
@@ -50,9 +46,8 @@ impl BankFiles {
         let (train, test) = (bank("training", &self.train)?, bank("test", &self.test)?);
         let seconds = |file: &BankFile| file.seconds(count).unwrap_or(0.0);
         let (train_seconds, test_seconds) = (seconds(&self.train), seconds(&self.test));
-        let names = BankNames { train: file_name(self.train.path()), test: file_name(self.test.path()), count };
         let seconds = train_seconds + test_seconds;
-        Ok(Banks { train, test, names, seconds, test_seconds, peaks: self.peaks })
+        Ok(Banks { train, test, seconds, test_seconds, peaks: self.peaks })
     }
 }
 
@@ -83,11 +78,10 @@ impl BankMaker<'_> {
     pub(crate) fn files(&mut self, encoded: &Encoded<'_>, wanted: &Wanted<'_>) -> Result<BankFiles, CliError> {
         commands::reset_peaks(self.device)?;
         let sets = self.sets;
-        let test_ids: Vec<i64> = (0..sets.test.len() as i64).collect();
-        let (train, of_train) = self.file("train", (&sets.train, &sets.train_ids), encoded, wanted)?;
-        let (test, of_test) = self.file("test", (&sets.test, &test_ids), encoded, wanted)?;
+        let train = self.file("train", (&sets.train, &sets.train_ids), encoded, wanted)?;
+        let test = self.file(sets.scored_on.split(), (&sets.test, &sets.test_ids), encoded, wanted)?;
         let (device, peaks) = (self.device, commands::peaks(self.device)?);
-        Ok(BankFiles { train, test, device, peaks, _scratch: [of_train, of_test] })
+        Ok(BankFiles { train, test, device, peaks })
     }
 
     fn file(
@@ -96,7 +90,7 @@ impl BankMaker<'_> {
         (set, ids): (&Dataset, &[i64]),
         encoded: &Encoded<'_>,
         wanted: &Wanted<'_>,
-    ) -> Result<(BankFile, Option<Scratch>), CliError> {
+    ) -> Result<BankFile, CliError> {
         let (view, most) = (wanted.pass.view, wanted.pass.n_patches());
         // A lattice of other places is another view, with a file of its own.
         let lattice = if view.begins_alike() { String::new() } else { format!("-{most}") };
@@ -111,16 +105,9 @@ impl BankMaker<'_> {
             n_classes: self.sets.n_classes,
         };
         let build = |path: &Path| self.build(path, split, set, encoded, view, most, &spec);
-        let (file, reused, scratch) = match encoded.checksum {
-            Some(_) => {
-                let (file, reused) = self.store.bank(&name, &spec, build)?;
-                (file, reused, None)
-            }
-            None => {
-                let (file, scratch) = self.store.scratch(&name, build)?;
-                // Others have yet to open it.
-                (file, false, Some(scratch).filter(|_| self.crew.has_others()))
-            }
+        let (file, reused) = match encoded.checksum {
+            Some(_) => self.store.bank(&name, &spec, build)?,
+            None => (self.store.scratch(&name, build)?, false),
         };
         if reused {
             eprintln!("note: features taken from {}", file.path().display());
@@ -136,7 +123,7 @@ impl BankMaker<'_> {
             reused,
             seconds: file.seconds(most as i64).unwrap_or(0.0),
         });
-        Ok((file, scratch))
+        Ok(file)
     }
 
     /// Everything that shapes the features of a split.

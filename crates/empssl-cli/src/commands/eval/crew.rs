@@ -1,9 +1,8 @@
 //! The processes that share an evaluation.
 //!
-//! Rank 0 does what a process alone does. Where features are computed or neighbours looked for, it orders the others to
+//! Rank 0 does what a process alone does. Where features are computed, it orders the others to
 //! take part, and they do ([`super::follow`]); meanwhile they wait, and it may take as long as it likes over the rest.
 
-use empssl_eval::Among;
 use empssl_torch::processes::ProcessGroup;
 use serde::{Deserialize, Serialize};
 use tch::Device;
@@ -23,8 +22,6 @@ use crate::report::{Encoder, RunReport};
 pub(super) enum Order {
     /// Compute a share of the features of a split.
     Features(FeatureOrder),
-    /// Find the neighbours of a share of the test images.
-    Neighbours(NeighbourOrder),
     /// There is nothing more to do.
     End,
 }
@@ -41,29 +38,6 @@ pub(super) struct FeatureOrder {
     pub(super) counts: Vec<i64>,
     /// The name of the file that rank 0 writes.
     pub(super) file: String,
-}
-
-/// By which settings the neighbours vote, which the recipe has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Votes {
-    Published,
-    Grid,
-}
-
-/// Neighbours in which features.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct NeighbourOrder {
-    pub(super) votes: Votes,
-    pub(super) among: BankNames,
-}
-
-/// Two banks by the names of their files and the number of patches.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct BankNames {
-    pub(super) train: String,
-    pub(super) test: String,
-    pub(super) count: i64,
 }
 
 /// A process alone, or rank 0 with the others at its command.
@@ -96,11 +70,6 @@ impl<'a> Crew<'a> {
         self.group.map_or(1, ProcessGroup::world)
     }
 
-    /// Whether there are others.
-    pub(crate) fn has_others(&self) -> bool {
-        self.group.is_some()
-    }
-
     /// Does something with all others, which are told to by `order`; a process alone just does it.
     pub(super) fn together<T>(
         &self,
@@ -122,11 +91,6 @@ fn give(group: &ProcessGroup, order: &Order) -> Result<(), CliError> {
     Ok(group.give_order(&text)?)
 }
 
-/// Who shares a score.
-pub(super) fn shared_by(group: Option<&ProcessGroup>) -> Among<'_> {
-    group.map_or(Among::ALONE, Among::ranks)
-}
-
 /// Scores the subject, or helps rank 0 to do so; the report is rank 0's.
 pub(super) fn evaluate(
     subject: &Subject<'_>,
@@ -139,7 +103,7 @@ pub(super) fn evaluate(
     if !member.is_first() {
         return follow::run(subject, crew.workers, group).map(|()| None);
     }
-    eprintln!("{} ranks, {} of them on this host, share features and neighbours", group.world(), group.local_world());
+    eprintln!("{} ranks, {} of them on this host, share features", group.world(), group.local_world());
     let report = score(subject, args, crew)?;
     give(group, &Order::End)?;
     Ok(Some(report))
@@ -174,9 +138,7 @@ mod tests {
             counts: vec![4, 8],
             file: "untrained-grid-flip-8.test.safetensors".to_owned(),
         };
-        let among = BankNames { train: "a".to_owned(), test: "b".to_owned(), count: 8 };
-        let neighbours = NeighbourOrder { votes: Votes::Grid, among };
-        for order in [Order::Features(features), Order::Neighbours(neighbours), Order::End] {
+        for order in [Order::Features(features), Order::End] {
             let text = serde_json::to_string(&order).unwrap();
             assert_eq!(serde_json::from_str::<Order>(&text).unwrap(), order, "{text}");
         }

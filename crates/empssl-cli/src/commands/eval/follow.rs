@@ -1,14 +1,12 @@
-//! A rank that helps rank 0: it computes its share of features and neighbours, as often as it is told to.
+//! A rank that helps rank 0: it computes its share of features, as often as it is told to.
 
-use std::collections::BTreeMap;
-
-use empssl_eval::{BankFile, FEATURES, FeatureBank, FeatureExtractor, Kept, KnnGrid, WeightedKnn, pixels, walk_among};
+use empssl_eval::{FeatureExtractor, Kept, pixels, walk_among};
 use empssl_model::Network;
 use empssl_torch::catch;
 use empssl_torch::processes::ProcessGroup;
 
 use super::Subject;
-use super::crew::{BankNames, FeatureOrder, NeighbourOrder, Order, Votes, shared_by};
+use super::crew::{FeatureOrder, Order};
 use super::encoders::NetworkFeatures;
 use super::pass::Pass;
 use crate::commands::train;
@@ -21,7 +19,6 @@ pub(super) fn run(subject: &Subject<'_>, workers: usize, group: &ProcessGroup) -
     loop {
         match parse(&group.next_order()?)? {
             Order::Features(order) => follower.compute(&order)?,
-            Order::Neighbours(order) => follower.find_neighbours(&order)?,
             Order::End => return Ok(()),
         }
     }
@@ -40,30 +37,22 @@ struct Follower<'a> {
     network: Network,
     /// Whose weights the network has.
     state: Encoder,
-    /// Files of rank 0 that were opened.
-    files: BTreeMap<String, BankFile>,
-    /// Those that neighbours were found in last.
-    banks: Option<(BankNames, [FeatureBank; 2])>,
 }
 
 impl<'a> Follower<'a> {
     fn new(subject: &'a Subject<'a>, workers: usize, group: &'a ProcessGroup) -> Result<Self, CliError> {
         let network = train::initial_network(subject.run, subject.identity.seed, subject.device)?;
-        let (files, banks) = (BTreeMap::new(), None);
-        Ok(Self { subject, group, workers, network, state: Encoder::Untrained, files, banks })
+        Ok(Self { subject, group, workers, network, state: Encoder::Untrained })
     }
 
     fn compute(&mut self, order: &FeatureOrder) -> Result<(), CliError> {
-        // Of the file that will be written an older one may be open, and a GPU may need the room.
-        self.files.remove(&order.file);
-        self.banks = None;
         self.become_encoder(order.encoder)?;
         let Subject { run, identity, sets, device, .. } = *self.subject;
         let network = NetworkFeatures(&self.network, identity.portion());
         let extractor: &dyn FeatureExtractor = if order.encoder == Encoder::Pixels { &pixels } else { &network };
         let pass = Pass {
             run,
-            set: if order.split == "test" { &sets.test } else { &sets.train },
+            set: if order.split == "train" { &sets.train } else { &sets.test },
             seed: identity.seed,
             view: order.view,
             n_patches: order.n_patches,
@@ -92,43 +81,5 @@ impl<'a> Follower<'a> {
         }
         self.state = encoder;
         Ok(())
-    }
-
-    /// The scores are rank 0's to tell.
-    fn find_neighbours(&mut self, order: &NeighbourOrder) -> Result<(), CliError> {
-        let (run, among) = (self.subject.run, shared_by(Some(self.group)));
-        let [train, test] = self.banks(&order.among)?;
-        match (order.votes, &run.config.evaluation.scores) {
-            (Votes::Grid, Some(more)) => {
-                catch(|| KnnGrid::new(&more.knn())?.score_among(among, train, test))??;
-            }
-            _ => {
-                catch(|| WeightedKnn::new(&run.knn)?.score_among(among, train, test))??;
-            }
-        }
-        Ok(())
-    }
-
-    fn banks(&mut self, names: &BankNames) -> Result<&[FeatureBank; 2], CliError> {
-        let are_there = self.banks.as_ref().is_some_and(|(known, _)| known == names);
-        if !are_there {
-            self.banks = None;
-            let (train, test) = (self.bank("training", &names.train, names)?, self.bank("test", &names.test, names)?);
-            self.banks = Some((names.clone(), [train, test]));
-        }
-        self.banks.as_ref().map(|(_, banks)| banks).ok_or_else(|| CliError::Run("no banks were opened".to_owned()))
-    }
-
-    fn bank(&mut self, name: &str, file: &str, names: &BankNames) -> Result<FeatureBank, CliError> {
-        if !self.files.contains_key(file) {
-            let path = self.subject.features.join(file);
-            let opened = BankFile::open(&path).map_err(|error| {
-                CliError::Run(format!(
-                    "{error}; rank 0 has written it: every rank must be able to read the run's folder"
-                ))
-            })?;
-            self.files.insert(file.to_owned(), opened);
-        }
-        Ok(self.files[file].bank(name, FEATURES, names.count, self.subject.device)?)
     }
 }

@@ -10,6 +10,7 @@ use tch::{Kind, Tensor};
 
 use self::svg::Drawing;
 use super::sets::share;
+use crate::config::ScoredOn;
 use crate::error::CliError;
 use crate::run_folder::write_file;
 
@@ -27,7 +28,7 @@ const GATHERING: usize = 125;
 /// Spread of the points at the beginning.
 const START: f64 = 1e-4;
 
-/// Draws a share of the test images, `features` `[images, h]` and `labels` `[images]`, drawn by the seed.
+/// Draws a share of the scored images, `features` `[images, h]` and `labels` `[images]`, drawn by the seed.
 ///
 /// The points are arranged by t-SNE from their places on the first two principal axes, by a single thread, so that the
 /// drawing is the same each time.
@@ -36,6 +37,7 @@ pub(crate) fn write(
     features: &Tensor,
     labels: &Tensor,
     class_names: &[String],
+    scored_on: ScoredOn,
     seed: u64,
 ) -> Result<(), CliError> {
     let (n_images, labels) = (labels.size()[0], labels.to_device(tch::Device::Cpu));
@@ -44,7 +46,7 @@ pub(crate) fn write(
     let places = principal_axes(&rows, AXES)?;
     let (points, method) = arranged(&places)?;
     let classes: Vec<usize> = chosen.iter().map(|&index| labels.int64_value(&[index]) as usize).collect();
-    let title = format!("{} of {n_images} test images by the trained features, {method}", chosen.len());
+    let title = format!("{} of {n_images} {} by the trained features, {method}", chosen.len(), scored_on.images());
     let drawing = Drawing { title: &title, points: &points, classes: &classes, class_names };
     write_file(path, drawing.svg().as_bytes())
 }
@@ -125,7 +127,7 @@ mod tests {
             for features in
                 [labels.one_hot(2).to_kind(Kind::Float), Tensor::ones([n, 3], (Kind::Float, tch::Device::Cpu))]
             {
-                write(&path, &features, &labels, &names, 0).unwrap();
+                write(&path, &features, &labels, &names, ScoredOn::Test, 0).unwrap();
                 let text = std::fs::read_to_string(&path).unwrap();
                 assert_eq!(text.matches("<circle class=\"p\"").count() as i64, n, "{text}");
                 assert!(

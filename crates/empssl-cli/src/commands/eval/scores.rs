@@ -6,15 +6,13 @@
 use std::time::Instant;
 
 use empssl_eval::{
-    Accuracy, Among, EvalError, FewLabels, FewLabelsScore, GridFit, GridProbe, KnnCell, KnnGrid, LinearProbe,
-    LinearProbeConfig, LogisticFit, LogisticProbe, LogisticProbeConfig, PIXEL_RATES, Spread, WeightedKnn,
-    best_of_rates,
+    Accuracy, FewLabels, FewLabelsScore, KnnScore, LinearProbe, LinearProbeConfig, LogisticFit, LogisticProbe,
+    LogisticProbeConfig, PIXEL_RATES, Spread, WeightedKnn, best_of_rates,
 };
 use empssl_torch::catch;
 
 use super::banks::Banks;
-use super::crew::{Crew, NeighbourOrder, Order, Votes, shared_by};
-use crate::config::{CurveProbe, Run, ScoresSection};
+use crate::config::{CurveProbe, Run, ScoredOn, ScoresSection};
 use crate::error::CliError;
 use crate::report::{Encoder, Probe};
 
@@ -62,26 +60,17 @@ impl Score {
     }
 }
 
-/// A setting that was tried on held-out training images.
-pub(crate) struct Tried {
-    pub(crate) probe: Probe,
-    pub(crate) setting: String,
-    pub(crate) held_out_top1: Option<f64>,
-}
-
 /// All scores of an encoder.
 pub(crate) struct Scores {
     pub(crate) encoder: Encoder,
     pub(crate) rows: Vec<Score>,
     /// The linear probe's accuracy after each of its epochs.
     pub(crate) curve: Vec<Accuracy>,
-    pub(crate) neighbours: Vec<KnnCell>,
-    pub(crate) tried: Vec<Tried>,
 }
 
 impl Scores {
     fn of(encoder: Encoder) -> Self {
-        Self { encoder, rows: Vec::new(), curve: Vec::new(), neighbours: Vec::new(), tried: Vec::new() }
+        Self { encoder, rows: Vec::new(), curve: Vec::new() }
     }
 
     /// Takes a row, and tells who waits for the next one.
@@ -96,7 +85,7 @@ impl Scores {
 pub(crate) struct Scorer<'a> {
     pub(crate) run: &'a Run,
     pub(crate) seed: u64,
-    pub(crate) crew: Crew<'a>,
+    pub(crate) scored_on: ScoredOn,
 }
 
 impl Scorer<'_> {
@@ -106,16 +95,12 @@ impl Scorer<'_> {
         let (linear, curve) = self.linear(banks)?;
         scores.push(linear);
         scores.curve = curve;
-        scores.push(self.knn(banks)?);
-        self.optimum(banks, &mut scores)?;
+        self.knn(banks)?.into_iter().for_each(|score| scores.push(score));
+        scores.push(self.optimum(banks)?);
         let Some(more) = self.more() else { return Ok(scores) };
-        self.grid(more, banks, &mut scores)?;
         for &share in &more.few_shares {
             scores.push(self.few_labels(more, share, banks)?);
         }
-        let grid = KnnGrid::new(&more.knn())?;
-        scores.neighbours =
-            self.by_neighbours(Votes::Grid, banks, |among| grid.score_among(among, &banks.train, &banks.test))?;
         Ok(scores)
     }
 
@@ -123,16 +108,19 @@ impl Scorer<'_> {
     pub(crate) fn of_pixels(&self, banks: &Banks) -> Result<Scores, CliError> {
         let mut scores = Scores::of(Encoder::Pixels);
         scores.push(self.linear_at_its_best_rate(banks)?);
-        scores.push(self.knn(banks)?);
-        self.optimum(banks, &mut scores)?;
+        self.knn(banks)?.into_iter().for_each(|score| scores.push(score));
+        scores.push(self.optimum(banks)?);
         Ok(scores)
     }
 
     /// One score of the curve against patches.
-    pub(crate) fn on_curve(&self, probe: CurveProbe, banks: &Banks) -> Result<Score, CliError> {
+    pub(crate) fn on_curve(&self, probe: CurveProbe, banks: &Banks) -> Result<Accuracy, CliError> {
         match probe {
-            CurveProbe::Linear => Ok(self.linear(banks)?.0),
-            CurveProbe::Knn => self.knn(banks),
+            CurveProbe::Linear => Ok(self.linear(banks)?.0.accuracy),
+            CurveProbe::Knn => {
+                let knn = WeightedKnn::new(&self.run.config.evaluation.knn)?;
+                Ok(catch(|| knn.score(&banks.train, &banks.test))??)
+            }
         }
     }
 
@@ -147,7 +135,7 @@ impl Scorer<'_> {
 
     /// The published probe; the curve is that of the first seed.
     fn linear(&self, banks: &Banks) -> Result<(Score, Vec<Accuracy>), CliError> {
-        let (probe, started) = (&self.run.probe, Instant::now());
+        let (probe, started) = (&self.run.config.evaluation.probe, Instant::now());
         let seeds = self.seeds(self.more().map_or(1, |more| more.probe_seeds));
         let (mut last, mut best, mut first_curve) = (Vec::new(), Vec::new(), Vec::new());
         for seed in seeds {
@@ -159,74 +147,40 @@ impl Scorer<'_> {
             }
         }
         let score = Score::mean(Probe::Linear, &last, started, setting(probe, &probe.lr.to_string()))?;
-        Ok((Score { chosen_on_test: Some(Spread::of(&best)?.mean), ..score }, first_curve))
+        let chosen_on_test = match self.scored_on {
+            ScoredOn::Test => Some(Spread::of(&best)?.mean),
+            ScoredOn::HeldOut => None,
+        };
+        Ok((Score { chosen_on_test, ..score }, first_curve))
     }
 
-    /// The linear probe at the best of three rates, chosen on the test images, which favours the pixels.
+    /// The linear probe at the best of three rates, chosen on the scored images, which favours the pixels.
     fn linear_at_its_best_rate(&self, banks: &Banks) -> Result<Score, CliError> {
-        let (probe, started) = (&self.run.probe, Instant::now());
+        let (probe, started) = (&self.run.config.evaluation.probe, Instant::now());
         let best = best_of_rates(probe, &PIXEL_RATES, self.seed, &banks.train, &banks.test)?;
-        let rates = format!("{}, the best of {PIXEL_RATES:?} on the test images", best.lr);
+        let rates = format!("{}, the best of {PIXEL_RATES:?} on the {}", best.lr, self.scored_on.images());
         Ok(Score::single(Probe::Linear, best.accuracy, started, setting(probe, &rates)))
     }
 
-    /// The published neighbours.
-    fn knn(&self, banks: &Banks) -> Result<Score, CliError> {
-        let (config, started) = (&self.run.knn, Instant::now());
+    /// The neighbours: a score for each k, "the" kNN accuracy first.
+    fn knn(&self, banks: &Banks) -> Result<Vec<Score>, CliError> {
+        let (config, started) = (&self.run.config.evaluation.knn, Instant::now());
         let knn = WeightedKnn::new(config)?;
-        let accuracy =
-            self.by_neighbours(Votes::Published, banks, |among| knn.score_among(among, &banks.train, &banks.test))?;
-        let setting = format!("cosine, k {}, T {}", config.k, config.temperature);
-        Ok(Score::single(Probe::Knn, accuracy, started, setting))
-    }
-
-    /// What is scored by neighbours, which all ranks look for.
-    fn by_neighbours<T>(
-        &self,
-        votes: Votes,
-        banks: &Banks,
-        score: impl FnOnce(Among<'_>) -> Result<T, EvalError>,
-    ) -> Result<T, CliError> {
-        let order = || Order::Neighbours(NeighbourOrder { votes, among: banks.names.clone() });
-        self.crew.together(order, |group| Ok(catch(|| score(shared_by(group)))??))
-    }
-
-    /// The probe whose rate and weight decay are chosen on held-out training images. Where these are too few to choose by
-    /// or to learn from there is no such row, and the user is told.
-    fn grid(&self, more: &ScoresSection, banks: &Banks, scores: &mut Scores) -> Result<(), CliError> {
-        let started = Instant::now();
-        let grid = GridProbe::new(&more.grid(&self.run.probe), self.seed)?;
-        let GridFit { chosen, points, n_held_out, probe } = match grid.fit(&banks.train) {
-            Err(error @ (EvalError::SmallerThanBatch { .. } | EvalError::NothingToHoldOut { .. })) => {
-                eprintln!("note: no linear probe with a chosen rate: {error}");
-                return Ok(());
-            }
-            fitted => fitted?,
+        let scores = catch(|| knn.score_each(&banks.train, &banks.test))??;
+        let score = |score: KnnScore| {
+            let setting = format!("cosine, k {}, T {}", score.k, config.temperature);
+            Score::single(Probe::Knn, score.accuracy, started, setting)
         };
-        let choice = format!("weight decay chosen of {} settings on {n_held_out} held-out images", points.len());
-        let setting = setting(&chosen, &format!("{} and {choice}", chosen.lr));
-        scores.push(Score::single(Probe::LinearGrid, probe.score(&banks.test)?, started, setting));
-        scores.tried.extend(points.into_iter().map(|point| Tried {
-            probe: Probe::LinearGrid,
-            setting: format!("lr {}, weight decay {}", point.lr, point.weight_decay),
-            held_out_top1: point.held_out_top1,
-        }));
-        Ok(())
+        Ok(scores.into_iter().map(score).collect())
     }
 
     /// The probe that needs no settings.
-    fn optimum(&self, banks: &Banks, scores: &mut Scores) -> Result<(), CliError> {
+    fn optimum(&self, banks: &Banks) -> Result<Score, CliError> {
         let started = Instant::now();
         let config = self.more().map_or_else(LogisticProbeConfig::usual, ScoresSection::optimum);
         let fit = catch(|| LogisticProbe::new(&config, self.seed)?.fit(&banks.train))??;
         let accuracy = fit.probe.score(&banks.test)?;
-        scores.push(Score::single(Probe::LinearOptimum, accuracy, started, optimum_setting(&fit)));
-        scores.tried.extend(fit.path.into_iter().map(|point| Tried {
-            probe: Probe::LinearOptimum,
-            setting: format!("strength {:.1e}", point.strength),
-            held_out_top1: Some(point.held_out_top1),
-        }));
-        Ok(())
+        Ok(Score::single(Probe::LinearOptimum, accuracy, started, optimum_setting(&fit)))
     }
 
     /// The same on few labelled images, several times.

@@ -50,25 +50,17 @@ impl BankStore {
         Ok((build(&path)?, false))
     }
 
-    /// A bank that nobody asks for twice: its name is removed with the returned value, and it is gone when it is closed.
+    /// A bank that is used once: its file has no name any more and is gone when it is closed.
     pub(crate) fn scratch(
         &self,
         name: &str,
         build: impl FnOnce(&Path) -> Result<BankFile, CliError>,
-    ) -> Result<(BankFile, Scratch), CliError> {
-        let scratch = Scratch(self.folder.join(format!(".{name}.{}.tmp", std::process::id())));
-        Ok((build(&scratch.0)?, scratch))
-    }
-}
-
-/// The name of a file that is removed when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
+    ) -> Result<BankFile, CliError> {
+        let path = self.folder.join(format!(".{name}.{}.tmp", std::process::id()));
+        let file = build(&path);
         // Where nothing was written there is nothing to remove.
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(&path);
+        file
     }
 }
 

@@ -4,15 +4,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use empssl_eval::features::npy;
-use empssl_eval::{BankFile, FEATURES, Metric};
+use empssl_eval::{BankFile, FEATURES};
 
 use super::banks::{BankFiles, BankMaker, Banks, Wanted};
 use super::encoders::Encoded;
 use super::scores::{Score, Scorer, Scores};
 use crate::commands;
-use crate::config::{CurveProbe, CurveSection, EvalPass, EvalView, EvaluationSection};
+use crate::config::{CurveProbe, CurveSection, EvalPass, EvalView, EvaluationSection, ScoredOn};
 use crate::error::CliError;
-use crate::report::{CurvePoint, Encoder, KnnPoint, Probe, Row, TestPoint, TriedSetting};
+use crate::report::{CurvePoint, Encoder, Probe, Row, TestPoint};
 
 /// Fills the tables.
 pub(crate) struct Tables<'a> {
@@ -21,15 +21,13 @@ pub(crate) struct Tables<'a> {
     pub(crate) rows: Vec<Row>,
     pub(crate) probe_curve: Vec<CurvePoint>,
     pub(crate) test_curve: Vec<TestPoint>,
-    pub(crate) knn_grid: Vec<KnnPoint>,
-    pub(crate) tried: Vec<TriedSetting>,
 }
 
 impl<'a> Tables<'a> {
     pub(crate) fn new(banks: BankMaker<'a>) -> Self {
-        let scorer = Scorer { run: banks.run, seed: banks.seed, crew: banks.crew };
+        let scorer = Scorer { run: banks.run, seed: banks.seed, scored_on: banks.sets.scored_on };
         let (rows, probe_curve, test_curve) = (Vec::new(), Vec::new(), Vec::new());
-        Self { banks, scorer, rows, probe_curve, test_curve, knn_grid: Vec::new(), tried: Vec::new() }
+        Self { banks, scorer, rows, probe_curve, test_curve }
     }
 
     /// The rows of a network's features.
@@ -78,26 +76,12 @@ impl<'a> Tables<'a> {
     }
 
     fn add_scores(&mut self, scores: Scores, banks: &Banks) -> Result<(), CliError> {
-        let Scores { encoder, rows, curve, neighbours, tried } = scores;
+        let Scores { encoder, rows, curve } = scores;
         let points = curve.iter().enumerate();
         self.probe_curve.extend(points.map(|(index, point)| CurvePoint {
             encoder,
             epoch: index + 1,
             test_top1: point.top1,
-        }));
-        self.knn_grid.extend(neighbours.into_iter().map(|cell| KnnPoint {
-            encoder,
-            metric: cell.config.metric,
-            k: cell.config.k,
-            temperature: (cell.config.metric == Metric::Cosine).then_some(cell.config.temperature),
-            top1: cell.accuracy.top1,
-            top5: cell.accuracy.top5,
-        }));
-        self.tried.extend(tried.into_iter().map(|tried| TriedSetting {
-            encoder,
-            probe: tried.probe,
-            setting: tried.setting,
-            held_out_top1: tried.held_out_top1,
         }));
         rows.into_iter().try_for_each(|score| self.add_row(encoder, score, banks))
     }
@@ -116,6 +100,7 @@ impl<'a> Tables<'a> {
             top1_deviation: score.top1_deviation,
             n_train,
             n_test,
+            scored_on: self.banks.sets.scored_on,
             seconds: banks.seconds + score.seconds,
             peak_bytes,
             setting: score.setting,
@@ -147,7 +132,7 @@ impl<'a> Tables<'a> {
             let banks = files.banks(n_patches)?;
             for &probe in &curve.probes {
                 let (top1, top5) = self.scored_already(view, n_patches, probe).map_or_else(
-                    || self.scorer.on_curve(probe, &banks).map(|score| (score.accuracy.top1, score.accuracy.top5)),
+                    || self.scorer.on_curve(probe, &banks).map(|accuracy| (accuracy.top1, accuracy.top5)),
                     Ok,
                 )?;
                 let probe = probe.into();
@@ -177,9 +162,14 @@ fn scored() -> Vec<String> {
 }
 
 /// Writes labels, ids and every output over `n_patches` patches as NumPy arrays, `SPLIT-NAME.npy`.
-pub(crate) fn write_npy(folder: &Path, files: &BankFiles, n_patches: usize) -> Result<(), CliError> {
+pub(crate) fn write_npy(
+    folder: &Path,
+    files: &BankFiles,
+    scored_on: ScoredOn,
+    n_patches: usize,
+) -> Result<(), CliError> {
     std::fs::create_dir_all(folder).map_err(|e| CliError::file("cannot make the folder", folder, e))?;
-    for (split, file) in [("train", &files.train), ("test", &files.test)] {
+    for (split, file) in [("train", &files.train), (scored_on.split(), &files.test)] {
         let path = |name: &str| folder.join(format!("{split}-{name}.npy"));
         npy::write(&path("labels"), &file.labels()?)?;
         npy::write(&path("ids"), &file.ids()?)?;

@@ -28,7 +28,7 @@ pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str, among: rank
     let transfer = Transfer { trained_on: identity.data.name.clone(), patches: shown(run, &train)? };
     let (there, here) = (&transfer.trained_on, train.name());
     ranks::note(format_args!("trained on {there}, scored on {here}; {}", transfer.patches));
-    let sets = LabelledSets::of(&train, test, run.config.evaluation.labelled_images, identity.seed)?;
+    let sets = LabelledSets::of(&train, test, &run.config.evaluation, identity.seed)?;
     let prefix = format!("{}-", source.name);
     let (sets, prefix) = (&sets, &prefix);
     let subject = Subject { run, identity, checkpoint, snapshot: None, sets, features, prefix, scatter: None, device };
