@@ -5,11 +5,12 @@
 //! A family that is not there is skipped with a printed line, unless `EMPSSL_REQUIRE_SHARED` is set, in which case its
 //! absence is a failure: continuous integration sets it, a user's machine does not.
 //!
-//! What else the tests of several crates need is here too: a Python ([`Python`]) and processes of their own
-//! ([`processes`]).
+//! What else the tests of several crates need is here too: a Python ([`Python`]), processes of their own
+//! ([`processes`]) and damaged inputs for parsers ([`damage`]).
 //!
 //! Tests only: no other crate depends on this one outside its `[dev-dependencies]`.
 
+pub mod damage;
 pub mod processes;
 mod python;
 

@@ -31,11 +31,6 @@ impl<'a> Cursor<'a> {
         Self { bytes, place: 0 }
     }
 
-    /// How many bytes are behind.
-    pub fn place(&self) -> usize {
-        self.place
-    }
-
     /// All bytes, those behind included.
     pub(crate) fn whole(&self) -> &'a [u8] {
         self.bytes

@@ -24,9 +24,7 @@ pub use tensor::Element;
 /// The tensors of a file.
 #[derive(Debug)]
 pub struct Checkpoint<'a> {
-    /// The key that the weights were under; `None` when they are all that the file holds.
-    pub container: Option<String>,
-    /// The other keys beside it, in order.
+    /// The keys beside the one that the weights were under, in order; none when the weights are all that the file holds.
     pub beside: Vec<String>,
     /// Classes and functions that were left as names, in order, with module.
     pub foreign: Vec<String>,
@@ -106,7 +104,7 @@ fn checkpoint<'a>(
             "its tensors are views that hold {used_bytes} bytes of numbers, and {stored_bytes} are stored"
         )));
     }
-    Ok(Checkpoint { container: state.container, beside: state.beside, foreign: dialect.foreign(), tensors })
+    Ok(Checkpoint { beside: state.beside, foreign: dialect.foreign(), tensors })
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ const MAX_BESIDE: usize = 100;
 
 /// Named views, in order, and what they lay among.
 pub(super) struct State {
-    pub(super) container: Option<String>,
     pub(super) beside: Vec<String>,
     pub(super) tensors: Vec<(String, View)>,
 }
@@ -30,7 +29,7 @@ pub(super) fn find(pickled: &Pickled<'_>, dialect: &Torch) -> Result<State, Faul
         if let Some(foreign) = dialect.foreign().first() {
             return Err(Fault::new(format!("it names `{foreign}`, and a file of weights needs nothing but tensors")));
         }
-        return Ok(State { container: None, beside: Vec::new(), tensors: reader.tensors(entries)? });
+        return Ok(State { beside: Vec::new(), tensors: reader.tensors(entries)? });
     }
     let holds_tensors = |id: usize| match &pickled.values[id] {
         Value::Dict(entries) => entries.iter().any(|&(_, value)| is_tensor(value)),
@@ -47,7 +46,7 @@ pub(super) fn find(pickled: &Pickled<'_>, dialect: &Torch) -> Result<State, Faul
     };
     let Value::Dict(inner) = &pickled.values[id] else { return Err(Fault::new("it holds no dict of tensors")) };
     let beside = keys.iter().filter(|key| *key != container).cloned().collect();
-    Ok(State { container: Some(container.clone()), beside, tensors: reader.tensors(inner)? })
+    Ok(State { beside, tensors: reader.tensors(inner)? })
 }
 
 struct Reader<'p, 'a> {

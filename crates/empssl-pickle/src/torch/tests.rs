@@ -76,7 +76,7 @@ fn every_type_and_view_is_read_in_both_forms() {
         let file = read(&bytes).unwrap_or_else(|fault| panic!("{name}: {fault}"));
         let order: Vec<_> = file.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         assert_eq!(order[..5], ["grid", "turned", "column", "part", "trained"]);
-        assert_eq!((file.container.as_deref(), file.foreign.len(), order.len()), (None, 0, 15));
+        assert_eq!((file.beside.len(), file.foreign.len(), order.len()), (0, 0, 15));
         let grid = by_name(&file, "grid");
         assert_eq!((grid.element, &grid.shape[..]), (Element::F32, &[3, 4][..]));
         assert_eq!(floats(grid), (0..12).map(|n| n as f32).collect::<Vec<_>>());
@@ -119,10 +119,7 @@ fn both_forms_of_a_network_hold_the_same_weights() {
 fn settings_beside_the_weights_stay_names() {
     let bytes = fixture("settings.ckpt");
     let file = read(&bytes).unwrap();
-    assert_eq!(
-        (file.container.as_deref(), &file.beside[..]),
-        (Some("state_dict"), &["hyper_parameters".to_owned()][..])
-    );
+    assert_eq!(file.beside, ["hyper_parameters"]);
     assert_eq!(floats(by_name(&file, "w")), [1.0, 1.0]);
     for name in ["omegaconf.dictconfig.DictConfig", "omegaconf.dictconfig.Kind", "argparse.Namespace", "torch.Size"] {
         assert!(file.foreign.iter().any(|foreign| foreign == name), "{name}: {:?}", file.foreign);
@@ -323,8 +320,8 @@ fn the_older_form_is_held_to_its_word() {
     }
 }
 
-mod fuzz {
-    use empssl_fuzz::Target;
+mod damaged {
+    use empssl_golden::damage::Parser;
 
     use super::*;
 
@@ -338,25 +335,28 @@ mod fuzz {
         true
     }
 
-    /// Puts a pickle into an archive, so that no checksum keeps the damage away from the reader.
-    fn pickle(bytes: &[u8]) -> bool {
-        file(&archive(bytes))
+    /// A parser of which a byte may stand for a tensor, whose view has eight axes, with a reference on the stack and a
+    /// memo.
+    fn parser(name: &'static str, parse: fn(&[u8]) -> bool, good: Vec<Vec<u8>>) -> Parser {
+        Parser { memory: [1 << 20, 512], ..Parser::new(name, parse, good) }
     }
 
-    fn pickles() -> Vec<Vec<u8>> {
+    /// Pickles are put into an archive, so that no checksum keeps the damage away from the reader.
+    #[test]
+    fn pickles_neither_panic_nor_take_memory() {
         let settings = b"}(X\x0a\0\0\0state_dict}X\x01\0\0\0w";
         let odd = b"sX\x01\0\0\0ccargparse\nNamespace\n)\x81}U\x04seedK\x01sbX\x01\0\0\0dcmylib\nD\n)R(U\x01aK\x01uu.";
-        vec![dict(&good()), [&settings[..], &good(), odd].concat()]
+        let pickles = vec![dict(&good()), [&settings[..], &good(), odd].concat()];
+        parser("torch pickle", |bytes| file(&archive(bytes)), pickles).hold();
     }
 
     #[test]
-    fn no_parser_panics_hangs_or_takes_memory_out_of_proportion() {
-        // A byte may stand for a tensor, whose view has eight axes, with a reference on the stack and a memo.
-        let memory = [1 << 20, 512];
-        empssl_fuzz::hold(&[
-            Target { memory, ..Target::new("torch pickle", pickle, pickles()) },
-            Target { memory, ..Target::new("torch zip", file, vec![fixture("views.pt"), archive(&dict(&good()))]) },
-            Target { memory, ..Target::new("torch legacy", file, vec![fixture("views-legacy.pt")]) },
-        ]);
+    fn archives_neither_panic_nor_take_memory() {
+        parser("torch zip", file, vec![fixture("views.pt"), archive(&dict(&good()))]).hold();
+    }
+
+    #[test]
+    fn files_of_the_older_form_neither_panic_nor_take_memory() {
+        parser("torch legacy", file, vec![fixture("views-legacy.pt")]).hold();
     }
 }
