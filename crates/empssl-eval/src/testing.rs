@@ -30,6 +30,13 @@ pub(crate) fn patches(n: usize, labels: &[u32]) -> PatchBatch {
 /// Both precisions, as libtorch and as the golden index call them.
 pub(crate) const PRECISIONS: [(Kind, &str); 2] = [(Kind::Double, "float64"), (Kind::Float, "float32")];
 
+/// The rows of `n_rows` that a golden index does not call ambiguous; those may go either way by rounding.
+pub(crate) fn clear_rows(ambiguous: &Value, n_rows: i64) -> Tensor {
+    let ambiguous: Vec<i64> = ambiguous.as_array().unwrap().iter().map(|row| row.as_i64().unwrap()).collect();
+    let clear: Vec<i64> = (0..n_rows).filter(|row| !ambiguous.contains(row)).collect();
+    Tensor::from_slice(&clear)
+}
+
 /// A golden tensor of numbers in the kind under test.
 pub(crate) fn numbers(tensors: &Tensors, name: &str, kind: Kind) -> Tensor {
     let stored = tensors.get(name);

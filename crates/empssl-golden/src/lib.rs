@@ -1,9 +1,12 @@
 //! Reads the reference values ("golden" values) that were computed with the official EMP-SSL code.
 //!
 //! A *family* is a folder (`loss`, `lars`, `resnet`, ...) with an `index.json` and tensors in safetensors files.
-//! [`Family::open`] looks in the folder named by `EMPSSL_GOLDEN`, by default `../shared/golden` beside the checkout.
-//! A family that is not there is skipped with a printed line, unless `EMPSSL_REQUIRE_SHARED` is set, in which case its
-//! absence is a failure: continuous integration sets it, a user's machine does not.
+//! [`Family::open`] looks in the folder named by `EMPSSL_GOLDEN`, else in `../shared/golden` beside the checkout, else
+//! in `values`, which is part of the repository and holds whole files of every family, compressed.
+//! `values` leaves out the largest cases, and a family opened there does not list them.
+//! Anything else that is not there is skipped with a printed line, unless `EMPSSL_REQUIRE_SHARED` is set, in which case
+//! its absence is a failure, as is that of the folder beside the checkout: continuous integration sets it, a user's
+//! machine does not.
 //!
 //! What else the tests of several crates need is here too: a Python ([`Python`]), processes of their own
 //! ([`processes`]) and damaged inputs for parsers ([`damage`]).
@@ -15,8 +18,10 @@ pub mod processes;
 mod python;
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use flate2::read::GzDecoder;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -60,14 +65,23 @@ fn package_dir() -> PathBuf {
 /// When `EMPSSL_REQUIRE_SHARED` is set.
 pub fn skip(what: &str, path: &Path) {
     let line = format!("skipped: {what} is not at {}", path.display());
-    assert!(std::env::var_os("EMPSSL_REQUIRE_SHARED").is_none(), "{line}, and EMPSSL_REQUIRE_SHARED forbids skipping");
+    assert!(!shared_is_required(), "{line}, and EMPSSL_REQUIRE_SHARED forbids skipping");
     eprintln!("{line}");
+}
+
+fn shared_is_required() -> bool {
+    std::env::var_os("EMPSSL_REQUIRE_SHARED").is_some()
+}
+
+/// The values that are part of the repository.
+fn values_dir() -> PathBuf {
+    package_dir().join("../empssl-golden/values")
 }
 
 /// One folder of reference values.
 pub struct Family {
     dir: PathBuf,
-    /// The parsed `index.json`.
+    /// The parsed `index.json`; in the repository's values less the cases and sections whose files are left out.
     pub index: Value,
 }
 
@@ -75,20 +89,42 @@ impl Family {
     /// Opens the family `name`, or prints why it is skipped and returns `None`.
     ///
     /// # Panics
-    /// When the index cannot be parsed, or the family is absent and `EMPSSL_REQUIRE_SHARED` is set.
+    /// When the index cannot be parsed, or something of the family is absent and `EMPSSL_REQUIRE_SHARED` is set.
     pub fn open(name: &str) -> Option<Self> {
+        let beside = shared_dir().join("golden");
         let root = match std::env::var_os("EMPSSL_GOLDEN") {
             Some(dir) => PathBuf::from(dir),
-            None => shared_dir().join("golden"),
+            None if beside.is_dir() => beside,
+            None => {
+                assert!(!shared_is_required(), "no golden values at {}", beside.display());
+                return Some(Self::shipped(name));
+            }
         };
-        let dir = root.join(name);
-        let path = dir.join("index.json");
-        let Ok(text) = std::fs::read_to_string(&path) else {
-            skip(&format!("the golden family `{name}`"), &path);
+        let mut family = Self { dir: root.join(name), index: Value::Null };
+        if !family.holds("index.json") {
+            skip(&format!("the golden family `{name}`"), &family.dir);
             return None;
+        }
+        family.index = family.json("index.json");
+        Some(family)
+    }
+
+    /// The family as the repository holds it: without the cases and sections that name a file which was left out.
+    fn shipped(name: &str) -> Self {
+        let mut family = Self { dir: values_dir().join(name), index: Value::Null };
+        let mut index = family.json("index.json");
+        let is_here = |part: &Value| {
+            let files = part.as_object().into_iter().flatten().filter_map(|(_, value)| value.as_str());
+            files.filter(|text| text.ends_with(".safetensors")).all(|file| family.holds(file))
         };
-        let index = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        Some(Self { dir, index })
+        if let Some(sections) = index.as_object_mut() {
+            sections.retain(|_, section| is_here(section));
+        }
+        if let Some(cases) = index["cases"].as_array_mut() {
+            cases.retain(is_here);
+        }
+        family.index = index;
+        family
     }
 
     /// The cases listed in the index; a missing list is an empty one.
@@ -96,9 +132,28 @@ impl Family {
         self.index["cases"].as_array().map_or(&[], Vec::as_slice)
     }
 
-    /// The path of a file of this family.
-    pub fn path(&self, file: &str) -> PathBuf {
-        self.dir.join(file)
+    fn holds(&self, file: &str) -> bool {
+        self.dir.join(file).is_file() || self.dir.join(format!("{file}.gz")).is_file()
+    }
+
+    /// The bytes of a file of this family, which may be compressed.
+    fn bytes(&self, file: &str) -> Vec<u8> {
+        let (plain, packed) = (self.dir.join(file), self.dir.join(format!("{file}.gz")));
+        let mut bytes = Vec::new();
+        let read = match std::fs::File::open(&packed) {
+            Ok(packed) if !plain.is_file() => GzDecoder::new(packed).read_to_end(&mut bytes).map(|_| bytes),
+            _ => std::fs::read(&plain),
+        };
+        read.unwrap_or_else(|e| panic!("{}: {e}", plain.display()))
+    }
+
+    /// A JSON file of this family.
+    ///
+    /// # Panics
+    /// When it is missing or malformed.
+    pub fn json(&self, file: &str) -> Value {
+        let bytes = self.bytes(file);
+        serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{}: {e}", self.dir.join(file).display()))
     }
 
     /// Reads every tensor of a safetensors file of this family.
@@ -106,8 +161,8 @@ impl Family {
     /// # Panics
     /// When the file is missing or malformed.
     pub fn tensors(&self, file: &str) -> Tensors {
-        let path = self.path(file);
-        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let path = self.dir.join(file);
+        let bytes = self.bytes(file);
         let parsed = SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let tensors = parsed.iter().map(|(name, view)| {
             let tensor =
@@ -223,6 +278,44 @@ pub fn assert_close(name: &str, ours: &[f64], truth: &[f64], tolerance: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The families of the repository, and the largest sizes that its files may have, one by one and together.
+    const FAMILIES: [&str; 8] = ["augment", "baselines", "knn", "lars", "linear", "loss", "resnet", "step"];
+    const FILE_BYTES: u64 = 2_000_000;
+    const ALL_BYTES: u64 = 10_000_000;
+
+    #[test]
+    fn the_repository_holds_whole_readable_files_of_every_family_and_stays_small() {
+        let listed = std::fs::read_to_string(values_dir().join("SHA256SUMS")).unwrap();
+        let listed: Vec<&str> = listed.lines().filter_map(|line| line.split_once("  ").map(|(_, file)| file)).collect();
+        let mut bytes = 0;
+        for file in &listed {
+            let (name, file) = file.split_once('/').unwrap();
+            let size = std::fs::metadata(values_dir().join(name).join(format!("{file}.gz"))).unwrap().len();
+            assert!(size <= FILE_BYTES, "{name}/{file} has {size} bytes");
+            bytes += size;
+            let family = Family { dir: values_dir().join(name), index: Value::Null };
+            match file.ends_with(".json") {
+                true => assert!(family.json(file).is_object(), "{name}/{file}"),
+                false => assert!(family.tensors(file).iter().count() > 0, "{name}/{file}"),
+            }
+        }
+        assert!(bytes <= ALL_BYTES, "{bytes} bytes");
+        let present = FAMILIES.iter().flat_map(|name| std::fs::read_dir(values_dir().join(name)).unwrap()).count();
+        assert_eq!(present, listed.len(), "files of `values` that SHA256SUMS does not list");
+    }
+
+    #[test]
+    fn what_is_left_out_of_the_repository_is_left_out_of_the_index() {
+        for (name, absent) in [("knn", 0), ("lars", 0), ("linear", 0), ("loss", 1), ("resnet", 2), ("step", 0)] {
+            let family = Family::shipped(name);
+            let all = family.json("index.json")["cases"].as_array().unwrap().len();
+            assert_eq!(all - family.cases().len(), absent, "{name}");
+            assert!(!family.cases().is_empty(), "{name}");
+        }
+        let augment = Family::shipped("augment");
+        assert!(augment.index["photos"].is_null() && !augment.index["cifar"].is_null());
+    }
 
     #[test]
     fn a_nan_or_another_length_is_never_close() {

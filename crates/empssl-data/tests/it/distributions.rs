@@ -13,9 +13,8 @@ const DRAWS: u32 = 40_000;
 /// The reference statistics, or nothing where the family is absent.
 fn statistics() -> Option<(Family, Value)> {
     let family = Family::open("augment")?;
-    let path = family.path("distributions.json");
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    Some((family, serde_json::from_str(&text).expect("the statistics are JSON")))
+    let statistics = family.json("distributions.json");
+    Some((family, statistics))
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -219,13 +218,18 @@ fn gradient(differences: &ndarray::Array3<f64>) -> f64 {
 }
 
 /// Makes patches of the images of one section with a whole recipe and compares how they look.
-fn check_pipeline(section: &str, config: &PatchConfig, views: u32, input: impl Fn(&Family, usize) -> (usize, Vec<u8>)) {
-    let Some((family, statistics)) = statistics() else { return };
+fn check_pipeline(
+    statistics: &Value,
+    section: &str,
+    config: &PatchConfig,
+    views: u32,
+    input: impl Fn(usize) -> (usize, Vec<u8>),
+) {
     let sampler = PatchSampler::new(config).expect("a valid recipe");
     let mut out = vec![0; 3 * sampler.side() * sampler.side()];
     for case in list(&statistics[section]["images"]) {
         let index = number(&case["input_index"]) as usize;
-        let (width, pixels) = input(&family, index);
+        let (width, pixels) = input(index);
         let image = ArrayView3::from_shape((pixels.len() / width / 3, width, 3), &pixels).expect("an image");
         let mut looks = Looks::default();
         for patch in 0..views {
@@ -238,20 +242,19 @@ fn check_pipeline(section: &str, config: &PatchConfig, views: u32, input: impl F
 }
 
 #[test]
-fn golden_augment_cifar_patches_look_as_published() {
-    check_pipeline("pipeline_cifar", &PatchConfig::cifar32(), 3000, |family, index| {
-        let tensors = family.tensors(family.index["cifar"]["file"].as_str().expect("a file"));
-        let images = tensors.get("input");
+fn golden_augment_patches_look_as_published() {
+    let Some((family, statistics)) = statistics() else { return };
+    let tensors = |set: &str| family.index[set]["file"].as_str().map(|file| family.tensors(file));
+    let images = tensors("cifar").expect("the images of CIFAR-10");
+    check_pipeline(&statistics, "pipeline_cifar", &PatchConfig::cifar32(), 3000, |index| {
+        let images = images.get("input");
         let bytes = images.shape[1..].iter().product::<usize>();
         (images.shape[2], images.u8()[index * bytes..][..bytes].to_vec())
     });
-}
-
-#[test]
-fn golden_augment_imagenet_patches_look_as_published() {
-    check_pipeline("pipeline_imagenet", &PatchConfig::imagenet224(), 300, |family, index| {
-        let tensors = family.tensors(family.index["photos"]["file"].as_str().expect("a file"));
-        let image = tensors.get(&format!("photo{index}.input"));
+    // The photographs are too large for the repository.
+    let Some(photos) = tensors("photos") else { return };
+    check_pipeline(&statistics, "pipeline_imagenet", &PatchConfig::imagenet224(), 300, |index| {
+        let image = photos.get(&format!("photo{index}.input"));
         (image.shape[1], image.u8().to_vec())
     });
 }

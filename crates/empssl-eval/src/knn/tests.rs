@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::metrics::top_k;
-use crate::testing::{PRECISIONS, bank, clusters, golden_bank, integers, numbers, refusal, values};
+use crate::testing::{PRECISIONS, bank, clear_rows, clusters, golden_bank, integers, numbers, refusal, values};
 use empssl_golden::{Family, Tensors, assert_close, max_abs_diff};
 use serde_json::Value;
 
@@ -13,14 +13,6 @@ fn config_of(run: &Value) -> KnnConfig {
 /// The golden runs by cosine.
 fn runs(case: &Value) -> impl Iterator<Item = &Value> {
     case["runs"].as_array().unwrap().iter().filter(|run| run["distance_fx"] == "cosine")
-}
-
-/// The rows that the index does not call ambiguous.
-fn clear_rows(run: &Value, n_test: i64) -> Tensor {
-    let ambiguous: Vec<i64> =
-        run["ambiguous_rows"].as_array().unwrap().iter().map(|row| row.as_i64().unwrap()).collect();
-    let clear: Vec<i64> = (0..n_test).filter(|row| !ambiguous.contains(row)).collect();
-    Tensor::from_slice(&clear)
 }
 
 fn check_accuracy(name: &str, run: &Value, accuracy: Accuracy, n_test: i64) {
@@ -57,7 +49,7 @@ fn check_run(tensors: &Tensors, case: &Value, run: &Value, (kind, precision): (K
     let key = run["key"].as_str().unwrap();
     let name = format!("{} {key} {precision}", case["name"]);
     let (train, test) = (golden_bank(tensors, case, "train", kind), golden_bank(tensors, case, "test", kind));
-    let (config, clear) = (config_of(run), clear_rows(run, test.n_images()));
+    let (config, clear) = (config_of(run), clear_rows(&run["ambiguous_rows"], test.n_images()));
     let knn = WeightedKnn::new(&config).unwrap();
 
     let Neighbours { similarities, rows } = neighbours(&knn, &train, &test, SIMILARITIES_AT_ONCE);

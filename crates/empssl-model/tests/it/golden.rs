@@ -150,12 +150,7 @@ fn whole(value: &Value) -> i64 {
 
 /// Reads a JSON file of the family beside its index.
 pub(crate) fn beside_index(file: &str) -> Option<Value> {
-    let path = Family::open("resnet")?.path(file);
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        empssl_golden::skip(file, &path);
-        return None;
-    };
-    Some(serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+    Family::open("resnet").map(|family| family.json(file))
 }
 
 /// `resnet18-cifar`, `resnet50`, ... at full size; plain torchvision networks have the ImageNet stem.
