@@ -1,5 +1,5 @@
-//! `cargo xtask table`: the README's tables of what was measured and of what was published, made from the reports under
-//! docs/results/ and from the recipes, so that nobody types a number.
+//! `cargo xtask table`: the README's table of what was measured and docs/protocol.md's of what was published, made from
+//! the reports under docs/results/ and from the recipes, so that nobody types a number.
 
 mod published;
 
@@ -14,27 +14,49 @@ use crate::sweep::measured::{KIND, Row, SCHEMA_VERSION, SweepReport, label_of};
 use crate::sweep::words;
 use crate::workspace::Workspace;
 
-/// What stands between two lines of the README.
+/// What stands between two lines of a file.
 #[derive(Clone, Copy)]
-struct Block(&'static str);
+struct Block {
+    name: &'static str,
+    file: &'static str,
+}
 
 /// What was measured.
-const MEASURED: Block = Block("results");
+const MEASURED: Block = Block { name: "results", file: "README.md" };
 /// What was published.
-const PUBLISHED: Block = Block("published");
+const PUBLISHED: Block = Block { name: "published", file: "docs/protocol.md" };
 
 impl Block {
     fn markers(self) -> [String; 2] {
-        ["begin", "end"].map(|place| format!("<!-- {}: {place} -->", self.0))
+        ["begin", "end"].map(|place| format!("<!-- {}: {place} -->", self.name))
     }
 
     /// The text with the table between the block's lines.
-    fn put(self, readme: &str, table: &str) -> Outcome<String> {
+    fn put(self, text: &str, table: &str) -> Outcome<String> {
         let [begin, end] = self.markers();
-        let parts = readme.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
+        let parts = text.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
         let (before, after) =
-            parts.ok_or_else(|| Failure::check(format!("README.md lacks the lines `{begin}` and `{end}`")))?;
+            parts.ok_or_else(|| Failure::check(format!("{} lacks the lines `{begin}` and `{end}`", self.file)))?;
         Ok(format!("{before}{begin}\n{table}{end}{after}"))
+    }
+
+    /// Writes the table into its file, or with `check` fails where the file does not hold it already.
+    fn update(self, workspace: &Workspace, table: &str, check: bool) -> Outcome {
+        let path = workspace.join(self.file);
+        let text = fs::read_to_string(&path).at(Code::Check, "read", &path)?;
+        let wanted = self.put(&text, table)?;
+        if wanted == text {
+            println!("{} holds the table `{}`", self.file, self.name);
+            return Ok(());
+        }
+        if check {
+            let (file, name) = (self.file, self.name);
+            let message = format!("the table `{name}` in {file} is not that of {RESULTS}/ and the recipes");
+            return Err(Failure::check(format!("{message}: run `cargo xtask table`")));
+        }
+        fs::write(&path, wanted).at(Code::Check, "write", &path)?;
+        println!("wrote the table `{}` into {}", self.name, self.file);
+        Ok(())
     }
 }
 
@@ -43,31 +65,17 @@ const RESULTS: &str = "docs/results";
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
-    /// Fail where the README does not hold the table already, and write nothing
+    /// Fail where README.md and docs/protocol.md do not hold their tables already, and write nothing
     #[arg(long)]
     pub(crate) check: bool,
 }
 
 /// Runs the task.
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
-    let path = workspace.join("README.md");
-    let readme = fs::read_to_string(&path).at(Code::Check, "read", &path)?;
     let reports = reports(workspace)?;
     let measured = |set: &str, recipe: &str| reports.iter().any(|(_, report)| report.is_of(set, recipe));
-    let wanted = MEASURED.put(&readme, &table(&reports))?;
-    let wanted = PUBLISHED.put(&wanted, &published::table(workspace, &measured)?)?;
-    if wanted == readme {
-        println!("README.md holds the tables of {RESULTS}/ and of the recipes");
-        return Ok(());
-    }
-    if args.check {
-        return Err(Failure::check(format!(
-            "a table in README.md is not that of {RESULTS}/ and the recipes: run `cargo xtask table`"
-        )));
-    }
-    fs::write(&path, wanted).at(Code::Check, "write", &path)?;
-    println!("wrote the tables of {RESULTS}/ and of the recipes into README.md");
-    Ok(())
+    MEASURED.update(workspace, &table(&reports), args.check)?;
+    PUBLISHED.update(workspace, &published::table(workspace, &measured)?, args.check)
 }
 
 /// What lies in a folder of the results.
@@ -265,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_is_checked_against_the_reports() {
+    fn both_files_are_checked_against_the_reports_and_the_recipes() {
         let folder = tempfile::tempdir().unwrap();
         let workspace = Workspace::at(folder.path());
         let results = workspace.join(RESULTS).join("a");
@@ -273,11 +281,14 @@ mod tests {
         fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/run/report.json"), results.join("report.json"))
             .unwrap();
         fs::create_dir_all(workspace.join("configs")).unwrap();
-        let blocks = [MEASURED, PUBLISHED].map(|block| block.markers().join("\n"));
-        fs::write(workspace.join("README.md"), blocks.join("\n")).unwrap();
+        for block in [MEASURED, PUBLISHED] {
+            fs::write(workspace.join(block.file), block.markers().join("\n")).unwrap();
+        }
         let check = Args { check: true };
         assert_eq!(run(&check, &workspace).unwrap_err().code, Code::Check);
         run(&Args::default(), &workspace).unwrap();
         run(&check, &workspace).unwrap();
+        fs::write(workspace.join(PUBLISHED.file), PUBLISHED.markers().join("\n")).unwrap();
+        assert!(run(&check, &workspace).unwrap_err().to_string().contains("docs/protocol.md"));
     }
 }

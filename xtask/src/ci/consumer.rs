@@ -1,6 +1,6 @@
-//! A crate outside the workspace that depends on `empssl-loss` by path, made from the lines the README gives.
+//! A crate outside the workspace that depends on `empssl-loss` by path, made from the lines that docs/library.md gives.
 //!
-//! The README marks each file by a comment before its fenced block, and the commands to run the same way; see [`PARTS`].
+//! The page marks each file by a comment before its fenced block, and the commands to run the same way; see [`PARTS`].
 //! What readers are told and what is checked are therefore one text.
 
 use std::fs;
@@ -11,20 +11,23 @@ use crate::failure::{Code, Context, Failure, Outcome};
 use crate::workspace::Workspace;
 use crate::{process, setup};
 
-/// The blocks the README must hold, each after a line `<!-- consumer: NAME -->`.
+/// The page with the blocks.
+const PAGE: &str = "docs/library.md";
+
+/// The blocks the page must hold, each after a line `<!-- consumer: NAME -->`.
 const PARTS: [&str; 5] = ["Cargo.toml", ".cargo/config.toml", "build.rs", "src/main.rs", COMMANDS];
 
 /// The block of commands; the others are files.
 const COMMANDS: &str = "commands";
 
-/// What stands for the checkout's folder in the README.
+/// What stands for the checkout's folder on the page.
 const PLACEHOLDER: &str = "/path/to/empssl";
 
 /// Runs the check.
 pub(super) fn run(workspace: &Workspace) -> Outcome {
-    let readme = workspace.join("README.md");
-    let readme = fs::read_to_string(&readme).at(Code::Check, "read", &readme)?;
-    let blocks = blocks(&readme)?;
+    let page = workspace.join(PAGE);
+    let page = fs::read_to_string(&page).at(Code::Check, "read", &page)?;
+    let blocks = blocks(&page)?;
     let folder = Scratch::new()?;
     for (name, text) in blocks.iter().filter(|(name, _)| *name != COMMANDS) {
         write(&folder.0.join(name), &text.replace(PLACEHOLDER, &workspace.root().display().to_string()))?;
@@ -34,22 +37,22 @@ pub(super) fn run(workspace: &Workspace) -> Outcome {
     commands.filter(|line| !line.trim().is_empty()).try_for_each(|line| shell(line, &folder.0, workspace))
 }
 
-/// The README's blocks by name, all of [`PARTS`].
-fn blocks(readme: &str) -> Outcome<Vec<(&'static str, String)>> {
+/// The page's blocks by name, all of [`PARTS`].
+fn blocks(page: &str) -> Outcome<Vec<(&'static str, String)>> {
     PARTS
         .into_iter()
         .map(|name| {
             let marker = format!("<!-- consumer: {name} -->");
-            let text = block_after(readme, &marker);
+            let text = block_after(page, &marker);
             text.map(|text| (name, text)).ok_or_else(|| {
-                Failure::check(format!("README.md lacks the line `{marker}` with a fenced block right after it"))
+                Failure::check(format!("{PAGE} lacks the line `{marker}` with a fenced block right after it"))
             })
         })
         .collect()
 }
 
-fn block_after(readme: &str, marker: &str) -> Option<String> {
-    let mut lines = readme.lines().skip_while(|line| line.trim() != marker).skip(1);
+fn block_after(page: &str, marker: &str) -> Option<String> {
+    let mut lines = page.lines().skip_while(|line| line.trim() != marker).skip(1);
     let fence = lines.find(|line| !line.trim().is_empty())?;
     fence.starts_with("```").then(|| lines.take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect())
 }
@@ -117,20 +120,20 @@ fn shell(line: &str, folder: &Path, workspace: &Workspace) -> Outcome {
 mod tests {
     use super::*;
 
-    const README: &str = "text\n<!-- consumer: Cargo.toml -->\n\n```toml\n[package]\n\n[dependencies]\n```\nmore\n\
+    const SAMPLE: &str = "text\n<!-- consumer: Cargo.toml -->\n\n```toml\n[package]\n\n[dependencies]\n```\nmore\n\
                           <!-- consumer: build.rs -->\nno block\n```rust\n```\n";
 
     #[test]
     fn a_block_is_read_whole_and_only_right_after_its_marker() {
-        let block = |name: &str| block_after(README, &format!("<!-- consumer: {name} -->"));
+        let block = |name: &str| block_after(SAMPLE, &format!("<!-- consumer: {name} -->"));
         assert_eq!(block("Cargo.toml").unwrap(), "[package]\n\n[dependencies]\n");
         assert_eq!(block("build.rs"), None);
         assert_eq!(block("absent"), None);
     }
 
     #[test]
-    fn a_readme_without_its_blocks_is_refused_by_name() {
-        let message = blocks(README).unwrap_err().to_string();
+    fn a_page_without_its_blocks_is_refused_by_name() {
+        let message = blocks(SAMPLE).unwrap_err().to_string();
         assert!(message.contains("`<!-- consumer: .cargo/config.toml -->`"), "{message}");
     }
 

@@ -30,8 +30,8 @@ pub(super) fn table(workspace: &Workspace, measured: &dyn Fn(&str, &str) -> bool
             continue;
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        let status = if measured(&recipe.dataset, &name) { "see above" } else { "not yet: it needs a GPU" };
-        let link = format!("[{name}](configs/{}/{name}.toml)", recipe.dataset);
+        let status = if measured(&recipe.dataset, &name) { "see the README" } else { "not yet: it needs a GPU" };
+        let link = format!("[{name}](../configs/{}/{name}.toml)", recipe.dataset);
         lines.push(format!("| {} | {link} | {} | {status} |", recipe.dataset, figures(&recipe.published)));
     }
     Ok(lines.join("\n") + "\n")
@@ -99,10 +99,10 @@ mod tests {
         }
         let table = table(&workspace, &|set, recipe| (set, recipe) == ("cifar10", "two")).unwrap();
         let lines: Vec<_> = table.lines().skip(2).collect();
-        let link = |name: &str| format!("| cifar10 | [{name}](configs/cifar10/{name}.toml) |");
+        let link = |name: &str| format!("| cifar10 | [{name}](../configs/cifar10/{name}.toml) |");
         let expected = [
             format!("{} 85.1 % or 84.2 % after 1 epoch | not yet: it needs a GPU |", link("one")),
-            format!("{} 80.0 % after 1 epoch, 90.5 % after 10 epochs | see above |", link("two")),
+            format!("{} 80.0 % after 1 epoch, 90.5 % after 10 epochs | see the README |", link("two")),
         ];
         assert_eq!(lines, expected);
         fs::write(set.join("bad.toml"), "dataset = 5\n").unwrap();

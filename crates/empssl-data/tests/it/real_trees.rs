@@ -104,7 +104,7 @@ fn adler32(bytes: &[u8]) -> u32 {
 
 /// Every pixel of the photographs is that of Pillow; `photographs.txt` has the sums.
 #[test]
-fn golden_photographs_have_the_pixels_of_pillow() {
+fn photographs_have_the_pixels_of_pillow() {
     let Some(root) = genuine_images("imagenet-photos") else { return };
     let sums = include_str!("../data/photographs.txt");
     assert_eq!(sums.lines().count(), 100);
