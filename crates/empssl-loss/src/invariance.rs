@@ -35,7 +35,7 @@ impl PatchInvariance {
         let input = Projections::new(z)?;
         let _no_graph = tch::no_grad_guard();
         let rows = RowGradient::new(&input.z, 1.0);
-        let gradient = rows.without_own_part(None).addcmul_(&rows.own, &input.z);
+        let gradient = rows.without_own_part().addcmul_(&rows.own, &input.z);
         Ok((rows.invariance, input.as_given(gradient)))
     }
 
@@ -89,12 +89,9 @@ impl RowGradient {
         Self { invariance: -cosine.mean(None::<Kind>), own, mean_part, mean, shared }
     }
 
-    /// `mean_part * mean + shared`, `[n, b, d]`, written to `memory` of that form where there is some.
-    pub(crate) fn without_own_part(&self, memory: Option<Tensor>) -> Tensor {
-        match memory {
-            Some(memory) => self.shared.addcmul_out(&memory, &self.mean_part, &self.mean),
-            None => self.shared.addcmul(&self.mean_part, &self.mean),
-        }
+    /// `mean_part * mean + shared`, `[n, b, d]`.
+    pub(crate) fn without_own_part(&self) -> Tensor {
+        self.shared.addcmul(&self.mean_part, &self.mean)
     }
 }
 

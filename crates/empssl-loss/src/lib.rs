@@ -89,7 +89,6 @@ mod error;
 mod input;
 mod invariance;
 mod objective;
-mod workspace;
 
 pub use coding_rate::TotalCodingRate;
 pub use error::LossError;

@@ -8,7 +8,6 @@ use crate::coding_rate::{GradientMap, TotalCodingRate, size3};
 use crate::error::check_number;
 use crate::input::Projections;
 use crate::invariance::{PatchInvariance, RowGradient};
-use crate::workspace::Workspace;
 
 /// The weights of the two terms and the distortion.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,8 +48,6 @@ pub struct LossTerms {
 pub struct EmpSslLoss {
     config: EmpSslLossConfig,
     coding_rate: TotalCodingRate,
-    /// The gradient of [`Self::backward`], which no caller sees.
-    workspace: Workspace,
 }
 
 impl EmpSslLoss {
@@ -62,7 +59,7 @@ impl EmpSslLoss {
         check_number("invariance_weight", config.invariance_weight, true)?;
         check_number("coding_rate_weight", config.coding_rate_weight, true)?;
         let coding_rate = TotalCodingRate::new(config.eps_sq)?;
-        Ok(Self { config: config.clone(), coding_rate, workspace: Workspace::default() })
+        Ok(Self { config: config.clone(), coding_rate })
     }
 
     /// The configuration this loss was built from.
@@ -79,7 +76,7 @@ impl EmpSslLoss {
     pub fn value_and_gradient(&self, z: &Tensor) -> Result<(LossTerms, Tensor), LossError> {
         let input = Projections::new(z)?;
         let _no_graph = tch::no_grad_guard();
-        let (terms, gradient) = self.closed_form(&input.z, None);
+        let (terms, gradient) = self.closed_form(&input.z);
         Ok((terms, input.as_given(gradient)))
     }
 
@@ -94,14 +91,8 @@ impl EmpSslLoss {
         if !z.requires_grad() {
             return Err(LossError::NoGraph);
         }
-        let input = Projections::new(z)?;
-        let (terms, gradient) = {
-            let _no_graph = tch::no_grad_guard();
-            self.closed_form(&input.z, self.workspace.take(&input.z))
-        };
-        let given = input.as_given(gradient.shallow_clone());
-        tch::with_grad(|| z.flatten(0, -1).dot(&given.flatten(0, -1)).backward());
-        self.workspace.keep(gradient);
+        let (terms, gradient) = self.value_and_gradient(z)?;
+        tch::with_grad(|| z.flatten(0, -1).dot(&gradient.flatten(0, -1)).backward());
         Ok(terms)
     }
 
@@ -122,11 +113,11 @@ impl EmpSslLoss {
         LossTerms { total, invariance, coding_rate }
     }
 
-    fn closed_form(&self, z: &Tensor, memory: Option<Tensor>) -> (LossTerms, Tensor) {
+    fn closed_form(&self, z: &Tensor) -> (LossTerms, Tensor) {
         let (n, _, _) = size3(z);
         let factor = self.coding_rate.factor(z);
         let rows = RowGradient::new(z, self.config.invariance_weight);
-        let mut gradient = rows.without_own_part(memory);
+        let mut gradient = rows.without_own_part();
         let gradient = match factor.gradient_map(-self.config.coding_rate_weight / n as f64) {
             GradientMap::Left(map) => {
                 // `own` scales rows of z, so it joins the matrix that z is multiplied with anyway.

@@ -40,7 +40,7 @@ template <typename Body> char *computed(Body body) {
 } // namespace
 
 char *empssl_lists_norms(empssl_tensor out, const empssl_tensor *tensors, size_t n) {
-  return computed([&] { at::stack_out(tensor(out), at::_foreach_norm(list(tensors, n))); });
+  return computed([&] { at::stack_out(tensor(out), at::_foreach_norm(list(tensors, n), 2, tensor(out).scalar_type())); });
 }
 
 char *empssl_lists_copy(const empssl_tensor *to, const empssl_tensor *from, size_t n) {

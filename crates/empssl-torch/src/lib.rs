@@ -4,7 +4,7 @@
 //! crate is the one room for that, and the one room of C++: [`device`] opens CUDA at run time and says why it cannot,
 //! [`precision`] holds the TF32 switches, [`determinism`] the reproducibility switches, [`memory`] the peak memory of
 //! a device, [`autograd`] begins a backward pass at a given gradient, [`lists`] holds the operators over whole lists of
-//! tensors and [`host`] their single pass through host memory, [`operators`] tells which operators a piece of code calls,
+//! tensors, [`operators`] tells which operators a piece of code calls,
 //! [`stream`] copies beside the computing, from memory that [`pinned`] provides and [`upload`] guards until it was read,
 //! [`processes`] lets several processes compute together,
 //! [`script`] puts TorchScript modules together,
@@ -20,7 +20,6 @@ pub mod determinism;
 pub mod device;
 pub mod failure;
 mod ffi;
-pub mod host;
 pub mod lists;
 mod mapped;
 pub mod memory;

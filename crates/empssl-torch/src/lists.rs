@@ -1,14 +1,14 @@
 //! Operators over whole lists of tensors, which tch does not bind.
 //!
 //! On a GPU each is a handful of launches however long the lists are, as long as the tensors of a place have the same
-//! type, sizes and strides. On the CPU libtorch goes through the lists with one operator a tensor; see [`crate::host`].
+//! type, sizes and strides. On the CPU libtorch goes through the lists with one operator a tensor.
 //! Nothing here records gradients, and parameters may require them.
 
 use tch::Tensor;
 
 use crate::ffi::{self, ShimError};
 
-/// Writes the 2-norm of every tensor into `out`, which is as long as the list.
+/// Writes the 2-norm of every tensor, computed in the type of `out`, into `out`, which is as long as the list.
 ///
 /// # Errors
 /// When libtorch refuses: an empty list, tensors that are not floating-point.
@@ -77,6 +77,20 @@ pub fn add_quotient(
     ffi::addcdiv(out, [term, dividend, divisor], factor)
 }
 
+/// Whether the elements fill a piece of memory without gaps and without overlap, in whatever order.
+pub fn is_dense(tensor: &Tensor) -> bool {
+    let sizes = tensor.size();
+    let mut dims: Vec<_> = tensor.stride().into_iter().zip(sizes).filter(|(_, size)| *size != 1).collect();
+    dims.sort_unstable();
+    let mut filled = 1;
+    let mut fits = true;
+    for (stride, size) in dims {
+        fits &= stride == filled;
+        filled *= size;
+    }
+    fits || tensor.numel() == 0
+}
+
 #[cfg(test)]
 mod tests {
     use tch::{Device, Kind};
@@ -97,6 +111,10 @@ mod tests {
         let out = Tensor::zeros([2], (Kind::Double, Device::Cpu));
         norms(&out, &[&a, &b]).unwrap();
         assert_eq!(values(&out), [5.0, 2.0]);
+        // In float32 these squares overflow, or add nothing to the first.
+        let long = Tensor::from_slice(&[1e30f32, 1.0]);
+        norms(&out, &[&long, &Tensor::from_slice(&[4096.0f32, 0.5])]).unwrap();
+        assert_eq!(values(&out), [f64::from(1e30f32), (4096.0f64 * 4096.0 + 0.25).sqrt()]);
         let (to, other) = (tensor(&[0.0, 0.0]), tensor(&[0.0]));
         copy(&[&to, &other], &[&a, &b]).unwrap();
         add(&[&to, &other], &[&a, &b], -0.5).unwrap();
@@ -138,5 +156,16 @@ mod tests {
         }
         assert!(copy(&[&tensor(&[1.0, 2.0])], &[&b]).unwrap_err().to_string().starts_with("libtorch: "));
         assert!(norms(&a, &[]).is_err());
+    }
+
+    #[test]
+    fn dense_means_without_gaps_in_any_order() {
+        let tensor = Tensor::arange(120, (Kind::Float, Device::Cpu)).view([2, 3, 4, 5]);
+        let channels_last = tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+        assert!(is_dense(&tensor) && is_dense(&channels_last) && is_dense(&tensor.select(0, 1)));
+        assert!(
+            !is_dense(&tensor.select(3, 1)) && !is_dense(&tensor.select(0, 0).unsqueeze(0).expand([2, 3, 4, 5], false))
+        );
+        assert!(is_dense(&tensor.narrow(0, 0, 0)) && is_dense(&Tensor::from(1.0)));
     }
 }

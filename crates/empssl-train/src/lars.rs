@@ -2,17 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use empssl_torch::host::is_dense;
-use empssl_torch::lists::{Descent, drop_gradients};
+use empssl_torch::lists::{drop_gradients, is_dense};
 use empssl_torch::{ShimError, TorchFailure};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use self::lists::Rows;
 
 use crate::error::TrainError;
 
-mod host;
 mod lists;
 #[cfg(test)]
 mod tests;
@@ -65,12 +63,12 @@ impl LarsConfig {
 /// Since the division by `lr` is undone by the step, `min(lr, eta |p| / |g|)` is the rate a weight moves at.
 /// The momentum buffers hold gradients scaled by the rate of their own step.
 ///
-/// Norms, ratios and updates stay on the device of the parameters: a step reads nothing back to the host. On a GPU it
-/// takes the same few operators whatever the number of parameters; on the CPU, two passes through memory.
+/// Norms, ratios and updates stay on the device of the parameters: a step calls the same few operators whatever the
+/// number of parameters, and reads nothing back to the host.
 pub struct Lars {
     config: LarsConfig,
     slots: Vec<Slot>,
-    way: Way,
+    rows: Rows,
 }
 
 /// One parameter with its momentum buffer, which starts at zero: PyTorch's first step, `buffer = gradient`, is the
@@ -81,14 +79,6 @@ struct Slot {
     buffer: Tensor,
     /// Whether the gradient is taken as it is, without scaling and without weight decay.
     plain: bool,
-}
-
-/// How a step goes through memory.
-enum Way {
-    /// Two passes over all parameters.
-    Host,
-    /// Operators over lists of tensors.
-    Lists(Rows),
 }
 
 /// A parameter that moves in this step, with a gradient of its layout.
@@ -115,17 +105,8 @@ impl Lars {
             plain: config.exclude_bias_and_norm && parameter.dim() == 1,
         });
         let slots: Vec<_> = slots.collect();
-        let way =
-            if parameters[0].1.device() == Device::Cpu { Way::Host } else { Way::Lists(Rows::new(&slots, config)) };
-        Ok(Self { config: config.clone(), slots, way })
-    }
-
-    /// The way of a GPU, on whatever device.
-    #[cfg(test)]
-    fn over_lists(parameters: &[(String, Tensor)], config: &LarsConfig) -> Result<Self, TrainError> {
-        let mut lars = Self::new(parameters, config)?;
-        lars.way = Way::Lists(Rows::new(&lars.slots, config));
-        Ok(lars)
+        let rows = Rows::new(&slots, config);
+        Ok(Self { config: config.clone(), slots, rows })
     }
 
     /// Moves every parameter that has a gradient, at the rate `lr` of the schedule.
@@ -154,11 +135,7 @@ impl Lars {
         let given = self.slots.iter().zip(gradients).enumerate();
         let moving = given.filter_map(|(index, (slot, gradient))| Some(Moving::new(slot, index, (*gradient)?)));
         let moving: Vec<_> = moving.collect();
-        let result = match &self.way {
-            Way::Host => host::step(&self.config, lr, &moving),
-            Way::Lists(rows) => rows.step(&self.config, lr, &self.slots, &moving),
-        };
-        result.map_err(refused)
+        self.rows.step(&self.config, lr, &self.slots, &moving).map_err(refused)
     }
 
     /// A network may change the layout of its weights in memory; buffers follow.
@@ -172,8 +149,8 @@ impl Lars {
                 moved = true;
             }
         }
-        if let (true, Way::Lists(rows)) = (moved, &mut self.way) {
-            *rows = Rows::new(&self.slots, &self.config);
+        if moved {
+            self.rows = Rows::new(&self.slots, &self.config);
         }
     }
 
@@ -248,12 +225,6 @@ impl<'a> Moving<'a> {
             same
         };
         Self { slot, index, gradient }
-    }
-}
-
-impl LarsConfig {
-    fn descent(&self, lr: f64) -> Descent {
-        Descent { lr, momentum: self.momentum, nesterov: self.nesterov }
     }
 }
 

@@ -1,11 +1,12 @@
-//! A step by operators over lists of tensors, the same few whatever the number of parameters: the way of a GPU.
+//! A step by operators over lists of tensors, the same few whatever the number of parameters.
 //!
 //! libtorch's list operators take one factor for a whole list, but each weight has its own, and only the device knows
 //! it. So the gradients are gathered in one matrix, where every parameter owns whole rows: what belongs to a parameter
 //! becomes a column of factors, one a row, and one product scales them all.
 
-use empssl_torch::{ShimError, lists};
-use tch::Tensor;
+use empssl_torch::ShimError;
+use empssl_torch::lists::{self, Descent};
+use tch::{Kind, Tensor};
 
 use super::{EPSILON, LarsConfig, Moving, Slot};
 
@@ -24,13 +25,13 @@ pub(super) struct Rows {
     places: Tensor,
     /// `[rows, 1]`: what each row is multiplied by.
     row_ratios: Tensor,
-    /// `[2 (scaled + 1)]`: the norms of the parameters, then those of the gradients.
+    /// `[2 (scaled + 1)]`, float64: the norms of the parameters, then those of the gradients.
     norms: Tensor,
     /// The two halves of `norms`, `[scaled + 1, 1]`.
     halves: [Tensor; 2],
     /// `[scaled + 1, 1]`.
     ratios: Tensor,
-    /// The weight decay, `[1, 1]`.
+    /// The weight decay, `[1, 1]`, float64.
     decay: Tensor,
     /// A zero and a one. They make the last place one whose parameter is zero and whose gradient is not, which takes
     /// the gradient as it is.
@@ -55,7 +56,9 @@ impl Rows {
             row += n_rows(slot);
         }
         let n_places = scaled.len() as i64 + 1;
-        let norms = Tensor::zeros([2 * n_places], options);
+        // Sums of millions of squares are exact enough in float64 alone.
+        let precise = (Kind::Double, options.1);
+        let norms = Tensor::zeros([2 * n_places], precise);
         let halves = [0, n_places].map(|start| norms.narrow(0, start, n_places).view([-1, 1]));
         Self {
             gradients,
@@ -65,7 +68,7 @@ impl Rows {
             norms,
             halves,
             ratios: Tensor::zeros([n_places, 1], options),
-            decay: Tensor::full([1, 1], config.weight_decay, options),
+            decay: Tensor::full([1, 1], config.weight_decay, precise),
             constants: [Tensor::zeros([1], options), Tensor::ones([1], options)],
             matrix,
         }
@@ -88,7 +91,8 @@ impl Rows {
         self.scale(config, lr, slots)?;
         let parameters: Vec<_> = moving.iter().map(|one| &one.slot.parameter).collect();
         let buffers: Vec<_> = moving.iter().map(|one| &one.slot.buffer).collect();
-        lists::descend(&parameters, &gathered, &buffers, config.descent(lr))
+        let step = Descent { lr, momentum: config.momentum, nesterov: config.nesterov };
+        lists::descend(&parameters, &gathered, &buffers, step)
     }
 
     /// Turns the gathered gradients into `(g + wd p) q`. A parameter without a gradient has an old one here, which is

@@ -1,9 +1,10 @@
-//! LARS against the reference and by hand, on both of its ways through memory.
+//! LARS against the reference and by hand.
 
 use super::*;
 use empssl_golden::{Family, Tensors, assert_close};
 use empssl_torch::operators;
 use serde_json::Value;
+use tch::Device;
 
 fn values(tensor: &Tensor) -> Vec<f64> {
     Vec::try_from(tensor.to_kind(Kind::Double).flatten(0, -1)).unwrap()
@@ -63,15 +64,10 @@ fn config_of(family: &Family) -> LarsConfig {
     }
 }
 
-type Build = fn(&[(String, Tensor)], &LarsConfig) -> Result<Lars, TrainError>;
-
-/// Both ways through memory.
-const BUILDS: [Build; 2] = [Lars::new, Lars::over_lists];
-
-fn replay(family: &Family, case: &Value, kind: Kind, build: Build) {
+fn replay(family: &Family, case: &Value, kind: Kind) {
     let script = Script::read(family, case, kind);
     let parameters = script.parameters();
-    let mut lars = build(&parameters, &config_of(family)).unwrap();
+    let mut lars = Lars::new(&parameters, &config_of(family)).unwrap();
     for (step, lr) in case["lr_used_in_step"].as_array().unwrap().iter().enumerate() {
         let gradients = script.gradients(step);
         let gradients: Vec<_> = gradients.iter().map(Option::as_ref).collect();
@@ -89,10 +85,8 @@ fn replay(family: &Family, case: &Value, kind: Kind, build: Build) {
 fn golden_lars_follows_the_reference_step_by_step() {
     let Some(family) = Family::open("lars") else { return };
     for case in family.cases() {
-        for build in BUILDS {
-            replay(&family, case, Kind::Double, build);
-            replay(&family, case, Kind::Float, build);
-        }
+        replay(&family, case, Kind::Double);
+        replay(&family, case, Kind::Float);
     }
 }
 
@@ -125,13 +119,9 @@ fn a_step_reads_the_gradients_of_a_backward_pass() {
 
 #[test]
 fn every_switch_changes_the_step() {
-    BUILDS.into_iter().for_each(every_switch_counts);
-}
-
-fn every_switch_counts(build: Build) {
     let moved = |config: &LarsConfig| {
         let parameters = pair();
-        let mut lars = build(&parameters, config).unwrap();
+        let mut lars = Lars::new(&parameters, config).unwrap();
         let gradients = [Tensor::from_slice(&[0.0, 1e-3]).view([1, 2]), Tensor::from_slice(&[1.0])];
         lars.step_along(0.1, &gradients.each_ref().map(Some)).unwrap();
         [values(&parameters[0].1)[1], values(&parameters[1].1)[0]]
@@ -177,12 +167,12 @@ fn steps(lars: &mut Lars, parameters: &[(String, Tensor)], range: std::ops::Rang
 }
 
 #[test]
-fn a_step_over_lists_calls_the_same_few_operators_for_any_number_of_tensors_and_reads_nothing_back() {
+fn a_step_calls_the_same_few_operators_for_any_number_of_tensors_and_reads_nothing_back() {
     let called = |n_layers| {
         let parameters = network(n_layers, false);
         let gradients = gradients(&parameters, 1);
         let gradients: Vec<_> = gradients.iter().map(Some).collect();
-        let mut lars = Lars::over_lists(&parameters, &LarsConfig::paper()).unwrap();
+        let mut lars = Lars::new(&parameters, &LarsConfig::paper()).unwrap();
         let step = || {
             lars.step_along(0.2, &gradients).unwrap();
             lars.zero_grad();
@@ -198,91 +188,66 @@ fn a_step_over_lists_calls_the_same_few_operators_for_any_number_of_tensors_and_
 }
 
 #[test]
-fn both_ways_and_both_layouts_lead_to_the_same_place() {
-    let mut ends = Vec::new();
-    for (build, channels_last) in [(BUILDS[0], false), (BUILDS[0], true), (BUILDS[1], false), (BUILDS[1], true)] {
+fn both_layouts_lead_to_the_same_place() {
+    let ends = [false, true].map(|channels_last| {
         let parameters = network(3, channels_last);
         let strides: Vec<_> = parameters.iter().map(|(_, parameter)| parameter.stride()).collect();
-        let mut lars = build(&parameters, &LarsConfig::paper()).unwrap();
+        let mut lars = Lars::new(&parameters, &LarsConfig::paper()).unwrap();
         steps(&mut lars, &parameters, 0..5);
         assert_eq!(parameters.iter().map(|(_, parameter)| parameter.stride()).collect::<Vec<_>>(), strides);
-        ends.push(parameters.iter().flat_map(|(_, parameter)| values(parameter)).collect::<Vec<_>>());
-    }
-    for end in &ends[1..] {
-        assert_close("parameters", end, &ends[0], 1e-12);
-    }
+        parameters.iter().flat_map(|(_, parameter)| values(parameter)).collect::<Vec<_>>()
+    });
+    assert_close("parameters", &ends[1], &ends[0], 1e-12);
 }
 
 #[test]
 fn a_layout_that_changes_between_steps_takes_the_momentum_along() {
-    for build in BUILDS {
-        let (still, changed) = (network(2, false), network(2, false));
-        let mut optimizers =
-            [build(&still, &LarsConfig::paper()).unwrap(), build(&changed, &LarsConfig::paper()).unwrap()];
-        steps(&mut optimizers[0], &still, 0..4);
-        steps(&mut optimizers[1], &changed, 0..2);
-        for (_, parameter) in changed.iter().filter(|(_, parameter)| parameter.dim() == 4) {
-            let last = parameter.detach().permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
-            parameter.shallow_clone().set_data(&last);
-        }
-        steps(&mut optimizers[1], &changed, 2..4);
-        for ((name, still), (_, changed)) in still.iter().zip(&changed) {
-            assert_close(name, &values(changed), &values(still), 1e-12);
-        }
+    let (still, changed) = (network(2, false), network(2, false));
+    let mut optimizers = [&still, &changed].map(|parameters| Lars::new(parameters, &LarsConfig::paper()).unwrap());
+    steps(&mut optimizers[0], &still, 0..4);
+    steps(&mut optimizers[1], &changed, 0..2);
+    for (_, parameter) in changed.iter().filter(|(_, parameter)| parameter.dim() == 4) {
+        let last = parameter.detach().permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+        parameter.shallow_clone().set_data(&last);
+    }
+    steps(&mut optimizers[1], &changed, 2..4);
+    for ((name, still), (_, changed)) in still.iter().zip(&changed) {
+        assert_close(name, &values(changed), &values(still), 1e-12);
     }
 }
 
 #[test]
-fn a_missing_gradient_leaves_its_parameter_alone_on_both_ways() {
-    for build in BUILDS {
-        let parameters = network(2, false);
-        let before = values(&parameters[1].1);
-        let mut lars = build(&parameters, &LarsConfig::paper()).unwrap();
-        let gradients = gradients(&parameters, 1);
-        let given: Vec<_> = gradients.iter().enumerate().map(|(i, g)| (i != 1).then_some(g)).collect();
-        lars.step_along(0.2, &given).unwrap();
-        lars.step_along(0.2, &vec![None; parameters.len()]).unwrap();
-        assert_eq!(values(&parameters[1].1), before);
-        assert_eq!(values(&lars.state()[1].1).iter().map(|value| value.abs()).sum::<f64>(), 0.0);
-        assert_ne!(values(&lars.state()[0].1)[0], 0.0);
-    }
-}
-
-#[test]
-fn the_number_of_threads_changes_no_bit() {
-    let before = tch::get_num_threads();
-    let ends = [1, 3].map(|threads| {
-        tch::set_num_threads(threads);
-        let parameters = network(4, false);
-        let gradients = gradients(&parameters, 1);
-        let mut lars = Lars::new(&parameters, &LarsConfig::paper()).unwrap();
-        lars.step_along(0.2, &gradients.iter().map(Some).collect::<Vec<_>>()).unwrap();
-        parameters.iter().flat_map(|(_, parameter)| values(parameter)).collect::<Vec<_>>()
-    });
-    tch::set_num_threads(before);
-    assert_eq!(ends[0], ends[1]);
+fn a_missing_gradient_leaves_its_parameter_alone() {
+    let parameters = network(2, false);
+    let before = values(&parameters[1].1);
+    let mut lars = Lars::new(&parameters, &LarsConfig::paper()).unwrap();
+    let gradients = gradients(&parameters, 1);
+    let given: Vec<_> = gradients.iter().enumerate().map(|(i, g)| (i != 1).then_some(g)).collect();
+    lars.step_along(0.2, &given).unwrap();
+    lars.step_along(0.2, &vec![None; parameters.len()]).unwrap();
+    assert_eq!(values(&parameters[1].1), before);
+    assert_eq!(values(&lars.state()[1].1).iter().map(|value| value.abs()).sum::<f64>(), 0.0);
+    assert_ne!(values(&lars.state()[0].1)[0], 0.0);
 }
 
 #[test]
 fn saved_momentum_continues_bit_for_bit_in_a_fresh_optimizer() {
-    for build in BUILDS {
-        let run = |steps: std::ops::Range<usize>, parameters: &[(String, Tensor)], state: &[(String, Tensor)]| {
-            let mut lars = build(parameters, &LarsConfig::paper()).unwrap();
-            lars.load_state(state).unwrap();
-            for step in steps {
-                let gradient = Tensor::from_slice(&[step as f64 - 1.5, 0.3]).view([1, 2]);
-                lars.step_along(0.2, &[Some(&gradient), None]).unwrap();
-            }
-            lars.state()
-        };
-        let fresh = build(&pair(), &LarsConfig::paper()).unwrap().state();
-        let (whole, halves) = (pair(), pair());
-        run(0..4, &whole, &fresh);
-        let mut saved = run(0..2, &halves, &fresh);
-        saved.reverse();
-        run(2..4, &halves, &saved);
-        assert_eq!(values(&whole[0].1), values(&halves[0].1));
-    }
+    let run = |steps: std::ops::Range<usize>, parameters: &[(String, Tensor)], state: &[(String, Tensor)]| {
+        let mut lars = Lars::new(parameters, &LarsConfig::paper()).unwrap();
+        lars.load_state(state).unwrap();
+        for step in steps {
+            let gradient = Tensor::from_slice(&[step as f64 - 1.5, 0.3]).view([1, 2]);
+            lars.step_along(0.2, &[Some(&gradient), None]).unwrap();
+        }
+        lars.state()
+    };
+    let fresh = Lars::new(&pair(), &LarsConfig::paper()).unwrap().state();
+    let (whole, halves) = (pair(), pair());
+    run(0..4, &whole, &fresh);
+    let mut saved = run(0..2, &halves, &fresh);
+    saved.reverse();
+    run(2..4, &halves, &saved);
+    assert_eq!(values(&whole[0].1), values(&halves[0].1));
 }
 
 #[test]
