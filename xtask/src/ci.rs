@@ -11,7 +11,7 @@ use crate::failure::{Code, Failure, Outcome};
 use crate::reproduce;
 use crate::reproduce::program::Profile;
 use crate::workspace::{self, Workspace};
-use crate::{dist, process, setup, table, test, tidy};
+use crate::{dist, process, setup, table, test};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -23,9 +23,8 @@ pub(crate) struct Args {
 /// One thing that must hold.
 type Step = (&'static str, fn(&Workspace) -> Outcome);
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 11] = [
     ("fmt", |workspace| cargo(workspace, &["fmt", "--all", "--check"])),
-    ("tidy", tidy::run),
     ("table", |workspace| table::run(&table::Args { check: true }, workspace)),
     ("edges", edges::run),
     // With the object that the bundle packs and a test looks into.
@@ -109,6 +108,16 @@ mod tests {
         let failure = run_steps(&steps, &Workspace::locate()).unwrap_err();
         assert_eq!((failure.code, failure.to_string().as_str()), (Code::Check, "ci stopped at `second`: it broke"));
         run_steps(&steps[..1], &Workspace::locate()).unwrap();
+    }
+
+    #[test]
+    fn no_file_of_rust_is_longer_than_600_lines() {
+        let workspace = Workspace::locate();
+        let listed = process::output(Command::new("git").args(["ls-files", "*.rs"]).current_dir(workspace.root()));
+        let files = listed.unwrap_or_default(); // A copy without git has nothing to list.
+        let lines = |name: &str| fs::read_to_string(workspace.join(name)).map_or(0, |text| text.lines().count());
+        let long: Vec<_> = files.lines().filter(|name| lines(name) > 600).collect();
+        assert!(long.is_empty(), "longer than 600 lines: {long:?}");
     }
 
     #[test]

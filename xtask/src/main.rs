@@ -13,7 +13,6 @@ mod setup;
 mod sweep;
 mod table;
 mod test;
-mod tidy;
 mod workspace;
 
 use std::process::ExitCode;
@@ -68,8 +67,6 @@ enum Task {
     Dist(dist::Args),
     /// Everything that must hold before a change is merged
     Ci(ci::Args),
-    /// Measure the house rules no compiler checks
-    Tidy,
 }
 
 fn main() -> ExitCode {
@@ -99,7 +96,6 @@ fn run(task: &Task, workspace: &Workspace) -> Outcome {
         Task::Test(args) => test::run(args, workspace),
         Task::Dist(args) => dist::run(args, workspace),
         Task::Ci(args) => ci::run(args, workspace),
-        Task::Tidy => tidy::run(workspace),
     }
 }
 
@@ -115,9 +111,7 @@ mod tests {
     #[test]
     fn help_names_every_task_and_every_exit_code() {
         let help = Cli::command().render_help().to_string();
-        for word in
-            ["setup", "reproduce", "report", "table", "test", "dist", "ci", "tidy", "Exit codes", "130  interrupted"]
-        {
+        for word in ["setup", "reproduce", "report", "table", "test", "dist", "ci", "Exit codes", "130  interrupted"] {
             assert!(help.contains(word), "`{word}` is missing from:\n{help}");
         }
         for code in failure::Code::ALL {
