@@ -1,7 +1,7 @@
 //! The project's tasks, one file each: `cargo xtask TASK`.
 //!
-//! This crate starts processes and renders reports.
-//! It links neither libtorch nor any of our crates, so that every task begins within seconds on a bare machine.
+//! This crate starts processes. Of our crates it knows `empssl-report` alone, so that every task begins within seconds on a
+//! bare machine.
 
 mod ci;
 mod dist;

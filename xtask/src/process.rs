@@ -31,7 +31,8 @@ pub(crate) fn interrupts() -> usize {
 pub(crate) fn run(command: &mut Command, code: Code) -> Outcome {
     eprintln!("$ {}", shown(command));
     let mut child = command.spawn().map_err(|error| not_started(command, &error))?;
-    let status = wait(&mut child, interrupts)?;
+    let told = "interrupted: waiting for the program to leave; interrupt again to stop it at once";
+    let status = wait(&mut child, &interrupts, &mut |_| eprintln!("{told}"), &mut || ())?;
     if interrupts() > 0 {
         return Err(Failure::new(Code::Interrupted, "interrupted"));
     }
@@ -49,8 +50,14 @@ pub(crate) fn output(command: &mut Command) -> Outcome<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Waits for the program's end: at the first interrupt it is left to save, at the second it is stopped.
-fn wait(child: &mut Child, interrupts: impl Fn() -> usize) -> Outcome<ExitStatus> {
+/// Waits for the program's end: `first` hears of the first interrupt, at the second the program is stopped. `watch` is called
+/// with every look.
+pub(crate) fn wait(
+    child: &mut Child,
+    interrupts: &dyn Fn() -> usize,
+    first: &mut dyn FnMut(&Child),
+    watch: &mut dyn FnMut(),
+) -> Outcome<ExitStatus> {
     let mut told = false;
     loop {
         let ended = child.try_wait().map_err(|error| Failure::new(Code::Child, format!("cannot wait: {error}")))?;
@@ -59,18 +66,20 @@ fn wait(child: &mut Child, interrupts: impl Fn() -> usize) -> Outcome<ExitStatus
         }
         let count = interrupts();
         if count > 0 && !told {
-            eprintln!("interrupted: waiting for the program to leave; interrupt again to stop it at once");
+            first(child);
             told = true;
         }
         if count > 1 {
             // It may have ended just now; the next round tells.
             let _ = child.kill();
         }
+        watch();
         thread::sleep(POLL);
     }
 }
 
-fn not_started(command: &Command, error: &std::io::Error) -> Failure {
+/// The failure of a command that does not begin.
+pub(crate) fn not_started(command: &Command, error: &std::io::Error) -> Failure {
     let program = command.get_program().to_string_lossy();
     Failure::new(Code::Child, format!("cannot start `{program}`: {error}"))
 }
@@ -130,8 +139,9 @@ mod tests {
     #[test]
     fn one_interrupt_lets_the_program_finish_and_two_stop_it() {
         let sleep = |seconds: &str| Command::new("sleep").arg(seconds).spawn().unwrap();
-        assert!(wait(&mut sleep("0.2"), || 1).unwrap().success());
-        let stopped = wait(&mut sleep("60"), || 2).unwrap();
+        let wait = |seconds: &str, n: usize| wait(&mut sleep(seconds), &|| n, &mut |_| (), &mut || ()).unwrap();
+        assert!(wait("0.2", 1).success());
+        let stopped = wait("60", 2);
         assert_eq!(stopped.code(), None, "it was not stopped by a signal");
     }
 

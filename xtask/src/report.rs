@@ -1,26 +1,16 @@
 //! `cargo xtask report RUN`: turns what a run folder holds into a page to read.
 //!
-//! `report.json` says what was measured, `metrics.jsonl` how training went, `patches.png` what the network sees.
 //! The page refers to nothing outside itself, so it can be sent to anyone.
-
-mod base64;
-pub(crate) mod chart;
-mod cost;
-pub(crate) mod html;
-pub(crate) mod markdown;
-pub(crate) mod model;
-mod monitor;
-mod terminal;
-pub(crate) mod text;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub(crate) use model::Report;
-pub(crate) use terminal::terminal;
+use empssl_report::page::Page;
+use empssl_report::report::RunReport;
+use empssl_report::run_page::RunFiles;
+use empssl_report::{ReadError, html, markdown, terminal};
 
-use crate::failure::{Code, Context, Outcome};
-use model::{Row, Step};
+use crate::failure::{Code, Context, Failure, Outcome};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -31,58 +21,46 @@ pub(crate) struct Args {
 
 /// Runs the task.
 pub(crate) fn run(args: &Args) -> Outcome {
-    let report = render(&args.run)?;
-    print!("{}", terminal(&report));
-    println!("\nwrote {} and report.md", args.run.join("report.html").display());
+    let files = RunFiles::read(&args.run)?;
+    write_and_show(&files.page(), &args.run)
+}
+
+/// Writes RUN/report.md and RUN/report.html, prints what is not folded, and returns what was read.
+pub(crate) fn show(run: &Path) -> Outcome<RunReport> {
+    let files = RunFiles::read(run)?;
+    println!();
+    write_and_show(&files.page(), run)?;
+    Ok(files.report)
+}
+
+/// Writes RUN/report.md and RUN/report.html.
+pub(crate) fn render(run: &Path) -> Outcome {
+    write(&RunFiles::read(run)?.page(), run)
+}
+
+/// Writes a page into a folder and prints it.
+pub(crate) fn write_and_show(page: &Page, folder: &Path) -> Outcome {
+    write(page, folder)?;
+    let shown = crate::workspace::from_here(folder);
+    println!("{}", terminal::render(page));
+    println!("report: {}\n        {}", shown.join("report.html").display(), shown.join("report.md").display());
     Ok(())
 }
 
-/// Writes RUN/report.md and RUN/report.html and returns what they show.
-pub(crate) fn render(run: &Path) -> Outcome<Report> {
-    let page = Page::read(run)?;
-    for (name, text) in [("report.md", markdown::render(&page)), ("report.html", html::render(&page))] {
-        let path = run.join(name);
-        fs::write(&path, text).at(Code::Report, "write", &path)?;
-    }
-    Ok(page.report)
+/// Writes a page as report.md and report.html.
+pub(crate) fn write(page: &Page, folder: &Path) -> Outcome {
+    write_file(&folder.join("report.md"), &markdown::render(page))?;
+    write_file(&folder.join("report.html"), &html::render(page))
 }
 
-/// Everything a page shows.
-pub(crate) struct Page {
-    report: Report,
-    steps: Option<Vec<Step>>,
-    patches: Option<Vec<u8>>,
-    /// Test images by their features, as SVG.
-    scatter: Option<Vec<u8>>,
+/// Writes a file that is there whole or not at all.
+pub(crate) fn write_file(path: &Path, text: &str) -> Outcome {
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path)).at(Code::Report, "write", path)
 }
 
-impl Page {
-    fn read(run: &Path) -> Outcome<Self> {
-        let report = Report::read(run)?;
-        let file = |name: &str| fs::read(run.join(name)).ok();
-        Ok(Self { report, steps: model::steps(run), patches: file("patches.png"), scatter: file("scatter.svg") })
-    }
-
-    /// The rows with those of one probe together, the trained encoder first.
-    fn rows(&self) -> Vec<&Row> {
-        let mut rows: Vec<_> = self.report.rows.iter().collect();
-        rows.sort_by_key(|row| (row.probe, row.encoder));
-        rows
-    }
-
-    /// What could not be shown, in sentences.
-    fn gaps(&self) -> Vec<&'static str> {
-        let no_steps = match &self.steps {
-            None => Some("metrics.jsonl is missing, so there are no curves of the training."),
-            Some(steps) if steps.len() < 2 => Some("metrics.jsonl holds fewer than two steps, so there are no curves."),
-            Some(_) => None,
-        };
-        let no_patches = self.patches.is_none().then_some("patches.png is missing, so no patches are shown.");
-        let curve = &self.report.probe_curve;
-        let no_probe = curve.is_empty().then_some("The report holds no accuracy by epoch of the linear probe.");
-        [no_steps, no_patches, no_probe].into_iter().flatten().collect()
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        Self::report(error.to_string())
     }
 }
-
-#[cfg(test)]
-mod tests;

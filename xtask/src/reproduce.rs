@@ -10,8 +10,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use empssl_report::report::RunReport;
+
 use crate::failure::{Code, Context, Failure, Outcome};
-use crate::report::{self, Report};
+use crate::report;
 use crate::sweep::slots::{Asked, Machine, slots};
 use crate::sweep::{self, Request, Table};
 use crate::workspace::Workspace;
@@ -252,11 +254,7 @@ impl<'a> Single<'a> {
     fn perform(&self, folder: &Path, program: &Program) -> Outcome {
         process::run(&mut self.training(folder, program), Code::Child)?;
         process::run(&mut self.evaluation(folder, program), Code::Child)?;
-        let report = report::render(folder)?;
-        print!("\n{}", report::terminal(&report));
-        let shown = workspace::from_here(folder);
-        println!("\nreport: {}\n        {}", shown.join("report.html").display(), shown.join("report.md").display());
-        judge(&report)
+        judge(&report::show(folder)?)
     }
 }
 
@@ -346,7 +344,7 @@ fn first_free(runs: &Path, name: &str) -> Outcome<PathBuf> {
 }
 
 /// Fails where a bar of the report is not met: accuracy, or the minutes that the recipe allows.
-fn judge(report: &Report) -> Outcome {
+fn judge(report: &RunReport) -> Outcome {
     let missed: Vec<_> = report.bars.iter().filter(|bar| !bar.holds).map(|bar| bar.what.as_str()).collect();
     if missed.is_empty() { Ok(()) } else { Err(Failure::check(format!("not met: {}", missed.join("; ")))) }
 }

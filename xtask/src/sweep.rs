@@ -4,38 +4,32 @@
 //! Nothing is remembered elsewhere, so the same command goes on wherever everything was killed.
 
 mod cell;
-mod child;
 mod energy;
 mod estimate;
-mod html;
-mod markdown;
-pub(crate) mod measured;
+mod measured;
 mod outline;
 mod plan;
-mod pool;
+mod runner;
 pub(crate) mod slots;
-mod tables;
-pub(crate) mod words;
-mod work;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-pub(crate) use cell::Status;
+use empssl_report::page::Page;
+use empssl_report::sweep::Status;
+use empssl_report::{sweep_page, words};
 pub(crate) use outline::demand_images;
-pub(crate) use tables::Table;
+pub(crate) use plan::Table;
 
 use crate::failure::{Code, Context, Failure, Outcome};
-use crate::report::text;
 use crate::reproduce::images::{ImageSet, MayFetch};
 use crate::reproduce::program::{Profile, Program, digest};
 use crate::workspace::Workspace;
-use crate::{process, workspace};
+use crate::{process, report};
 use estimate::Rates;
-use measured::SweepReport;
 use plan::{Cell, Plan};
+use runner::Runner;
 use slots::{Asked, Machine, Slot};
-use work::Bench;
 
 /// What was asked for.
 pub(crate) struct Request {
@@ -91,7 +85,7 @@ impl Request {
         let tables = self.tables.iter().map(|table| format!("table {}", table.name()));
         let recipes = self.recipes.iter().map(|recipe| format!("recipe {recipe}"));
         let what: Vec<_> = tables.chain(recipes).collect();
-        let seeds = text::counted(self.n_seeds as usize, "seed");
+        let seeds = words::counted(self.n_seeds as usize, "seed");
         format!("EMP-SSL on {}: {}, {seeds}", sets.join(", "), what.join(", "))
     }
 }
@@ -130,38 +124,33 @@ impl<'a> Sweep<'a> {
     fn run(&self, interrupts: &(dyn Fn() -> usize + Sync)) -> Outcome {
         let say = |line: &str| eprintln!("{line}");
         let Request { retry, keep_features, deterministic, .. } = *self.request;
-        let bench = Bench { program: &self.program, retry, keep_features, deterministic, interrupts, say: &say };
+        let runner = Runner { program: &self.program, retry, keep_features, deterministic, interrupts, say: &say };
         let ended = || {
             if let Err(failure) = self.report() {
                 say(&format!("warning: {failure}"));
             }
         };
-        pool::run(&self.plan.cells, &self.slots, &bench, &ended);
-        let report = self.report()?;
-        print!("\n{}", terminal(&report));
-        let shown = workspace::from_here(&self.folder);
-        println!("\nreport: {}\n        {}", shown.join("report.html").display(), shown.join("report.md").display());
+        runner.run_all(&self.plan.cells, &self.slots, &ended);
+        println!();
+        report::write_and_show(&self.report()?, &self.folder)?;
         self.judge(interrupts() > 0)
     }
 
-    /// Writes report.json, report.md and report.html.
-    fn report(&self) -> Outcome<SweepReport> {
-        let report = SweepReport::new(&self.plan, &self.request.title(), &self.command, &self.program, &self.folder);
+    /// Writes report.json, report.md and report.html, and returns the page.
+    fn report(&self) -> Outcome<Page> {
+        let report = measured::report(&self.plan, &self.request.title(), &self.command, &self.program, &self.folder);
         fs::create_dir_all(&self.folder).at(Code::Report, "create the folder", &self.folder)?;
         let json = serde_json::to_string_pretty(&report).map_err(|error| Failure::report(error.to_string()))?;
-        for (name, text) in [
-            ("report.json", json + "\n"),
-            ("report.md", markdown::render(&report)),
-            ("report.html", html::render(&report, &self.plan)),
-        ] {
-            write(&self.folder.join(name), &text)?;
-        }
-        Ok(report)
+        report::write_file(&self.folder.join("report.json"), &(json + "\n"))?;
+        let page = sweep_page::page(&report, measured::curves(&self.plan));
+        report::write(&page, &self.folder)?;
+        Ok(page)
     }
 
     /// What the sweep as a whole came to.
     fn judge(&self, interrupted: bool) -> Outcome {
-        let (cells, count) = (&self.plan.cells, |status| pool::count(&self.plan.cells, status));
+        let cells = &self.plan.cells;
+        let count = |status| cells.iter().filter(|cell| cell.shown_status() == status).count();
         let (done, failed) = (count(Status::Done), count(Status::Failed));
         let all = cells.len();
         if interrupted {
@@ -190,7 +179,7 @@ impl<'a> Sweep<'a> {
         let mut lines = vec![format!(
             "{}\n{}, {done} done; on {}",
             self.request.title(),
-            text::counted(cells.len(), "cell"),
+            words::counted(cells.len(), "cell"),
             places.join(", ")
         )];
         let mut seen: Vec<usize> = Vec::new();
@@ -205,7 +194,7 @@ impl<'a> Sweep<'a> {
                 lines.push(self.group_text(group, &new, &rates));
             }
         }
-        let left = left.map_or("an unknown time".to_owned(), |left| text::duration(left / self.slots.len() as f64));
+        let left = left.map_or("an unknown time".to_owned(), |left| words::duration(left / self.slots.len() as f64));
         lines.push(format!("about {left} for what is left, without the probes where no cell is finished yet\n"));
         lines.join("\n")
     }
@@ -217,7 +206,7 @@ impl<'a> Sweep<'a> {
         let time = match (rates.seconds(one, outline), rates.of(outline)) {
             (Some(seconds), Some(rate)) => {
                 let from = if rate.is_measured { "as finished cells" } else { "by a trial of a few steps" };
-                format!("about {} a cell, {from}", text::duration(seconds))
+                format!("about {} a cell, {from}", words::duration(seconds))
             }
             _ => "time unknown".to_owned(),
         };
@@ -227,13 +216,13 @@ impl<'a> Sweep<'a> {
         format!(
             "  {} {}{changes}: {}\n    {} patches to train, {} to score in {}{others}, {} of features while a cell is \
              scored; {time}",
-            measured::label(&outline.dataset, &outline.data),
+            measured::label(outline),
             group.recipe,
             states.join(", "),
-            text::count(outline.training_patches()),
-            text::count(cost.patches),
-            text::counted(one.states.len(), "state"),
-            text::bytes(cost.bytes),
+            words::count(outline.training_patches()),
+            words::count(cost.patches),
+            words::counted(one.states.len(), "state"),
+            words::bytes(cost.bytes),
         )
     }
 
@@ -246,41 +235,6 @@ impl<'a> Sweep<'a> {
         };
         format!("seed {} {}{note}", cell.seed, status.label())
     }
-}
-
-/// Writes a file that is there whole or not at all.
-fn write(path: &Path, text: &str) -> Outcome {
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path)).at(Code::Report, "write", path)
-}
-
-/// The rows in a few lines.
-fn terminal(report: &SweepReport) -> String {
-    use crate::report::model::Encoder;
-
-    let warnings: String = words::warnings(report).iter().map(|warning| format!("! {warning}\n")).collect();
-    let row = |row: &measured::Row| {
-        let published: Vec<_> = row.published.iter().map(|beside| words::published(beside).0).collect();
-        let published =
-            if published.is_empty() { String::new() } else { format!("; published {}", published.join(", ")) };
-        format!(
-            "  {} {}, {} epochs: linear {}, kNN {}{published}; trained in {}, evaluated in {}; {}\n",
-            words::data(row),
-            words::recipe(row),
-            words::epochs(row),
-            words::linear(row, Encoder::Trained),
-            words::knn(row, Encoder::Trained),
-            words::seconds(row.train_seconds.as_ref()),
-            words::seconds(row.evaluate_seconds.as_ref()),
-            row.status()
-        )
-    };
-    let tables: String = report
-        .tables
-        .iter()
-        .map(|table| format!("{}\n{}", table.title, table.rows.iter().map(row).collect::<String>()))
-        .collect();
-    format!("{}\n{warnings}{tables}", report.title)
 }
 
 #[cfg(test)]

@@ -4,14 +4,16 @@
 mod published;
 
 use std::fs;
-use std::iter;
 use std::path::{Path, PathBuf};
 
+use empssl_report::markdown;
+use empssl_report::report::{RunReport, SCHEMA_VERSION};
+use empssl_report::run_page::missed;
+use empssl_report::sweep::{KIND, SweepReport, SweepRow};
+use empssl_report::sweep_page::{SUMMARY_HEADS, summary};
+use empssl_report::table::Table;
+
 use crate::failure::{Code, Context, Failure, Outcome};
-use crate::report::model::{Bar, Encoder, Probe};
-use crate::report::{Report, text};
-use crate::sweep::measured::{KIND, Row, SCHEMA_VERSION, SweepReport, label_of};
-use crate::sweep::words;
 use crate::workspace::Workspace;
 
 /// What stands between two lines of a file.
@@ -73,143 +75,86 @@ pub(crate) struct Args {
 /// Runs the task.
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
     let reports = reports(workspace)?;
-    let measured = |set: &str, recipe: &str| reports.iter().any(|(_, report)| report.is_of(set, recipe));
+    let measured = |set: &str, recipe: &str| reports.iter().any(|report| report.is_of(set, recipe));
     MEASURED.update(workspace, &table(&reports), args.check)?;
     PUBLISHED.update(workspace, &published::table(workspace, &measured)?, args.check)
 }
 
-/// What lies in a folder of the results.
-enum Committed {
-    Run(Box<Report>),
-    Sweep(SweepReport),
+/// A report under docs/results/: its rows, each with the claims that it missed.
+struct Committed {
+    name: String,
+    rows: Vec<(SweepRow, Vec<String>)>,
 }
 
 impl Committed {
     fn read(folder: &Path) -> Outcome<Self> {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let path = folder.join("report.json");
         let text = fs::read_to_string(&path).at(Code::Check, "read", &path)?;
         let is_sweep = serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|report| report["kind"] == KIND);
         if !is_sweep {
-            return Ok(Self::Run(Box::new(Report::read(folder)?)));
+            let report = RunReport::read(folder)?;
+            return Ok(Self { name, rows: vec![(SweepRow::of_run(&report), missed(&report).collect())] });
         }
         let wrong = |reason: String| Failure::check(format!("{} is no report of a sweep: {reason}", path.display()));
         let report: SweepReport = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-        match report.schema_version {
-            SCHEMA_VERSION => Ok(Self::Sweep(report)),
-            other => Err(wrong(format!("schema_version is {other}, and this task reads {SCHEMA_VERSION}"))),
+        if report.schema_version != SCHEMA_VERSION {
+            let found = report.schema_version;
+            return Err(wrong(format!("schema_version is {found}, and this task reads {SCHEMA_VERSION}")));
         }
+        let rows = report.tables.into_iter().flat_map(|table| table.rows).filter(|row| row.n > 0);
+        Ok(Self { name, rows: rows.map(|row| (row, Vec::new())).collect() })
     }
 
     /// Whether it measured this recipe as it is on this set, in any form of it.
     fn is_of(&self, set: &str, recipe: &str) -> bool {
-        match self {
-            Self::Run(report) => report.dataset == set && report.recipe == recipe,
-            Self::Sweep(report) => {
-                let is_plain = |row: &&Row| row.n > 0 && row.trained_on.is_none() && row.changes.is_empty();
-                let mut plain = report.tables.iter().flat_map(|table| &table.rows).filter(is_plain);
-                plain.any(|row| (row.set(), row.recipe.as_str()) == (set, recipe))
-            }
-        }
-    }
-
-    /// The lines of the README's table.
-    fn rows(&self, name: &str) -> Vec<String> {
-        match self {
-            Self::Run(report) => vec![row(name, report)],
-            Self::Sweep(report) => {
-                let rows = report.tables.iter().flat_map(|table| &table.rows).filter(|row| row.n > 0);
-                rows.map(|row| sweep_row(name, row)).collect()
-            }
-        }
+        let is_plain = |row: &SweepRow| row.trained_on.is_none() && row.changes.is_empty();
+        self.rows.iter().any(|(row, _)| is_plain(row) && (row.set(), row.recipe.as_str()) == (set, recipe))
     }
 }
 
-/// The committed reports with the names of their folders, sorted.
-fn reports(workspace: &Workspace) -> Outcome<Vec<(String, Committed)>> {
+/// The committed reports, sorted by the names of their folders.
+fn reports(workspace: &Workspace) -> Outcome<Vec<Committed>> {
     let root = workspace.join(RESULTS);
     let entries = fs::read_dir(&root).at(Code::Check, "read", &root)?;
     let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     folders.sort();
-    let name = |folder: &PathBuf| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    folders.iter().map(|folder| Ok((name(folder), Committed::read(folder)?))).collect()
+    folders.iter().map(|folder| Committed::read(folder)).collect()
 }
 
-fn table(reports: &[(String, Committed)]) -> String {
-    let mut lines = vec![
-        "| data | recipe | linear probe | weighted kNN | training | evaluation | peak memory | machine | status |"
-            .to_owned(),
-        "|---|---|---|---|---|---|---|---|---|".to_owned(),
-    ];
-    lines.extend(reports.iter().flat_map(|(name, report)| report.rows(name)));
-    lines.join("\n") + "\n"
-}
-
-fn row(name: &str, report: &Report) -> String {
-    let peak = report.peak_bytes.map_or_else(String::new, text::peak);
-    let cells = [
-        label_of(report),
-        format!("[{}]({RESULTS}/{name}/report.json)", report.recipe),
-        scores(report, Probe::Linear),
-        scores(report, Probe::Knn),
-        text::duration(report.seconds.train),
-        text::duration(report.seconds.evaluate),
-        peak,
-        format!("{}, {}", report.device_name, report.threads()),
-        status(report),
-    ];
-    format!("| {} |", cells.join(" | "))
-}
-
-/// One seed is too few to settle anything; what the recipe asked for and did not get is said.
-fn status(report: &Report) -> String {
-    let missed = report.bars.iter().filter_map(Bar::missed).map(|missed| format!("; missed {missed}"));
-    iter::once("n = 1, preliminary".to_owned()).chain(missed).collect()
-}
-
-/// A row of a sweep, whose published figures go along with the differences.
-fn sweep_row(name: &str, row: &Row) -> String {
-    let published: Vec<_> = row.published.iter().map(|beside| words::published(beside).0).collect();
-    let published = if published.is_empty() { String::new() } else { format!("; published {}", published.join(", ")) };
-    let scores = |figure: fn(&Row, Encoder) -> String| {
-        let [trained, untrained, pixels] = Encoder::ALL.map(|encoder| figure(row, encoder));
-        format!("**{trained}** (untrained {untrained}, pixels {pixels})")
-    };
-    let cells = [
-        words::data(row),
-        format!("[{}]({RESULTS}/{name}/report.json), {} epochs", words::recipe(row), words::epochs(row)),
-        scores(words::linear) + &published,
-        scores(words::knn),
-        words::seconds(row.train_seconds.as_ref()),
-        words::seconds(row.evaluate_seconds.as_ref()),
-        words::memory(row),
-        row.machine.clone().unwrap_or_default(),
-        row.status(),
-    ];
-    format!("| {} |", cells.join(" | "))
-}
-
-/// Top-1 of the trained encoder, and what it has to beat.
-fn scores(report: &Report, probe: Probe) -> String {
-    let top1 = |encoder| report.row(encoder, probe).map_or("not measured".to_owned(), |row| text::percent(row.top1));
-    let (trained, untrained, pixels) = (top1(Encoder::Trained), top1(Encoder::Untrained), top1(Encoder::Pixels));
-    format!("**{trained}** (untrained {untrained}, pixels {pixels})")
+/// A row for each state that was measured.
+fn table(reports: &[Committed]) -> String {
+    let rows = reports.iter().flat_map(|report| {
+        let to = format!("{RESULTS}/{}/report.json", report.name);
+        report.rows.iter().map(move |(row, missed)| summary(row, &to, missed))
+    });
+    markdown::table(&Table::new(&SUMMARY_HEADS, rows.collect()).without_empty_columns())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use empssl_report::report::Bar;
 
     use super::*;
 
-    fn fixture() -> Report {
-        Report::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/run")).unwrap()
+    fn fixture() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/empssl-report/fixtures/run")
+    }
+
+    /// The only row of a report that is changed so.
+    fn line(change: impl FnOnce(&mut RunReport)) -> String {
+        let mut report = RunReport::read(&fixture()).unwrap();
+        change(&mut report);
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("report.json"), serde_json::to_string(&report).unwrap()).unwrap();
+        table(&[Committed::read(folder.path()).unwrap()]).lines().nth(2).unwrap().to_owned()
     }
 
     #[test]
     fn the_table_replaces_what_stood_between_the_markers_and_settles() {
         let [begin, end] = MEASURED.markers();
         let readme = format!("# title\n\n{begin}\nold\n{end}\n\nrest\n");
-        let table = table(&[("a".to_owned(), Committed::Run(Box::new(fixture())))]);
+        let table = table(&[Committed::read(&fixture()).unwrap()]);
         let written = MEASURED.put(&readme, &table).unwrap();
         assert!(written.starts_with("# title\n\n") && written.ends_with("\n\nrest\n") && !written.contains("old"));
         assert_eq!(MEASURED.put(&written, &table).unwrap(), written);
@@ -218,20 +163,22 @@ mod tests {
 
     #[test]
     fn a_row_shows_what_was_measured_and_that_one_seed_is_few() {
-        let report = fixture();
-        let line = row("a", &report);
-        let trained = report.row(Encoder::Trained, Probe::Linear).unwrap().top1;
-        assert!(line.contains(&format!("**{}** (untrained ", text::percent(trained))), "{line}");
-        assert!(line.contains("(docs/results/a/report.json)") && line.contains("n = 1, preliminary"), "{line}");
-        let bar = |holds| Bar { what: "kNN".into(), measured: Some(6.29), at_least: Some(7.0), at_most: None, holds };
-        let with = |holds| {
-            let mut report = fixture();
-            report.bars = vec![bar(holds)];
-            status(&report)
-        };
-        assert_eq!(with(true), "n = 1, preliminary");
-        assert_eq!(with(false), "n = 1, preliminary; missed kNN: 6.3, at least 7");
-        assert_eq!(line.matches(" | ").count(), 8);
+        let shown = line(|_| ());
+        assert!(shown.contains("| **51.3 %** (untrained 33.0 %, pixels 27.9 %) |"), "{shown}");
+        assert!(shown.contains("/report.json)") && shown.contains("[quick, 6.2 epochs]("), "{shown}");
+        let with = |bar: f64| line(|report| report.bars = vec![Bar::at_least("kNN", Some(6.29), bar)]);
+        assert!(with(6.0).ends_with("| n = 1, preliminary |"), "{}", with(6.0));
+        assert!(with(7.0).ends_with("| n = 1, preliminary; missed kNN: 6.3, at least 7 |"), "{}", with(7.0));
+    }
+
+    #[test]
+    fn a_row_on_a_part_of_a_split_says_how_many_of_how_many_images() {
+        let label = |change: fn(&mut RunReport)| line(change).split(" | ").next().unwrap().to_owned();
+        let whole = "| cifar10 (JPEG copy)";
+        assert_eq!(label(|_| ()), format!("{whole}, 8,068 of 50,000 training and 2,000 of 10,000 test images"));
+        let whole_training = |report: &mut RunReport| report.partial_counts.as_mut().unwrap().train.expected = 8068;
+        assert_eq!(label(whole_training), format!("{whole}, 2,000 of 10,000 test images"));
+        assert_eq!(label(|report| report.partial_counts = None), whole);
     }
 
     #[test]
@@ -256,13 +203,13 @@ mod tests {
             "tables": [{"name": "one-epoch", "title": "One epoch", "rows": [row(3), row(0)]}]
         });
         fs::write(folder.path().join("report.json"), report.to_string()).unwrap();
-        let lines = Committed::read(folder.path()).unwrap().rows("a");
-        assert_eq!(lines.len(), 1, "a row without scores is left out");
-        let line = &lines[0];
-        for text in ["**85.0 \u{b1} 1.0 %**", "published 85.1 % (\u{2212}0.1)", "| n = 3 |", "| 60 s |", "one-epoch]"] {
-            assert!(line.contains(text), "`{text}` is missing from {line}");
+        let shown = table(&[Committed::read(folder.path()).unwrap()]);
+        assert_eq!(shown.lines().count(), 3, "a row without scores is left out");
+        for text in
+            ["**85.0 \u{b1} 1.0 %**", "| 85.1 % (\u{2212}0.1) |", "| n = 3 |", "| 60 s |", "[one-epoch, 1 epoch]"]
+        {
+            assert!(shown.contains(text), "`{text}` is missing from {shown}");
         }
-        assert_eq!(line.matches(" | ").count(), 8);
         let report_read = Committed::read(folder.path()).unwrap();
         assert!(report_read.is_of("cifar10", "one-epoch"));
         assert!(!report_read.is_of("cifar1", "one-epoch") && !report_read.is_of("cifar10", "quick"));
@@ -278,8 +225,7 @@ mod tests {
         let workspace = Workspace::at(folder.path());
         let results = workspace.join(RESULTS).join("a");
         fs::create_dir_all(&results).unwrap();
-        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/run/report.json"), results.join("report.json"))
-            .unwrap();
+        fs::copy(fixture().join("report.json"), results.join("report.json")).unwrap();
         fs::create_dir_all(workspace.join("configs")).unwrap();
         for block in [MEASURED, PUBLISHED] {
             fs::write(workspace.join(block.file), block.markers().join("\n")).unwrap();

@@ -1,6 +1,6 @@
 //! What a run leaves to be read: `run.json`, written by training, and `report.json`, written by evaluation.
 //!
-//! `report.json` follows `docs/report.schema.json`; programs that render it know only that file.
+//! Programs that render `report.json` read it by the types of `empssl-report`.
 
 use empssl_data::{BadImage, Dataset};
 use empssl_model::Portion;

@@ -1,113 +1,179 @@
-//! The dependencies that must be absent, read from `cargo tree`.
+//! Who may use whom: the crates by `cargo metadata`, the modules of a crate by their `use` lines.
 
-use std::collections::BTreeSet;
+mod circles;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use crate::failure::{Failure, Outcome};
+use serde::Deserialize;
+
+use crate::failure::{Code, Failure, Outcome};
 use crate::process;
 use crate::workspace::{self, Workspace};
 
-/// Every crate of ours, by its prefix.
-const OURS: &str = "empssl-*";
+/// What every crate of ours begins with.
+const OURS: &str = "empssl-";
 
-/// Reads reference values for tests and knows nothing itself, so any test may use it.
-const FOR_TESTS: &str = "empssl-golden";
-/// Damages the inputs of parsers in tests, and knows nothing itself either.
-const FUZZ: &str = "empssl-fuzz";
-/// Reads bytes and knows nothing of what they mean to others, so whoever reads pickles may use it.
-const PICKLE: &str = "empssl-pickle";
-/// Ours, but of no concern to a rule that forbids all of ours; a rule that does forbid one of them names it.
-const SPARED: [&str; 3] = [FOR_TESTS, FUZZ, PICKLE];
+/// Serve tests alone, so nothing that is shipped reaches them.
+const FOR_TESTS: [&str; 2] = ["empssl-golden", "empssl-fuzz"];
 
-/// What a package must not reach, over which kinds of dependency.
+/// A package and the crates of ours that it may reach. Those with `libtorch` may reach that too.
 struct Rule {
     package: &'static str,
-    edges: &'static str,
-    absent: &'static [&'static str],
+    may_reach: &'static [&'static str],
+    libtorch: bool,
 }
 
-const BUILT: &str = "normal,build";
-const ALL: &str = "normal,build,dev";
-
-const RULES: [Rule; 11] = [
-    Rule { package: "empssl-data", edges: ALL, absent: &[OURS, "tch", "torch-sys"] },
-    Rule { package: "empssl-golden", edges: ALL, absent: &[OURS, FUZZ, PICKLE, "tch", "torch-sys"] },
-    Rule { package: "empssl-fuzz", edges: ALL, absent: &[OURS, FOR_TESTS, PICKLE, "tch", "torch-sys"] },
-    Rule { package: "empssl-pickle", edges: ALL, absent: &[OURS, FOR_TESTS, "tch", "torch-sys"] },
-    Rule { package: "xtask", edges: ALL, absent: &[OURS, FOR_TESTS, FUZZ, PICKLE, "tch", "torch-sys"] },
-    Rule { package: "empssl-torch", edges: BUILT, absent: &[OURS, FOR_TESTS, FUZZ, PICKLE] },
-    Rule { package: "empssl-loss", edges: BUILT, absent: &[OURS, FOR_TESTS, FUZZ, PICKLE] },
-    // It knows files of tensors by empssl-torch.
+const RULES: [Rule; 12] = [
+    Rule { package: "empssl-golden", may_reach: &[], libtorch: false },
+    Rule { package: "empssl-fuzz", may_reach: &[], libtorch: false },
+    Rule { package: "empssl-pickle", may_reach: &[], libtorch: false },
+    Rule { package: "empssl-report", may_reach: &[], libtorch: false },
+    Rule { package: "empssl-data", may_reach: &["empssl-pickle"], libtorch: false },
+    Rule { package: "xtask", may_reach: &["empssl-report"], libtorch: false },
+    Rule { package: "empssl-torch", may_reach: &[], libtorch: true },
+    Rule { package: "empssl-loss", may_reach: &[], libtorch: true },
+    Rule { package: "empssl-model", may_reach: &["empssl-torch", "empssl-pickle"], libtorch: true },
     Rule {
-        package: "empssl-model",
-        edges: BUILT,
-        absent: &["empssl-data", "empssl-loss", "empssl-train", "empssl-eval", "empssl-cli", FOR_TESTS, FUZZ],
+        package: "empssl-train",
+        may_reach: &["empssl-data", "empssl-model", "empssl-loss", "empssl-torch", "empssl-pickle"],
+        libtorch: true,
     },
-    Rule { package: "empssl-train", edges: BUILT, absent: &["empssl-eval", "empssl-cli", FOR_TESTS, FUZZ] },
     Rule {
         package: "empssl-eval",
-        edges: BUILT,
-        absent: &["empssl-train", "empssl-model", "empssl-loss", "empssl-cli", FUZZ],
+        may_reach: &["empssl-data", "empssl-torch", "empssl-pickle", "empssl-report"],
+        libtorch: true,
     },
-    Rule { package: "empssl-cli", edges: BUILT, absent: &[FOR_TESTS, FUZZ, "xtask"] },
+    Rule {
+        package: "empssl-cli",
+        may_reach: &[
+            "empssl-data",
+            "empssl-eval",
+            "empssl-loss",
+            "empssl-model",
+            "empssl-pickle",
+            "empssl-report",
+            "empssl-torch",
+            "empssl-train",
+        ],
+        libtorch: true,
+    },
 ];
 
 /// Runs the check.
 pub(super) fn run(workspace: &Workspace) -> Outcome {
+    let mut cargo = Command::new(workspace::cargo());
+    cargo.args(["metadata", "--format-version", "1"]).current_dir(workspace.root());
+    let graph: Metadata = serde_json::from_str(&process::output(&mut cargo)?)
+        .map_err(|error| Failure::new(Code::Child, format!("`cargo metadata`: {error}")))?;
+    for circle in circles::find(workspace)? {
+        eprintln!("modules use each other: {circle}");
+    }
     let mut found = Vec::new();
     for rule in &RULES {
-        let packages = reached(rule, workspace)?;
-        found.extend(breaches(rule, &packages).into_iter().map(|name| format!("{} reaches {name}", rule.package)));
+        found.extend(breaches(rule, &graph.reached(rule.package, false), &[]));
+        // Its tests may use what serves tests, but a crate without libtorch is tested without it.
+        let tested = breaches(rule, &graph.reached(rule.package, true), &FOR_TESTS);
+        found.extend(tested.into_iter().filter(|_| !rule.libtorch));
     }
     if found.is_empty() {
         eprintln!("{} packages reach nothing they must not know", RULES.len());
         return Ok(());
     }
-    Err(Failure::check(format!("dependencies that must be absent: {} (see `cargo tree`)", found.join(", "))))
+    Err(Failure::check(format!("who must not use whom:\n  {}", found.join("\n  "))))
 }
 
-fn reached(rule: &Rule, workspace: &Workspace) -> Outcome<BTreeSet<String>> {
-    let mut tree = Command::new(workspace::cargo());
-    tree.args(["tree", "--package", rule.package, "--edges", rule.edges, "--prefix", "none", "--format", "{p}"]);
-    let text = process::output(tree.current_dir(workspace.root()))?;
-    Ok(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+/// What `cargo metadata` prints, as far as it is of use here.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+    resolve: Resolve,
 }
 
-/// Which of the reached packages a rule forbids.
-fn breaches<'a>(rule: &Rule, reached: &'a BTreeSet<String>) -> Vec<&'a str> {
-    let forbidden = |name: &str| {
-        name != rule.package
-            && rule.absent.iter().any(|pattern| match pattern.strip_suffix('*') {
-                Some(prefix) => name.starts_with(prefix) && !SPARED.contains(&name),
-                None => name == *pattern,
-            })
+#[derive(Deserialize)]
+struct Package {
+    id: String,
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Resolve {
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    id: String,
+    deps: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    pkg: String,
+    dep_kinds: Vec<Kind>,
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    /// `dev`, `build`, or nothing.
+    kind: Option<String>,
+}
+
+impl Metadata {
+    /// Names of all packages that one is built with, and of those that its tests are.
+    fn reached(&self, package: &str, with_tests: bool) -> BTreeSet<&str> {
+        let names: BTreeMap<&str, &str> = self.packages.iter().map(|of| (of.id.as_str(), of.name.as_str())).collect();
+        let nodes: BTreeMap<&str, &Node> = self.resolve.nodes.iter().map(|node| (node.id.as_str(), node)).collect();
+        let root = names.iter().find(|(_, name)| **name == package).map(|(id, _)| *id);
+        let (mut seen, mut open) = (BTreeSet::new(), Vec::from_iter(root));
+        while let Some(id) = open.pop() {
+            let counts = |kind: &Kind| kind.kind.as_deref() != Some("dev") || (with_tests && Some(id) == root);
+            let next = nodes[id].deps.iter().filter(|dependency| dependency.dep_kinds.iter().any(counts));
+            open.extend(next.map(|dependency| dependency.pkg.as_str()).filter(|id| seen.insert(*id)));
+        }
+        seen.into_iter().map(|id| names[id]).collect()
+    }
+}
+
+/// Which of the reached packages a rule forbids, `besides` apart.
+fn breaches(rule: &Rule, reached: &BTreeSet<&str>, besides: &[&str]) -> Vec<String> {
+    let may = |name: &str| name == rule.package || rule.may_reach.contains(&name) || besides.contains(&name);
+    let is_forbidden = |name: &&&str| match **name {
+        "tch" | "torch-sys" => !rule.libtorch,
+        "xtask" => rule.package != "xtask",
+        name => name.starts_with(OURS) && !may(name),
     };
-    reached.iter().map(String::as_str).filter(|name| forbidden(name)).collect()
+    reached.iter().filter(is_forbidden).map(|name| format!("{} reaches {name}", rule.package)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn names(names: &[&str]) -> BTreeSet<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
+    #[test]
+    fn tests_count_only_of_the_package_itself() {
+        let dependency =
+            |name: &str, kind: Option<&str>| format!(r#"{{"pkg": "{name}", "dep_kinds": [{{"kind": {kind:?}}}]}}"#);
+        let [a, b] = [[("b", None), ("d", Some("dev"))], [("c", Some("build")), ("e", Some("dev"))]]
+            .map(|of| of.map(|(name, kind)| dependency(name, kind)).join(", ").replace("None", "null"));
+        let [a, b] = [a, b].map(|deps| deps.replace("Some(", "").replace(")", ""));
+        let packages =
+            ["a", "b", "c", "d", "e"].map(|name| format!(r#"{{"id": "{name}", "name": "{name}"}}"#)).join(", ");
+        let leaves = ["c", "d", "e"].map(|name| format!(r#"{{"id": "{name}", "deps": []}}"#)).join(", ");
+        let nodes = format!(r#"{{"id": "a", "deps": [{a}]}}, {{"id": "b", "deps": [{b}]}}, {leaves}"#);
+        let text = format!(r#"{{"packages": [{packages}], "resolve": {{"nodes": [{nodes}]}}}}"#);
+        let metadata: Metadata = serde_json::from_str(&text).unwrap();
+        assert_eq!(Vec::from_iter(metadata.reached("a", false)), ["b", "c"]);
+        assert_eq!(Vec::from_iter(metadata.reached("a", true)), ["b", "c", "d"]);
     }
 
     #[test]
-    fn forbidden_packages_are_found_and_others_are_not() {
-        let rule = Rule { package: "empssl-data", edges: ALL, absent: &[OURS, "tch"] };
-        let reached = names(&["empssl-data", "empssl-golden", "empssl-pickle", "empssl-loss", "tch", "tch-extra"]);
-        assert_eq!(breaches(&rule, &reached), ["empssl-loss", "tch"]);
-    }
-
-    #[test]
-    fn what_is_named_itself_is_forbidden_even_where_the_prefix_spares_it() {
-        let rule = Rule { package: "xtask", edges: ALL, absent: &[OURS, FOR_TESTS] };
-        assert_eq!(breaches(&rule, &names(&["xtask", "clap", "empssl-golden"])), ["empssl-golden"]);
-        let built = RULES.iter().filter(|rule| rule.edges == BUILT);
-        assert!(
-            built.clone().count() > 3 && built.clone().all(|rule| rule.absent.contains(&FUZZ)),
-            "only ever for tests"
-        );
+    fn what_is_not_allowed_is_found_and_the_rest_is_not() {
+        let rule = Rule { package: "empssl-data", may_reach: &["empssl-pickle"], libtorch: false };
+        let names = ["empssl-data", "empssl-golden", "empssl-pickle", "empssl-loss", "tch", "tch-extra"];
+        let reached = names.into_iter().collect();
+        let found = |besides: &[&str]| breaches(&rule, &reached, besides).join(", ");
+        assert_eq!(found(&FOR_TESTS), "empssl-data reaches empssl-loss, empssl-data reaches tch");
+        assert!(found(&[]).starts_with("empssl-data reaches empssl-golden"), "{}", found(&[]));
     }
 }

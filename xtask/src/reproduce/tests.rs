@@ -150,8 +150,8 @@ fn more_processes_than_gpus_are_refused_and_on_the_cpu_they_are_not() {
 
 #[test]
 fn a_missed_bar_fails_the_check() {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/run");
-    let mut report = Report::read(&fixture).unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/empssl-report/fixtures/run");
+    let mut report = RunReport::read(&fixture).unwrap();
     let failure = judge(&report).unwrap_err();
     assert_eq!((failure.code, failure.to_string().as_str()), (Code::Check, "not met: kNN: trained minus raw pixels"));
     report.bars.retain(|bar| bar.holds);
@@ -160,7 +160,7 @@ fn a_missed_bar_fails_the_check() {
 
 /// A program that stands in for `empssl`: training writes the fixture's files into the folder after `--out`.
 fn stand_in(folder: &Path, evaluation: &str) -> Program {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/run");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/empssl-report/fixtures/run");
     let path = folder.join("empssl");
     let script = format!(
         "#!/bin/sh\n[ \"$1\" = eval ] && {{ {evaluation}; }}\nfor out; do :; done\ncp {}/* \"$out\"\n",

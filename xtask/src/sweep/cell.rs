@@ -6,40 +6,14 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use empssl_report::report::{Encoder, RunReport};
+use empssl_report::sweep::Status;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::plan::{Cell, Target};
 use crate::failure::{Code, Context, Failure, Outcome};
-use crate::report::Report;
-use crate::report::model::Encoder;
-
-/// How far a cell has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Status {
-    /// Not begun.
-    New,
-    /// Begun: it runs, or ran when everything was killed.
-    Begun,
-    /// Stopped when it was asked to.
-    Interrupted,
-    Failed,
-    Done,
-}
-
-impl Status {
-    /// The word in lists.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::New => "not begun",
-            Self::Begun => "begun",
-            Self::Interrupted => "interrupted",
-            Self::Failed => "failed",
-            Self::Done => "done",
-        }
-    }
-}
+use crate::report::write_file;
 
 /// `cell.json`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,9 +71,8 @@ impl Cell {
 
     /// Writes `cell.json`, whole or not at all.
     pub(crate) fn write_state(&self, state: &State) -> Outcome {
-        let (path, temporary) = (self.join("cell.json"), self.join("cell.tmp"));
         let text = serde_json::to_string_pretty(state).map_err(|error| Failure::report(error.to_string()))?;
-        fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path)).at(Code::Report, "write", &path)
+        write_file(&self.join("cell.json"), &text)
     }
 
     /// What is to be done, by what lies in the folder; nothing where everything is there.
@@ -134,7 +107,7 @@ impl Cell {
         }
     }
 
-    pub(crate) fn report(&self, state: Option<u64>) -> Option<Report> {
+    pub(crate) fn report(&self, state: Option<u64>) -> Option<RunReport> {
         read(&self.report_path(state))
     }
 
@@ -143,7 +116,7 @@ impl Cell {
         self.join(&format!("transfer/{}-{}.report.json", target.set.name, target.key))
     }
 
-    pub(crate) fn transfer_report(&self, target: &Target) -> Option<Report> {
+    pub(crate) fn transfer_report(&self, target: &Target) -> Option<RunReport> {
         read(&self.transfer_path(target))
     }
 
@@ -175,7 +148,7 @@ fn json(path: &Path) -> Option<Value> {
 }
 
 /// A whole report that scores the trained encoder.
-fn read(path: &Path) -> Option<Report> {
-    let report: Report = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+fn read(path: &Path) -> Option<RunReport> {
+    let report: RunReport = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
     report.rows.iter().any(|row| row.encoder == Encoder::Trained).then_some(report)
 }

@@ -3,9 +3,9 @@
 use std::env;
 use std::fs;
 
+use empssl_report::outline::Outline;
 use serde_json::Value;
 
-use super::outline::Outline;
 use super::plan::{Cell, Plan};
 use super::slots::Slot;
 use crate::reproduce::program::Program;
@@ -31,8 +31,8 @@ pub(crate) struct Rate {
 /// What decides about the speed, but for the number of patches.
 #[derive(Clone, Debug, PartialEq)]
 struct Kind {
-    parameters: u64,
-    side: u64,
+    parameters: i64,
+    side: usize,
     precision: String,
 }
 
@@ -80,7 +80,7 @@ impl Rates {
 fn measured(cell: &Cell, outline: &Outline) -> Option<Rate> {
     let report = cell.report(None)?;
     let scoring = outline.feature_cost(1).patches as f64 / report.seconds.evaluate;
-    let training = report.patches_per_s?;
+    let training = report.patches_per_s;
     (training > 0.0 && scoring > 0.0).then_some(Rate { training, scoring, is_measured: true })
 }
 

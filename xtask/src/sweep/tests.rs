@@ -1,8 +1,12 @@
 //! Whole sweeps with a program that stands in for `empssl`.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
+
+use empssl_report::report::{Encoder, Probe};
+use empssl_report::sweep::SweepReport;
 
 use super::*;
 use crate::reproduce::images::SYNTHETIC;
@@ -43,10 +47,10 @@ else
 fi
 "#;
 
-const OUTLINE: &str = r#"{"recipe_toml": "n_patches = CHANGED, batch_norm = NORMS", "dataset": "synthetic", "patch_side": 32, "parameters": 10,
+const OUTLINE: &str = r#"{"schema_version": 1, "recipe": "smoke", "recipe_toml": "n_patches = CHANGED, batch_norm = NORMS", "dataset": "synthetic", "patch_side": 32, "parameters": 10,
   "precision": "fp32", "data": {"description": "made up", "synthetic": false, "partial_counts": null,
   "fingerprints": ["a", "b"]}, "training": {"n_patches": "N", "batch_size": 100, "steps": 60, "epochs": 2.0,
-  "snapshot_epochs": [1], "batch_norm": "NORMS"}, "evaluation": {"n_patches": 2,
+  "snapshot_epochs": [1], "batch_norm": "NORMS"}, "evaluation": {"n_patches": 2, "images": 2500,
   "untrained": {"patches": 5000, "bytes": 1048576}, "trained": {"patches": 12500, "bytes": 3145728},
   "pixel_bytes": 1048576},
   "published": [{"probe": "linear", "top1": 50.0, "epochs": 1.0, "source": "a paper", "note": ""}]}"#;
@@ -61,7 +65,7 @@ impl Bed {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let workspace = Workspace::at(folder.path());
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/run");
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/empssl-report/fixtures/run");
         for name in ["report.json", "metrics.jsonl"] {
             fs::copy(fixture.join(name), folder.path().join(name)).unwrap();
         }
@@ -141,9 +145,10 @@ fn a_sweep_runs_every_cell_once_and_a_second_one_runs_none() {
     let shown: Vec<_> = rows.iter().map(|row| (row.epochs, row.n, row.published.len())).collect();
     assert_eq!(shown, [(1.0, 2, 1), (2.0, 2, 0)], "a published figure stands beside the state of its epochs alone");
     let beside = &rows[0].published[0];
-    let ours = rows[0].scores.iter().find(|score| score.encoder == "trained" && score.probe == "linear").unwrap();
+    let ours =
+        rows[0].scores.iter().find(|score| score.encoder == Encoder::Trained && score.probe == Probe::Linear).unwrap();
     assert!((beside.difference.unwrap() - (ours.top1.mean - 50.0)).abs() < 1e-9);
-    assert_eq!((rows[0].status(), ours.top1.std), ("n = 2, preliminary".to_owned(), Some(0.0)));
+    assert_eq!((sweep_page::status(&rows[0]), ours.top1.std), ("n = 2, preliminary".to_owned(), Some(0.0)));
     for name in ["report.md", "report.html"] {
         let page = fs::read_to_string(request.folder().join(name)).unwrap();
         for text in ["50.0 %", "a paper", "n = 2, preliminary", "../../cells/synthetic-smoke-s0-"] {
@@ -172,6 +177,26 @@ fn more_seeds_add_cells_and_another_revision_makes_them_anew() {
 }
 
 #[test]
+fn every_form_of_a_sweeps_report_says_how_many_of_how_many_test_images() {
+    let bed = Bed::new();
+    let counts = r#"{"train": {"found": 9, "expected": 9}, "test": {"found": 1017, "expected": 10000}}"#;
+    let outline = OUTLINE.replace(r#""partial_counts": null"#, &format!(r#""partial_counts": {counts}"#));
+    fs::write(bed.folder.path().join("outline.json"), outline).unwrap();
+    let request = Request { n_seeds: 1, ..bed.request() };
+    bed.run(&request).unwrap();
+    let page = |name: &str| fs::read_to_string(request.folder().join(name)).unwrap();
+    let shown =
+        empssl_report::terminal::render(&sweep_page::page(&bed.report(&request), sweep_page::Curves::default()));
+    let rows = [page("report.md"), page("report.html"), shown];
+    for page in &rows {
+        assert!(
+            page.matches("synthetic, 1,017 of 10,000 test images").count() >= 2 && !page.contains("whole"),
+            "{page}"
+        );
+    }
+}
+
+#[test]
 fn a_failed_cell_stops_no_other_and_is_tried_again_only_on_request() {
     let bed = Bed::new();
     let unlucky = bed.mark("fail-0");
@@ -182,7 +207,7 @@ fn a_failed_cell_stops_no_other_and_is_tried_again_only_on_request() {
     let report = bed.report(&request);
     let found: Vec<_> = report.cells.iter().map(|cell| (cell.status, cell.error.as_deref())).collect();
     assert_eq!(found, [(Status::Failed, Some("training: seed 0 is unlucky")), (Status::Done, None)]);
-    assert_eq!(report.tables[0].rows[0].status(), "n = 1 of 2, preliminary");
+    assert_eq!(sweep_page::status(&report.tables[0].rows[0]), "n = 1 of 2, preliminary");
     bed.run(&request).unwrap_err();
     assert_eq!(bed.calls("train"), 2, "without --retry it is left alone");
     fs::remove_file(unlucky).unwrap();

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use empssl_report::report::Published;
+use empssl_report::words;
 use serde::Deserialize;
 
 use crate::failure::{Code, Context, Failure, Outcome};
-use crate::report::model::Published;
-use crate::report::text;
 use crate::workspace::Workspace;
 
 /// What of a recipe matters here.
@@ -54,22 +54,17 @@ fn recipes(configs: &Path) -> Outcome<Vec<PathBuf>> {
 
 /// The figures by the epochs that they were published for; several of the same epochs are of several sources.
 fn figures(published: &[Published]) -> String {
-    let mut states: Vec<(Option<f64>, Vec<String>)> = Vec::new();
+    let mut states: Vec<(f64, Vec<String>)> = Vec::new();
     for figure in published {
-        let percent = text::percent(figure.top1);
+        let percent = words::percent(figure.top1);
         match states.iter_mut().find(|(epochs, _)| *epochs == figure.epochs) {
             Some((_, known)) if known.contains(&percent) => {}
             Some((_, known)) => known.push(percent),
             None => states.push((figure.epochs, vec![percent])),
         }
     }
-    let state = |(epochs, figures): &(Option<f64>, Vec<String>)| {
-        let after = epochs.map_or(String::new(), |epochs| {
-            let plural = if epochs == 1.0 { "" } else { "s" };
-            format!(" after {} epoch{plural}", text::number(epochs))
-        });
-        format!("{}{after}", figures.join(" or "))
-    };
+    let state =
+        |(epochs, figures): &(f64, Vec<String>)| format!("{} after {}", figures.join(" or "), words::epochs(*epochs));
     states.iter().map(state).collect::<Vec<_>>().join(", ")
 }
 
@@ -85,7 +80,9 @@ mod tests {
         fs::create_dir_all(&set).unwrap();
         let published = |figures: &[(f64, f64)]| {
             let figure = |(top1, epochs): &(f64, f64)| {
-                format!("[[published]]\nprobe = \"linear\"\ntop1 = {top1:?}\nepochs = {epochs:?}\nsource = \"s\"\n")
+                format!(
+                    "[[published]]\nprobe = \"linear\"\ntop1 = {top1:?}\nepochs = {epochs:?}\nsource = \"s\"\nnote = \"\"\n"
+                )
             };
             format!("dataset = \"cifar10\"\n{}", figures.iter().map(figure).collect::<String>())
         };

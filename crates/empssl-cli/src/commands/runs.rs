@@ -14,7 +14,7 @@ use crate::args::RunsArgs;
 use crate::commands::say;
 use crate::error::CliError;
 use crate::progress::last_step;
-use crate::report::RunIdentity;
+use crate::report::{Counts, RunIdentity};
 use crate::run_folder::{RunFolder, read_json};
 
 pub(crate) fn run(args: &RunsArgs) -> Result<(), CliError> {
@@ -51,6 +51,8 @@ struct Listed {
     step: u64,
     /// Of the whole run.
     steps: u64,
+    /// The test images that were scored, where they are not all of the split.
+    test_part: Option<Counts>,
     /// The scores of its last state.
     last: Option<Last>,
     /// The best linear probe among its states that were scored.
@@ -92,6 +94,7 @@ impl Listed {
             state,
             step,
             steps: identity.model.steps,
+            test_part: scores::test_part(&scores),
             best: scores::best(&scores),
             last: scores::last(&scores),
             checkpoint_bytes: files.iter().map(|file| bytes_in(file)).sum(),
@@ -108,10 +111,11 @@ impl Listed {
             State::Stopped if self.step >= self.steps => format!("stopped at step {}", self.step),
             State::Stopped => format!("stopped at step {} of {}", self.step, self.steps),
         };
+        let part = |test: &Counts| format!(", {} of {} test images", test.found, test.expected);
         let size = |bytes| if bytes == 0 { "-".to_owned() } else { Bytes(bytes).to_string() };
         [
             self.name.clone(),
-            self.data.clone(),
+            self.data.clone() + &self.test_part.as_ref().map_or(String::new(), part),
             format!("{}, seed {}", self.recipe, self.seed),
             state,
             percent(self.last.as_ref().and_then(|last| last.linear)),
@@ -176,6 +180,28 @@ fn table(runs: &[Listed]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_of_the_test_split_stands_beside_the_scores() {
+        let listed = |test_part| Listed {
+            name: "a".to_owned(),
+            path: PathBuf::new(),
+            data: "cifar10".to_owned(),
+            recipe: "quick".to_owned(),
+            seed: 0,
+            state: State::Finished,
+            step: 4,
+            steps: 4,
+            test_part,
+            last: Some(Last { linear: Some(54.7), knn: None }),
+            best: None,
+            checkpoint_bytes: 0,
+            feature_bytes: 0,
+        };
+        let part = Counts { found: 1017, expected: 10000 };
+        assert_eq!(listed(Some(part)).cells()[1], "cifar10, 1017 of 10000 test images");
+        assert_eq!(listed(None).cells()[1], "cifar10");
+    }
 
     #[test]
     fn a_folder_is_as_large_as_its_files_and_nothing_is_nothing() {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::report::Counts;
 use crate::run_folder::{RunFolder, read_json};
 
 /// The scores of the trained encoder in its last state.
@@ -25,6 +26,8 @@ pub(super) struct Scored {
     state: String,
     linear: Option<f64>,
     knn: Option<f64>,
+    /// Of the test split, where it is not whole.
+    test: Option<Counts>,
 }
 
 /// The state that a run ended in or stopped at.
@@ -50,7 +53,14 @@ fn scored(state: String, report: &Value) -> Scored {
         let rows = report["rows"].as_array()?;
         rows.iter().find(|row| row["encoder"] == "trained" && row["probe"] == probe)?["top1"].as_f64()
     };
-    Scored { state, linear: top1("linear"), knn: top1("knn") }
+    let test = serde_json::from_value::<Counts>(report["partial_counts"]["test"].clone()).ok();
+    let test = test.filter(|test| test.found != test.expected);
+    Scored { state, linear: top1("linear"), knn: top1("knn"), test }
+}
+
+/// How many of how many test images were scored, where that is not all.
+pub(super) fn test_part(scores: &[Scored]) -> Option<Counts> {
+    scores.iter().find_map(|scored| scored.test.clone())
 }
 
 pub(super) fn last(scores: &[Scored]) -> Option<Last> {
@@ -78,11 +88,13 @@ mod tests {
         let report = |linear: f64, knn: f64| {
             let row = |encoder: &str, probe: &str, top1: f64| serde_json::json!({ "encoder": encoder, "probe": probe, "top1": top1 });
             let rows = [row("untrained", "linear", 99.0), row("trained", "linear", linear), row("trained", "knn", knn)];
-            serde_json::json!({ "rows": rows }).to_string()
+            let counts = serde_json::json!({ "test": { "found": 1017, "expected": 10000 } });
+            serde_json::json!({ "rows": rows, "partial_counts": counts }).to_string()
         };
         fs::write(folder.report(None), report(50.0, 41.0)).unwrap();
         let expected = Last { linear: Some(50.0), knn: Some(41.0) };
         assert_eq!(last(&of(&folder)), Some(expected.clone()));
+        assert_eq!(test_part(&of(&folder)), Some(Counts { found: 1017, expected: 10000 }));
         assert_eq!(best(&of(&folder)).unwrap().state, "last");
         fs::create_dir(folder.checkpoints().snapshots()).unwrap();
         fs::write(folder.report(Some(3)), report(52.5, 1.0)).unwrap();

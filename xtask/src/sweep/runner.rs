@@ -1,17 +1,25 @@
-//! Doing a cell: whatever is still missing in its folder, one program after the other.
+//! Running cells: each slot takes the next cell that nobody has taken and does whatever is still missing in its folder, one
+//! program after the other.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
-use std::process::Command;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use super::cell::{Joules, State, Status, Step};
-use super::child::{self, End};
+use empssl_report::report::{Encoder, Probe, RunReport};
+use empssl_report::sweep::Status;
+use empssl_report::words;
+
+use super::cell::{Joules, State, Step};
 use super::energy::Meter;
 use super::plan::{Cell, Target};
 use super::slots::Slot;
 use crate::failure::{Code, Context, Failure, Outcome};
-use crate::report::model::{Encoder, Probe};
 use crate::reproduce::program::Program;
 use crate::{process, report, workspace};
 
@@ -21,8 +29,11 @@ const NVIDIA_SMI: &str = "nvidia-smi";
 /// How often a long training is told of.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
+/// How `empssl` ends when it was asked to stop.
+const STOPPED: i32 = 130;
+
 /// What cells share.
-pub(crate) struct Bench<'a> {
+pub(crate) struct Runner<'a> {
     pub(crate) program: &'a Program,
     /// Go on with cells that failed before.
     pub(crate) retry: bool,
@@ -35,9 +46,29 @@ pub(crate) struct Bench<'a> {
     pub(crate) say: &'a (dyn Fn(&str) + Sync),
 }
 
-impl Bench<'_> {
+impl Runner<'_> {
+    /// Runs cells until none is left or an interrupt came; `ended` hears of each. One cell's failure stops no other.
+    pub(crate) fn run_all(&self, cells: &[Cell], slots: &[Slot], ended: &(dyn Fn() + Sync)) {
+        let (next, talking) = (AtomicUsize::new(0), Mutex::new(()));
+        let work = |slot: &Slot| {
+            while (self.interrupts)() == 0 {
+                let Some(cell) = cells.get(next.fetch_add(1, Ordering::SeqCst)) else { return };
+                if let Err(failure) = self.run(cell, slot) {
+                    (self.say)(&format!("{}: FAILED: {failure}", cell.name));
+                }
+                let _one_at_a_time = talking.lock();
+                ended();
+            }
+        };
+        thread::scope(|scope| {
+            for slot in slots {
+                scope.spawn(|| work(slot));
+            }
+        });
+    }
+
     /// Does what is missing of a cell, and returns how far it came. Only what concerns the cell's own files fails.
-    pub(crate) fn run(&self, cell: &Cell, slot: &Slot) -> Outcome<Status> {
+    fn run(&self, cell: &Cell, slot: &Slot) -> Outcome<Status> {
         let held = cell.lock(|| {
             (self.say)(&format!("{}: waiting for a program that an earlier sweep left running there", cell.name));
         })?;
@@ -110,7 +141,7 @@ impl Bench<'_> {
                 self.tell_progress(cell, step);
             }
         };
-        let end = child::run(&mut command, &log, held, &self.interrupts, &mut watch);
+        let end = run(&mut command, &log, held, &self.interrupts, &mut watch);
         let spent = meter.and_then(Meter::stop);
         let sum = match step {
             Step::Train | Step::Resume => &mut joules.train,
@@ -157,7 +188,7 @@ impl Bench<'_> {
         let text = match step {
             Step::Train | Step::Resume => {
                 let (steps, _, seconds) = cell.progress().unwrap_or_default();
-                format!("trained {steps} steps in {}", report::text::duration(seconds))
+                format!("trained {steps} steps in {}", words::duration(seconds))
             }
             Step::Score(state) => scored(cell.report(*state)),
             Step::Transfer(target) => format!("on {}: {}", target.set.name, scored(cell.transfer_report(target))),
@@ -168,7 +199,7 @@ impl Bench<'_> {
     fn tell_progress(&self, cell: &Cell, step: &Step) {
         if let (Step::Train | Step::Resume, Some((done, of, seconds))) = (step, cell.progress()) {
             let left = seconds / done.max(1) as f64 * of.saturating_sub(done) as f64;
-            let left = report::text::duration(left);
+            let left = words::duration(left);
             (self.say)(&format!("{}: step {done} of {of}, about {left} of training left", cell.name));
         }
     }
@@ -185,14 +216,13 @@ fn transfer(command: &mut Command, cell: &Cell, target: &Target) -> Outcome {
     Ok(())
 }
 
-fn scored(report: Option<report::Report>) -> String {
+fn scored(report: Option<RunReport>) -> String {
     let Some(report) = report else { return "no scores".to_owned() };
-    let top1 =
-        |probe| report.row(Encoder::Trained, probe).map_or("-".to_owned(), |row| report::text::percent(row.top1));
-    let seconds = report::text::duration(report.seconds.evaluate);
+    let top1 = |probe| report.row(Encoder::Trained, probe).map_or("-".to_owned(), |row| words::percent(row.top1));
+    let seconds = words::duration(report.seconds.evaluate);
     format!(
         "after {} epochs linear {}, kNN {}; evaluated in {seconds}",
-        report::text::number(report.model.epochs),
+        words::number(report.model.epochs),
         top1(Probe::Linear),
         top1(Probe::Knn)
     )
@@ -206,5 +236,109 @@ fn name(step: &Step) -> String {
         Step::Score(None) => "evaluation".to_owned(),
         Step::Score(Some(epochs)) => format!("evaluation of the state after {epochs} epochs"),
         Step::Transfer(target) => format!("evaluation on {}", target.set.name),
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Done,
+    /// It was asked to stop, and did.
+    Stopped,
+    Failed(String),
+}
+
+/// Runs a program until it ends. It has a process group of its own, so that Ctrl-C in a terminal reaches this program
+/// alone, which passes the first one on and stops the program at once at the second. `held` goes along as the standard
+/// input, and with it the lock on that file. `watch` is called with every look.
+fn run(
+    command: &mut Command,
+    log: &Path,
+    held: &File,
+    interrupts: &dyn Fn() -> usize,
+    watch: &mut dyn FnMut(),
+) -> Outcome<End> {
+    let output = File::options().create(true).append(true).open(log).at(Code::Child, "write", log)?;
+    let from = fs::metadata(log).map_or(0, |found| found.len());
+    let duplicate = |file: &File| file.try_clone().at(Code::Child, "use", log);
+    command.stdin(duplicate(held)?).stdout(duplicate(&output)?).stderr(output).process_group(0);
+    let mut child = command.spawn().map_err(|error| process::not_started(command, &error))?;
+    let mut was_asked = false;
+    let mut first = |child: &Child| {
+        interrupt(child);
+        was_asked = true;
+    };
+    let status = process::wait(&mut child, interrupts, &mut first, watch)?;
+    Ok(end(status, was_asked, || last_words(log, from)))
+}
+
+/// Asks the program to stop, by the signal that is heard even where a shell let its jobs in the background ignore
+/// Ctrl-C. Where that is impossible the program ends by itself later, or at the second
+/// interrupt.
+fn interrupt(child: &Child) {
+    let _ = process::output(Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &child.id().to_string()]));
+}
+
+fn end(status: ExitStatus, was_asked: bool, last_words: impl FnOnce() -> Option<String>) -> End {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => End::Done,
+        (Some(STOPPED), _) => End::Stopped,
+        _ if was_asked => End::Stopped,
+        (Some(code), _) => End::Failed(last_words().unwrap_or_else(|| format!("it ended with code {code}"))),
+        (None, signal) => {
+            let signal = signal.map_or("a signal".to_owned(), |number| format!("signal {number}"));
+            End::Failed(format!("it was killed by {signal}, as the system does when memory runs out"))
+        }
+    }
+}
+
+/// The last error that the program wrote, of what it added to the log.
+fn last_words(log: &Path, from: u64) -> Option<String> {
+    let bytes = fs::read(log).ok()?;
+    let text = String::from_utf8_lossy(bytes.get(from as usize..)?).into_owned();
+    let mut lines = text.lines().rev().filter(|line| !line.trim().is_empty());
+    let error = lines.clone().find_map(|line| line.strip_prefix("error: "));
+    error.or_else(|| lines.next()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a script in a folder of its own, where it may leave files.
+    fn run_script(script: &str, interrupts: impl Fn(&Path) -> usize) -> (End, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log.txt");
+        fs::write(&log, "error: of another program\n").unwrap();
+        let held = File::create(folder.path().join("lock")).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).current_dir(folder.path());
+        let end = run(&mut command, &log, &held, &|| interrupts(folder.path()), &mut || ()).unwrap();
+        (end, fs::read_to_string(&log).unwrap())
+    }
+
+    #[test]
+    fn the_last_error_of_this_program_is_why_it_failed() {
+        let quiet = |_: &Path| 0;
+        assert_eq!(run_script("echo hello", quiet).0, End::Done);
+        let (end, log) = run_script("echo a; echo 'error: no images' >&2; echo b; exit 3", quiet);
+        assert_eq!(end, End::Failed("no images".to_owned()));
+        assert_eq!(log, "error: of another program\na\nerror: no images\nb\n");
+        assert_eq!(run_script("exit 7", quiet).0, End::Failed("it ended with code 7".to_owned()));
+        assert_eq!(run_script("exit 130", quiet).0, End::Stopped);
+        assert!(matches!(run_script("kill -9 $$", quiet).0, End::Failed(why) if why.contains("signal 9")));
+    }
+
+    #[test]
+    fn an_interrupt_is_passed_on_once_and_a_second_kills() {
+        let ready = |folder: &Path| usize::from(folder.join("ready").exists());
+        let once = "trap 'echo caught; exit 130' TERM; : > ready; while :; do sleep 0.05; done";
+        let (end, log) = run_script(once, ready);
+        assert_eq!(end, End::Stopped);
+        assert_eq!(log.matches("caught").count(), 1);
+        let asked = AtomicUsize::new(0);
+        let deaf = "trap '' TERM; : > ready; while :; do sleep 0.05; done";
+        let rising = |folder: &Path| ready(folder) * (1 + asked.fetch_add(1, Ordering::SeqCst) / 5);
+        assert_eq!(run_script(deaf, rising).0, End::Stopped);
     }
 }

@@ -1,0 +1,125 @@
+//! A page as HTML: nothing outside the file is asked for anything.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use crate::page::{Block, Page, Picture, Section};
+use crate::table::{Cell, Table};
+
+const STYLE: &str = include_str!("style.css");
+
+/// Forbids whatever the page does not need, requests to anywhere above all.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
+
+/// One self-contained page, light and dark, for a desk and for a phone.
+#[must_use]
+pub fn render(page: &Page) -> String {
+    let markup = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                title { (page.title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                main {
+                    h1 { (page.title) }
+                    @for warning in &page.warnings { p.warning role="note" { (warning) } }
+                    p.lead { (page.lead) }
+                    @for part in &page.sections { (section(part)) }
+                }
+            }
+        }
+    };
+    markup.into_string() + "\n"
+}
+
+fn section(section: &Section) -> Markup {
+    let blocks = html! { @for part in &section.blocks { (block(part)) } };
+    html! {
+        @if section.folded {
+            details { summary { h2 { (section.title) } } (blocks) }
+        } @else {
+            section { h2 { (section.title) } (blocks) }
+        }
+    }
+}
+
+fn block(block: &Block) -> Markup {
+    match block {
+        Block::Note(text) => html! { p.note { (text) } },
+        Block::Table(of) => table(of),
+        Block::Charts(charts) => html! { div.charts { @for chart in charts { (chart.figure()) } } },
+        Block::Pictures(pictures) => html! { div.charts { @for of in pictures { (picture(of)) } } },
+        Block::Code(text) => html! { pre { (text) } },
+    }
+}
+
+fn table(table: &Table) -> Markup {
+    let is_figure = |column: usize| table.rows.first().is_some_and(|row| row[column].is_figure());
+    html! {
+        table {
+            @if table.heads.iter().any(|head| !head.is_empty()) {
+                thead { tr { @for (column, head) in table.heads.iter().enumerate() {
+                    th.num[is_figure(column)] { (head) }
+                } } }
+            }
+            tbody { @for row in &table.rows {
+                tr { @for (of, head) in row.iter().zip(&table.heads) {
+                    td.num[of.is_figure() && of.bar.is_none()] data-name=(head) { (cell(of)) }
+                } }
+            } }
+        }
+    }
+}
+
+fn cell(cell: &Cell) -> Markup {
+    let text = html! { @if cell.strong { b { (cell.text) } } @else { (cell.text) } };
+    html! {
+        @if !cell.class.is_empty() && cell.bar.is_none() { span.dot.(cell.class) {} }
+        @match &cell.link {
+            Some(link) => a href=(link) { (text) },
+            None => (text),
+        }
+        @if !cell.small.is_empty() { small { (cell.small) } }
+        @if let Some(bar) = cell.bar {
+            i.bar.(cell.class) style={ "width:" (format!("{:.1}", bar.clamp(0.0, 100.0))) "%" } {}
+        }
+    }
+}
+
+/// As an image, within which nothing is markup of this page.
+fn picture(picture: &Picture) -> Markup {
+    let data = format!("data:{};base64,{}", picture.media, base64(&picture.bytes));
+    html! { figure { img alt=(picture.alt) src=(data); figcaption { (picture.caption) } } }
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// Standard base64 with padding.
+fn base64(data: &[u8]) -> String {
+    let four = |bytes: &[u8]| -> [char; 4] {
+        let bits = (0..3).fold(0u32, |bits, i| bits << 8 | u32::from(bytes.get(i).copied().unwrap_or(0)));
+        std::array::from_fn(|i| match i > bytes.len() {
+            true => '=',
+            false => char::from(ALPHABET[(bits >> (18 - 6 * i) & 63) as usize]),
+        })
+    };
+    data.chunks(3).flat_map(four).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_has_the_vectors_of_rfc_4648() {
+        let vectors = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
+        for (length, expected) in vectors.iter().enumerate() {
+            assert_eq!(base64(&b"foobar"[..length]), *expected);
+        }
+        assert_eq!(base64(&[0xff, 0xef, 0xbe]), "/+++");
+    }
+}

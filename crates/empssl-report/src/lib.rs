@@ -1,0 +1,45 @@
+//! What runs and sweeps leave to be read, and its pages.
+//!
+//! `report.json` of a run and of a sweep, and what `empssl recipe --json` prints, are the types of [`report`], [`sweep`] and
+//! [`outline`], shared by who writes and who reads them. A [`page::Page`] of sections is rendered as HTML, as Markdown and
+//! for the terminal. Nothing here knows how a number came about.
+
+pub mod chart;
+pub mod html;
+pub mod markdown;
+pub mod metrics;
+pub mod outline;
+pub mod page;
+pub mod report;
+pub mod run_page;
+pub mod sweep;
+pub mod sweep_page;
+pub mod table;
+pub mod terminal;
+pub mod words;
+
+use std::path::PathBuf;
+
+/// Why a file cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The run was not evaluated.
+    #[error("{run} holds no report.json: `empssl eval {run}` writes it", run = .0.display())]
+    Missing(PathBuf),
+    /// It cannot be read.
+    #[error("cannot read {path}: {error}", path = .0.display(), error = .1)]
+    File(PathBuf, std::io::Error),
+    /// It holds something else.
+    #[error("{path} is no report: {error}", path = .0.display(), error = .1)]
+    Json(PathBuf, serde_json::Error),
+    /// Another version of this program wrote it.
+    #[error("{} has schema_version {found}, but this task reads {known}: evaluate the run again", .path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// That of this program.
+        known: u32,
+    },
+}
