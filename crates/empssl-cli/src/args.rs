@@ -123,9 +123,7 @@ pub(crate) struct TrainArgs {
     /// The recipe, a TOML file of configs/.
     #[arg(long, value_name = "FILE", required_unless_present = "resume")]
     pub(crate) recipe: Option<PathBuf>,
-    /// The data set, when it is not the recipe's: synthetic, cifar10, cifar100, tiny-imagenet, imagenet100, mnist,
-    /// fashion-mnist, stl10, folder, or auto for what the files in --data are.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help = dataset_help())]
     pub(crate) dataset: Option<String>,
     #[command(flatten)]
     pub(crate) images: ImageArgs,
@@ -412,12 +410,18 @@ pub(crate) struct DataArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
-    /// Download a published set, check it and unpack it; what was interrupted goes on, what is complete stays.
+    /// The data sets: numbers of images and classes, and where each comes from.
+    List {
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Download a published set and check it; what was interrupted goes on, what is complete stays.
     Fetch {
-        /// cifar10, cifar100, tiny-imagenet, mnist, fashion-mnist or stl10.
+        #[arg(help = fetch_help())]
         name: String,
         /// The folder to put it into.
-        #[arg(long, value_name = "DIR", default_value = empssl_data::dataset::DEFAULT_ROOT)]
+        #[arg(long, value_name = "DIR", default_value = empssl_data::options::DEFAULT_ROOT)]
         data: PathBuf,
     },
     /// Check counts and checksums, decode every image, and name what is wrong.
@@ -447,8 +451,7 @@ pub(crate) enum DataCommand {
         /// The PNG file to write.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Whose augmentation to draw [default: the published one, of 224-pixel patches for ImageNet-100 and Tiny ImageNet
-        /// and of 32-pixel patches for all others].
+        /// Whose augmentation to draw [default: the published one for sets of this kind].
         #[arg(long, value_name = "FILE")]
         recipe: Option<PathBuf>,
         /// Which split [default: train, or test where that is all there is].
@@ -476,6 +479,17 @@ impl From<OneSplit> for Split {
             OneSplit::Test => Self::Test,
         }
     }
+}
+
+fn dataset_help() -> String {
+    let names = empssl_data::sets::names().join(", ");
+    format!("The data set, when it is not the recipe's: {names}, or auto for what the files in --data are")
+}
+
+fn fetch_help() -> String {
+    let fetched = empssl_data::SETS.iter().filter(|set| !set.files.is_empty());
+    let names: Vec<&str> = fetched.map(|set| set.name).collect();
+    format!("One of {}", names.join(", "))
 }
 
 /// `empssl completions`

@@ -24,7 +24,7 @@ mod scores;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RunConfig {
-    /// The data set: synthetic, cifar10, cifar100 or folder.
+    /// The data set, one of those that `empssl data list` names.
     pub(crate) dataset: String,
     pub(crate) patches: PatchConfig,
     pub(crate) network: NetworkSection,

@@ -1,4 +1,4 @@
-//! Names inside archives, which strangers chose, as paths that stay where they belong.
+//! Names inside archives, as relative paths that stay below one folder.
 
 use std::path::PathBuf;
 
@@ -36,16 +36,6 @@ pub(crate) fn relative(name: &[u8]) -> Result<PathBuf, &'static str> {
     Ok(parts.iter().collect())
 }
 
-/// [`relative`] for names that must lie in `folder`, the one folder the archive may make.
-///
-/// # Errors
-/// As [`relative`], and when the name lies elsewhere.
-#[cfg(feature = "fetch")]
-pub(crate) fn relative_in(folder: &str, name: &[u8]) -> Result<PathBuf, &'static str> {
-    let path = relative(name)?;
-    if path.starts_with(folder) { Ok(path) } else { Err("it lies outside the folder of the set") }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -80,15 +70,6 @@ mod tests {
         assert!(relative("a/".repeat(33).as_bytes()).unwrap_err().contains("deeply"));
         assert!(relative("a".repeat(256).as_bytes()).unwrap_err().contains("long a part"));
         assert!(relative("a/".repeat(600).as_bytes()).unwrap_err().contains("too long"));
-    }
-
-    #[cfg(feature = "fetch")]
-    #[test]
-    fn what_lies_outside_the_folder_is_refused() {
-        assert_eq!(relative_in("set", b"set/x"), Ok(PathBuf::from("set/x")));
-        for name in ["other/x", "setx/y", "x"] {
-            assert!(relative_in("set", name.as_bytes()).unwrap_err().contains("outside"), "{name}");
-        }
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use std::path::Path;
 use md5::{Digest, Md5};
 
 use crate::error::DataError;
-use crate::progress::{Observer, Progress, Stage, tell};
+use crate::progress::{Observer, Progress, Stage, report};
 
 /// Bytes read at once.
 pub(crate) const BUFFER: usize = 256 << 10;
@@ -20,7 +20,7 @@ pub(crate) fn md5_of(path: &Path, observer: &mut Observer<'_>) -> Result<String,
     let what = path.file_name().unwrap_or_default().to_string_lossy();
     let (mut hash, mut buffer, mut done) = (Md5::new(), vec![0; BUFFER], 0);
     loop {
-        tell(observer, Progress { stage: Stage::Checksum, what: &what, done, total })?;
+        report(observer, Progress { stage: Stage::Checksum, what: &what, done, total })?;
         match file.read(&mut buffer) {
             Ok(0) => return Ok(hex(&hash.finalize())),
             Ok(n) => {

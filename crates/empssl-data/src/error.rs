@@ -1,8 +1,7 @@
 //! Everything that can go wrong between a folder of images and a batch of patches.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-
-use crate::dataset::Split;
 
 /// Why a set could not be opened, an image not be read, or a batch not be made.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +125,7 @@ pub enum DataError {
         /// The data set.
         name: String,
         /// The split.
-        split: Split,
+        split: String,
         /// Where it was opened.
         path: PathBuf,
         /// Images found.
@@ -144,7 +143,7 @@ pub enum DataError {
         /// The data set.
         name: String,
         /// The split.
-        split: Split,
+        split: String,
         /// Where it was opened.
         path: PathBuf,
         /// Images found.
@@ -258,9 +257,8 @@ pub enum DataError {
         batch_size: usize,
     },
     /// A set could not be fetched.
-    #[cfg(feature = "fetch")]
     #[error(transparent)]
-    Fetch(#[from] crate::fetch::FetchError),
+    Fetch(#[from] FetchError),
     /// Whoever watched the work stopped it.
     #[error("stopped at {what}: nothing half done was left under its name")]
     Stopped {
@@ -305,6 +303,108 @@ pub enum DataError {
     },
 }
 
+/// Why a set was not fetched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// The set is not published at an address that everyone may download from.
+    #[error("`{name}` has no public address: {hint}")]
+    NoSource {
+        /// The data set.
+        name: String,
+        /// Where it comes from, and what to do.
+        hint: &'static str,
+    },
+    /// The server was not reached.
+    #[error(
+        "cannot reach {url} ({reason}): without a network, download it elsewhere, put it here as {}, and run this again",
+        file.display()
+    )]
+    Offline {
+        /// What was asked for.
+        url: String,
+        /// Why there was no answer.
+        reason: String,
+        /// Where the downloaded file belongs.
+        file: PathBuf,
+    },
+    /// The server answered, but not with the file.
+    #[error(
+        "{url} answered with status {status}: if the file has moved, put it here as {} and run this again",
+        file.display()
+    )]
+    Status {
+        /// What was asked for.
+        url: String,
+        /// The status of HTTP.
+        status: u16,
+        /// Where the downloaded file belongs.
+        file: PathBuf,
+    },
+    /// The connection ended before the file did.
+    #[error("the connection to {url} broke after {done} bytes of {total}: run this again to go on from there")]
+    Broken {
+        /// What was asked for.
+        url: String,
+        /// Bytes on disk.
+        done: u64,
+        /// Bytes expected, in words.
+        total: String,
+    },
+    /// The server's file has another length than the published one.
+    #[error("{url} is not the published file: it has {found} bytes, expected {expected}; nothing of it was kept")]
+    Length {
+        /// What was asked for.
+        url: String,
+        /// Bytes the server offers.
+        found: u64,
+        /// Bytes published.
+        expected: u64,
+    },
+    /// The downloaded bytes are not the published ones.
+    #[error(
+        "wrong checksum: the download of {url} has MD5 {found}, expected {expected}; it was removed, run this again"
+    )]
+    Checksum {
+        /// What was asked for.
+        url: String,
+        /// The sum found.
+        found: String,
+        /// The sum published.
+        expected: String,
+    },
+    /// A file that was here before is not the published one.
+    #[error("wrong checksum: {} has MD5 {found}, expected {expected}; move it away and run this again", file.display())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+        /// The sum found.
+        found: String,
+        /// The sum published.
+        expected: String,
+    },
+    /// The disk is full.
+    #[error("no space left on the disk of {}: make room and run this again to go on", file.display())]
+    DiskFull {
+        /// What was being written.
+        file: PathBuf,
+    },
+    /// A file could not be written.
+    #[error("cannot write {}: {source}", file.display())]
+    Write {
+        /// The file or folder.
+        file: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Another process is fetching into the folder.
+    #[error("another fetch is at work in {}: wait for it, or choose another folder", folder.display())]
+    Busy {
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
 /// Why bytes are no image that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -316,8 +416,25 @@ impl DataError {
         Self::Io { path: path.to_owned(), source }
     }
 
+    /// Says that the file at `path`, which should have been a `form`, is not, or is damaged.
+    pub(crate) fn malformed(form: &'static str, path: &Path, reason: String) -> Self {
+        Self::Malformed { form, path: path.to_owned(), reason }
+    }
+
     /// Says that `key` has a value that cannot work.
     pub(crate) fn setting(key: &'static str, found: impl ToString, expected: impl Into<String>) -> Self {
         Self::BadSetting { key, found: found.to_string(), expected: expected.into() }
+    }
+}
+
+#[cfg(feature = "fetch")]
+impl FetchError {
+    /// A failed write of `file`; a full disk has a sentence of its own.
+    pub(crate) fn write(file: &Path, source: std::io::Error) -> Self {
+        let file = file.to_owned();
+        match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::DiskFull { file },
+            _ => Self::Write { file, source },
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The data flows through four rooms, in this order:
 //!
-//! 1. [`dataset`] opens a set of images by name: [`open`] gives a [`Dataset`].
+//! 1. [`sets`] opens a set of images by name: [`open`] gives a [`Dataset`], which [`dataset`] is about.
 //! 2. [`augment`] holds the image operations of the published recipe, each with the integer arithmetic of Pillow.
 //! 3. [`patch`] draws the parameters of a patch and applies them: [`PatchSampler`]; [`grid`] places patches where nothing
 //!    is left to chance: [`PatchGrid`].
@@ -54,8 +54,6 @@ pub mod augment;
 #[cfg(feature = "fetch")]
 mod checksum;
 pub mod dataset;
-#[cfg(feature = "fetch")]
-mod disk;
 pub mod error;
 #[cfg(feature = "fetch")]
 pub mod fetch;
@@ -64,17 +62,21 @@ mod fuzz;
 pub mod grid;
 pub mod loader;
 mod maths;
+pub mod options;
 pub mod patch;
 pub mod picture;
 pub mod progress;
 pub mod rng;
+pub mod sets;
 pub mod statistics;
 #[cfg(feature = "fetch")]
 pub mod verify;
 
 pub use augment::resize::Interpolation;
-pub use dataset::{BadImage, Dataset, OnBadImage, OpenOptions, Split, decode_image, detect, open, open_images};
+pub use dataset::{BadImage, Dataset, decode_image, open_images};
 pub use error::{DataError, DecodeError};
 pub use grid::PatchGrid;
 pub use loader::{BatchMemory, HeapMemory, LoaderConfig, Order, PatchBatch, PatchBuffer, PatchLoader, View};
+pub use options::{OnBadImage, OpenOptions, Split};
 pub use patch::{PatchConfig, PatchKey, PatchSampler};
+pub use sets::{ImageSet, SETS, detect, open};

@@ -67,8 +67,9 @@ impl Grid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::{OnBadImage, OpenOptions, Split, open};
+    use crate::options::{OnBadImage, OpenOptions, Split};
     use crate::patch::PatchConfig;
+    use crate::sets::open;
 
     #[test]
     fn a_row_holds_the_image_and_its_patches() {

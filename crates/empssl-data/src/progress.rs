@@ -1,4 +1,4 @@
-//! What long work tells its caller as it goes on, and how the caller stops it.
+//! Progress of long work, reported to an observer that may stop it.
 
 use std::ops::ControlFlow;
 
@@ -11,8 +11,6 @@ pub enum Stage {
     Download,
     /// Bytes on disk are compared with their published checksum.
     Checksum,
-    /// Bytes of an archive become files.
-    Unpack,
     /// Images are decoded.
     Decode,
 }
@@ -30,12 +28,12 @@ pub struct Progress<'a> {
     pub total: Option<u64>,
 }
 
-/// Who watches. It is called at least once per megabyte or few hundred images, and answers whether to go on; after
+/// The caller's observer. It is called at least once per megabyte or few hundred images, and answers whether to go on; after
 /// [`ControlFlow::Break`] the work ends with [`DataError::Stopped`] and leaves nothing half done under a final name.
 pub type Observer<'a> = dyn FnMut(&Progress<'_>) -> ControlFlow<()> + 'a;
 
-/// Tells `observer`, and stops where it says so.
-pub(crate) fn tell(observer: &mut Observer<'_>, progress: Progress<'_>) -> Result<(), DataError> {
+/// Calls `observer`, and stops the work where it answers so.
+pub(crate) fn report(observer: &mut Observer<'_>, progress: Progress<'_>) -> Result<(), DataError> {
     match observer(&progress) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(DataError::Stopped { what: progress.what.to_owned() }),

@@ -87,7 +87,8 @@ pub fn pixel_statistics(dataset: &Dataset) -> Result<PixelStatistics, DataError>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::{OnBadImage, OpenOptions, Split, open};
+    use crate::options::{OnBadImage, OpenOptions, Split};
+    use crate::sets::open;
 
     #[test]
     fn two_known_images() {

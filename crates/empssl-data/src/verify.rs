@@ -4,18 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::checksum::md5_of;
-use crate::dataset::{DEFAULT_ROOT, Dataset, NAMES, OnBadImage, OpenOptions, Split, grouped, open_watched};
+use crate::dataset::{Dataset, grouped};
 use crate::error::DataError;
-use crate::fetch::{Member, Source, Unpack, other_forms, sources};
+use crate::options::{OnBadImage, OpenOptions, Split};
 use crate::progress::Observer;
-
-/// Sets whose official splits have as many images of each class.
-const BALANCED: [&str; 5] = ["cifar10", "cifar100", "tiny-imagenet", "fashion-mnist", "stl10"];
-
-const CIFAR10_CLASSES: [&str; 10] =
-    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
-/// The fine classes.
-const CIFAR100_CLASSES: &str = include_str!("../../../data/cifar100-classes.txt");
+use crate::sets::{ImageSet, Member, PublishedFile, open_watched};
 
 /// What was found out about one file, class or split.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,56 +57,52 @@ impl Report {
 /// When the name is unknown, there is no such folder, or `observer` stops the work. What is wrong with the set is in
 /// the report.
 pub fn verify(options: &OpenOptions, observer: &mut Observer<'_>) -> Result<Report, DataError> {
-    if !NAMES.contains(&options.name.as_str()) {
-        return Err(DataError::UnknownDataset { name: options.name.clone(), known: NAMES.join(", ") });
-    }
-    let root = options.root.as_deref().unwrap_or(Path::new(DEFAULT_ROOT));
-    if !root.exists() && options.name != "synthetic" {
-        let (what, hint) = (format!("{} files", options.name), "give the folder that holds the set".to_owned());
+    let (set, root) = (ImageSet::named(&options.name)?, options.root());
+    if !root.exists() && !set.is_generated {
+        let (what, hint) = (format!("{} files", set.name), "give the folder that holds the set".to_owned());
         return Err(DataError::MissingFolder { what, path: root.to_owned(), hint });
     }
     let mut report = Report::default();
     let options = OpenOptions { on_bad_image: OnBadImage::Skip, ..options.clone() };
-    // Sets that are not published have no files to compare.
-    for source in sources(&options.name).unwrap_or_default().into_iter().chain(other_forms(&options.name)) {
-        check_source(&source, root, options.partial, &mut report, observer)?;
+    for published in set.files.iter().chain(set.other_files) {
+        check_published(published, root, options.partial, &mut report, observer)?;
     }
     for split in Split::ALL {
-        check_split(&options, split, &mut report, observer)?;
+        check_split(set, &options, split, &mut report, observer)?;
     }
     Ok(report)
 }
 
 /// The published file and what it unpacks to, as far as they are there.
-fn check_source(
-    source: &Source,
+fn check_published(
+    published: &PublishedFile,
     root: &Path,
     partial: bool,
     report: &mut Report,
     observer: &mut Observer<'_>,
 ) -> Result<(), DataError> {
-    let base = Path::new(&source.file).file_name().unwrap_or_default();
-    let here = if root.is_file() && root.file_name() == Some(base) { root.to_owned() } else { root.join(base) };
-    let places = [root.join(&source.file), here];
+    let name = published.name();
+    let here = if root.is_file() && root.ends_with(name) { root.to_owned() } else { root.join(name) };
+    let places = [root.join(published.file), here];
     if let Some(file) = places.iter().find(|file| file.is_file()) {
-        report.add(file.display(), sum_verdict(file, &source.md5, observer)?);
+        report.add(file.display(), sum_verdict(file, published.md5, observer)?);
     }
-    for part in places.iter().map(|file| crate::fetch::part_of(file)).filter(|part| part.is_file()).take(1) {
+    if let Some(part) = places.iter().map(|file| crate::fetch::part_of(file)).find(|part| part.is_file()) {
         report.add(part.display(), Verdict::Note("an unfinished download: fetch the set again to go on".to_owned()));
     }
-    let Some(unpack) = &source.unpack else { return Ok(()) };
-    let Some(folder) = unpacked(unpack, root) else { return Ok(()) };
-    for member in &unpack.files {
-        report.add(folder.join(&member.path).display(), member_verdict(&folder, member, partial, observer)?);
+    let Some(folder) = unpacked(published, root) else { return Ok(()) };
+    for member in published.members {
+        report.add(folder.join(member.path).display(), member_verdict(&folder, member, partial, observer)?);
     }
     Ok(())
 }
 
 /// The unpacked folder: the root, or the folder of the published name within it.
-fn unpacked(unpack: &Unpack, root: &Path) -> Option<PathBuf> {
-    let inner = root.join(&unpack.folder);
-    let holds_files = || unpack.files.iter().any(|member| root.join(&member.path).is_file());
-    if inner.is_dir() { Some(inner) } else { holds_files().then(|| root.to_owned()) }
+fn unpacked(published: &PublishedFile, root: &Path) -> Option<PathBuf> {
+    let inner = root.join(published.folder);
+    let holds_files = || published.members.iter().any(|member| root.join(member.path).is_file());
+    let has_inner = !published.folder.is_empty() && inner.is_dir();
+    if has_inner { Some(inner) } else { holds_files().then(|| root.to_owned()) }
 }
 
 fn sum_verdict(file: &Path, expected: &str, observer: &mut Observer<'_>) -> Result<Verdict, DataError> {
@@ -130,12 +119,12 @@ fn member_verdict(
     partial: bool,
     observer: &mut Observer<'_>,
 ) -> Result<Verdict, DataError> {
-    let file = folder.join(&member.path);
+    let file = folder.join(member.path);
     let Ok(found) = fs::metadata(&file).map(|metadata| metadata.len()) else {
         return Ok(Verdict::Bad("missing: unpack the archive again".to_owned()));
     };
     let grouped = |bytes: u64| grouped(bytes as usize);
-    match (member.bytes, &member.md5) {
+    match (member.bytes, member.md5) {
         (Some(expected), _) if found < expected && partial => {
             Ok(Verdict::Note(format!("{} of {} bytes", grouped(found), grouped(expected))))
         }
@@ -159,6 +148,7 @@ fn member_verdict(
 
 /// A split, as it opens.
 fn check_split(
+    set: &ImageSet,
     options: &OpenOptions,
     split: Split,
     report: &mut Report,
@@ -166,9 +156,10 @@ fn check_split(
 ) -> Result<(), DataError> {
     let what = format!("{} {split}", options.name);
     match open_watched(&OpenOptions { partial: true, ..options.clone() }, split, observer) {
-        Ok(set) => check_images(&set, &what, options.partial, report),
+        Ok(images) => check_images(set, &images, &what, options.partial, report),
         Err(error @ DataError::Stopped { .. }) => return Err(error),
-        Err(DataError::MissingFolder { .. }) if options.name == "folder" && split == Split::Test => {
+        // Images of one's own need not have a test split.
+        Err(DataError::MissingFolder { .. }) if set.counts.is_none() && split == Split::Test => {
             report.add(what, Verdict::Note("none".to_owned()));
         }
         Err(error) => report.add(what, Verdict::Bad(error.to_string())),
@@ -177,35 +168,30 @@ fn check_split(
 }
 
 /// Counts, classes, and the images that did not decode.
-fn check_images(set: &Dataset, what: &str, partial: bool, report: &mut Report) {
-    for bad in set.skipped() {
+fn check_images(set: &ImageSet, images: &Dataset, what: &str, partial: bool, report: &mut Report) {
+    for bad in images.skipped() {
         report.add(bad.path.display(), Verdict::Bad(bad.reason.clone()));
     }
-    let found = grouped(set.len());
-    let verdict = match set.expected_len() {
+    let found = grouped(images.len());
+    let verdict = match images.expected_len() {
         None => Verdict::Good(format!("{found} images")),
-        Some(expected) if expected == set.len() => Verdict::Good(format!("{found} images, as published")),
-        Some(expected) if set.len() < expected && partial => {
+        Some(expected) if expected == images.len() => Verdict::Good(format!("{found} images, as published")),
+        Some(expected) if images.len() < expected && partial => {
             Verdict::Note(format!("{found} of {} images", grouped(expected)))
         }
         Some(expected) => Verdict::Bad(format!("{found} images, expected {}", grouped(expected))),
     };
     let whole = matches!(verdict, Verdict::Good(_));
     report.add(what, verdict);
-    check_names(set, what, report);
-    if let (Some(expected), true) = (set.expected_len(), BALANCED.contains(&set.name())) {
-        check_classes(set, what, expected, whole, partial, report);
+    check_names(set, images, what, report);
+    if let (Some(expected), true) = (images.expected_len(), set.is_balanced) {
+        check_classes(images, what, expected, whole, partial, report);
     }
 }
 
 /// Names the first class that is not called as the publisher calls it.
-fn check_names(set: &Dataset, what: &str, report: &mut Report) {
-    let official: Vec<&str> = match set.name() {
-        "cifar10" => CIFAR10_CLASSES.to_vec(),
-        "cifar100" => CIFAR100_CLASSES.lines().collect(),
-        _ => return,
-    };
-    let pairs = set.class_names().iter().zip(official);
+fn check_names(set: &ImageSet, images: &Dataset, what: &str, report: &mut Report) {
+    let pairs = images.class_names().iter().zip((set.class_names)());
     if let Some((label, (found, expected))) = (0..).zip(pairs).find(|(_, (found, expected))| found != expected) {
         let reason = format!("class {label} is called `{found}`, expected `{expected}`");
         report.add(format!("{what} class names"), Verdict::Bad(reason));
@@ -232,7 +218,6 @@ mod tests {
     use std::ops::ControlFlow;
 
     use super::*;
-    use crate::fetch::Form;
 
     fn go_on(_: &crate::progress::Progress<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
@@ -258,9 +243,9 @@ mod tests {
     fn cifar10(root: &Path) {
         let dir = root.join("cifar-10-batches-bin");
         fs::create_dir_all(&dir).unwrap();
-        let files = sources("cifar10").unwrap().remove(0).unpack.unwrap().files;
-        files.iter().for_each(|file| fs::write(dir.join(&file.path), [1; 3073]).unwrap());
-        fs::write(dir.join("batches.meta.txt"), CIFAR10_CLASSES.join("\n")).unwrap();
+        let set = ImageSet::named("cifar10").unwrap();
+        set.files[0].members.iter().for_each(|file| fs::write(dir.join(file.path), [1; 3073]).unwrap());
+        fs::write(dir.join("batches.meta.txt"), (set.class_names)().join("\n")).unwrap();
     }
 
     #[test]
@@ -296,25 +281,15 @@ mod tests {
     #[test]
     fn archives_and_published_sums_are_compared() {
         let root = tempfile::tempdir().unwrap();
-        let member = |path: &str, md5: &str| Member { path: path.into(), bytes: Some(3), md5: Some(md5.into()) };
-        let unpack = Unpack {
-            form: Form::Zip,
-            folder: "set".into(),
-            files: vec![member("x", "900150983cd24fb0d6963f7d28e17f72"), member("y", "0")],
-        };
-        let source = Source {
-            url: String::new(),
-            file: "set.zip".into(),
-            bytes: None,
-            md5: "900150983cd24fb0d6963f7d28e17f72".into(),
-            unpack: Some(unpack),
-        };
+        const SUM: &str = "900150983cd24fb0d6963f7d28e17f72";
+        const MEMBERS: &[Member] = &[Member::new("x", Some(3), Some(SUM)), Member::new("y", Some(3), Some("0"))];
+        let published = PublishedFile { folder: "set", members: MEMBERS, ..PublishedFile::plain("", "set.zip", SUM) };
         fs::create_dir(root.path().join("set")).unwrap();
         ["set.zip", "set/x", "set/y"].iter().for_each(|file| fs::write(root.path().join(file), "abc").unwrap());
         fs::write(root.path().join("set.zip.part"), "").unwrap();
         let check = |root: &Path| {
             let mut report = Report::default();
-            check_source(&source, root, false, &mut report, &mut go_on).unwrap();
+            check_published(&published, root, false, &mut report, &mut go_on).unwrap();
             report
         };
         let found = check(root.path());
@@ -333,13 +308,14 @@ mod tests {
     fn classes_are_called_as_published() {
         let root = tempfile::tempdir().unwrap();
         cifar10(root.path());
-        let names = CIFAR10_CLASSES.join("\n").replace("frog", "toad");
+        let names = (ImageSet::named("cifar10").unwrap().class_names)().join("\n").replace("frog", "toad");
         fs::write(root.path().join("cifar-10-batches-bin/batches.meta.txt"), names).unwrap();
         let report = report("cifar10", root.path(), true);
         let expected = "Bad(\"class 6 is called `toad`, expected `frog`\")";
         assert_eq!(verdict(&report, "cifar10 train class names"), expected);
         assert_eq!(report.faults().count(), 2, "in both splits");
-        assert_eq!((CIFAR100_CLASSES.lines().count(), CIFAR100_CLASSES.lines().nth(99)), (100, Some("worm")));
+        let names = (ImageSet::named("cifar100").unwrap().class_names)();
+        assert_eq!((names.len(), names[99]), (100, "worm"));
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 mod fetch;
 mod info;
+mod list;
 pub(super) mod sheet;
 mod show;
 mod verify;
 mod watch;
 
 use empssl_data::rng::shuffled;
-use empssl_data::{DataError, Dataset, PatchConfig, PatchSampler, Split, picture};
+use empssl_data::{DataError, Dataset, ImageSet, PatchSampler, Split, picture};
 
 use crate::args::{BadImage, DataArgs, DataCommand, ImageArgs};
 use crate::commands::{AUTO, ImageSource, NO_EPOCH};
@@ -21,6 +22,10 @@ const PATCHES: u32 = 8;
 
 pub(crate) fn run(args: &DataArgs) -> Result<(), CliError> {
     match &args.command {
+        DataCommand::List { json } => {
+            list::run(*json);
+            Ok(())
+        }
         DataCommand::Fetch { name, data } => fetch::run(name, data),
         DataCommand::Verify { name, data, partial } => {
             let images = ImageArgs { data: data.clone(), partial: *partial, on_bad_image: BadImage::Skip };
@@ -29,7 +34,10 @@ pub(crate) fn run(args: &DataArgs) -> Result<(), CliError> {
         DataCommand::Info { name, images } => info::run(&source(name, images)?),
         DataCommand::Show { name, images, out, recipe, split, seed } => {
             let source = source(name, images)?;
-            let patches = recipe.as_deref().map_or_else(|| Ok(usual_patches(&source.name)), patches_of)?;
+            let patches = match recipe {
+                Some(recipe) => RunConfig::read(recipe, &[])?.patches,
+                None => (ImageSet::named(&source.name)?.patches)(),
+            };
             show::run(&source, &patches, (*split).map(Split::from), *seed, out)
         }
     }
@@ -43,18 +51,6 @@ fn source(name: &Option<String>, images: &ImageArgs) -> Result<ImageSource, CliE
 /// Whether the images are not there, rather than wrong.
 fn is_missing(error: &CliError) -> bool {
     matches!(error, CliError::Data(DataError::MissingFolder { .. } | DataError::MissingFile { .. }))
-}
-
-/// The published patches for a set: those of photographs are larger.
-fn usual_patches(name: &str) -> PatchConfig {
-    match name {
-        "imagenet100" | "tiny-imagenet" => PatchConfig::imagenet224(),
-        _ => PatchConfig::cifar32(),
-    }
-}
-
-fn patches_of(recipe: &std::path::Path) -> Result<PatchConfig, CliError> {
-    Ok(RunConfig::read(recipe, &[])?.patches)
 }
 
 /// A few images of the set, chosen by the seed.

@@ -17,7 +17,7 @@ pub(crate) mod train;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use empssl_data::dataset::DEFAULT_ROOT;
+use empssl_data::options::DEFAULT_ROOT;
 use empssl_data::{DataError, Dataset, OpenOptions, Split};
 use empssl_model::{Network, Portion};
 use empssl_torch::{determinism, device, memory, precision};

@@ -84,7 +84,8 @@ fn another_file_at_the_published_address_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let sentence = refuses(&output(fetch(folder.path(), "tiny-imagenet", &proxy(9, b"moved. ok".to_vec()))), 3);
     assert!(sentence.contains("it has 9 bytes, expected 248100043"), "{sentence}");
-    assert_eq!(fs::read_dir(folder.path().join("sets")).unwrap().count(), 0);
+    let left: Vec<_> = fs::read_dir(folder.path().join("sets")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, [".fetch.lock"]);
 }
 
 #[cfg(unix)]
@@ -111,20 +112,21 @@ fn ctrl_c_leaves_a_download_to_go_on_with() {
 }
 
 #[test]
-fn a_complete_set_is_not_fetched_again() {
+fn the_sets_are_listed_for_people_and_for_programs() {
     let folder = tempfile::tempdir().unwrap();
-    let set = folder.path().join("sets/tiny-imagenet-200");
-    fs::create_dir_all(set.join("val")).unwrap();
-    let output_of = || output(fetch(folder.path(), "tiny-imagenet", &nobody()));
-    let sentence = refuses(&output_of(), 3);
-    assert!(sentence.contains("not complete: there is no wnids.txt"), "{sentence}");
-    let write = |(file, bytes)| fs::File::create(set.join(file)).unwrap().set_len(bytes).unwrap();
-    let files = [("wnids.txt", 2_000), ("words.txt", 2_655_750), ("val/val_annotations.txt", 347_377)];
-    files.into_iter().for_each(write);
-    let text = stdout(&succeeds(output_of()));
-    assert_eq!(text, "sets/tiny-imagenet-200: found, its content not checked\n");
-    write(("words.txt", 0));
-    assert!(refuses(&output_of(), 3).contains("words.txt has 0 bytes, expected 2655750"));
+    let listed = stdout(&succeeds(empssl(folder.path(), &["data", "list"])));
+    assert!(empssl_data::sets::names().iter().all(|name| listed.contains(name)), "{listed}");
+    let json = stdout(&succeeds(empssl(folder.path(), &["data", "list", "--json"])));
+    let sets: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let named = |name: &str| sets.as_array().unwrap().iter().find(|set| set["name"] == name).unwrap();
+    let cifar = named("cifar10");
+    assert_eq!((&cifar["display_name"], &cifar["train_images"]), (&"CIFAR-10".into(), &50_000.into()));
+    assert_eq!((&cifar["test_images"], &cifar["n_classes"]), (&10_000.into(), &10.into()));
+    assert_eq!(cifar["class_names"][6], "frog");
+    assert_eq!(cifar["urls"][0], "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz");
+    assert_eq!(named("mnist")["urls"].as_array().unwrap().len(), 4);
+    assert!(named("synthetic")["is_generated"] == true && named("folder")["train_images"].is_null());
+    assert!(named("imagenet100")["instead_of_fetching"].as_str().unwrap().contains("image-net.org"));
 }
 
 /// A tree of two classes with three images each, `side` pixels high.

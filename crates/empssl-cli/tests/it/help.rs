@@ -29,7 +29,7 @@ fn help_texts() {
         insta::assert_snapshot!(format!("help-{command}"), help(&[command, "--help"]));
     }
     insta::assert_snapshot!("help-bench-step", help(&["bench", "step", "--help"]));
-    for command in ["fetch", "verify", "info", "show"] {
+    for command in ["list", "fetch", "verify", "info", "show"] {
         insta::assert_snapshot!(format!("help-data-{command}"), help(&["data", command, "--help"]));
     }
 }
@@ -37,7 +37,7 @@ fn help_texts() {
 #[test]
 fn the_names_of_all_sets_are_told() {
     let text = help(&["train", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(text.contains(&format!(": {}, or auto", empssl_data::dataset::NAMES.join(", "))), "{text}");
+    assert!(text.contains(&format!(": {}, or auto", empssl_data::sets::names().join(", "))), "{text}");
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn recipes_of_one_kind_differ_only_where_their_names_say() {
 #[test]
 fn every_data_set_has_a_smoke_recipe() {
     let recipes = shipped();
-    for dataset in empssl_data::dataset::NAMES {
+    for dataset in empssl_data::sets::names() {
         assert!(recipes.contains(&format!("{dataset}/smoke")), "{dataset}");
     }
 }

@@ -11,8 +11,8 @@ use std::path::Path;
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entry};
 
-use super::bytes::{Fault, InFile};
 use crate::error::DataError;
+use empssl_pickle::bytes::Fault;
 
 /// How much may come out of a compressed file.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,8 @@ impl Limits {
 /// The files called `wanted` of the archive at `path`; those that it does not have are absent from the result.
 pub(crate) fn open(path: &Path, folder: &str, wanted: &[&str]) -> Result<HashMap<String, Vec<u8>>, DataError> {
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
-    unzipped_members(BufReader::new(file), folder, wanted, Limits::OFFICIAL).map_err(|fault| fault.of("archive", path))
+    unzipped_members(BufReader::new(file), folder, wanted, Limits::OFFICIAL)
+        .map_err(|fault| DataError::malformed("archive", path, fault.0))
 }
 
 /// The folder that all of the archive at `path` lies in, as far as its first member tells; `None` where that cannot be

@@ -1,7 +1,7 @@
 //! Image files to RGB pixels, as Pillow's `Image.open(file).convert("RGB")` gives them.
 //!
 //! The content decides about the format: some PNG files are named `.JPEG`. Grey images are repeated over the channels,
-//! palettes are looked up, an alpha channel is dropped, inks become light, and an EXIF orientation is ignored. Of 16
+//! palettes are looked up, an alpha channel is dropped, CMYK and YCCK files are converted to RGB, and an EXIF orientation is ignored. Of 16
 //! bits the upper 8 are kept, but of grey ones without alpha Pillow keeps everything above 255 as 255, and so does this.
 
 use image::{DynamicImage, ImageFormat};
@@ -10,7 +10,7 @@ use ndarray::Array3;
 use super::jpeg;
 use crate::error::DecodeError;
 
-/// The most pixels that an image may have, as Pillow limits it; more is taken for an attack or a damaged header.
+/// The most pixels that an image may have, as Pillow limits it; more is refused as a damaged or hostile header.
 pub(crate) const MAX_PIXELS: u64 = 178_956_970;
 
 /// How every PNG file begins.

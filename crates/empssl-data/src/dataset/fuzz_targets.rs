@@ -3,8 +3,11 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use super::{bytes, cifar, decode, idx, jpeg, pickle, stl10, truth};
+use empssl_pickle::bytes::Fault;
+
+use super::{decode, jpeg};
 use crate::fuzz::Target;
+use crate::sets::{cifar, idx, pickle, stl10, truth};
 
 /// Every parser of the data set modules.
 pub(crate) fn all() -> Vec<Target> {
@@ -123,7 +126,7 @@ fn pickles() -> Vec<Vec<u8>> {
 fn walk_pickle(bytes: &[u8]) -> bool {
     let Ok(pickle) = pickle::Pickle::load(bytes) else { return false };
     for key in ["data", "labels", "fine_labels", "label_names", "a"] {
-        let parts: [Result<(), bytes::Fault>; 3] = [
+        let parts: [Result<(), Fault>; 3] = [
             pickle.integers(key).map(drop),
             pickle.names(key).map(drop),
             pickle.matrix(key).map(|matrix| assert_eq!(matrix.rows * matrix.columns, matrix.bytes.len())),

@@ -1,11 +1,13 @@
 //! Any image files, as they are named: no set, no classes.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use super::image_folder::{Tree, collect};
 use super::store::ImageFile;
-use super::{Dataset, OnBadImage, OpenOptions, Split};
+use super::tree::{Tree, collect};
+use super::{About, Dataset};
 use crate::error::DataError;
+use crate::options::OnBadImage;
 
 /// Opens images that belong to no set: files, whatever they are called, and folders, of which all JPEG and PNG files
 /// count, at any depth and sorted by name. They have no labels; their order is that of `inputs`, and one that is named
@@ -33,8 +35,9 @@ pub fn open_images(inputs: &[PathBuf], on_bad_image: OnBadImage) -> Result<Datas
     if files.is_empty() {
         return Err(DataError::NoImages { path: dir });
     }
-    let options = OpenOptions { name: "images".to_owned(), root: None, partial: true, on_bad_image };
-    Tree::unlabelled(dir, files).open(&options, Split::Test, None)
+    // The split is part of the fingerprint.
+    let about = About { name: "images".to_owned(), split: "test".to_owned(), ..About::default() };
+    Tree::unlabelled(dir, files).open(about, on_bad_image, &mut |_| ControlFlow::Continue(()))
 }
 
 #[cfg(test)]

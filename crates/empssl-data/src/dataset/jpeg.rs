@@ -95,7 +95,7 @@ impl Frame {
         if pixels == 0 || pixels > MAX_PIXELS {
             return Err(format!("JPEG of {width}x{height} pixels, expected 1 to {MAX_PIXELS}"));
         }
-        // The first component has the full size, of inks the fourth too, and the others a whole part of it.
+        // The first component has the full size, of CMYK and YCCK the fourth too, and the others a whole part of it.
         let whole = |part: u8, of: u8| (1..=4).contains(&of) && part > 0 && of.is_multiple_of(part);
         let fits = |first: &(u8, u8), other: &(u8, u8)| whole(other.0, first.0) && whole(other.1, first.1);
         let usual = match &factors[..] {
@@ -112,8 +112,8 @@ impl Frame {
 
 /// Follows the markers of a JPEG file to its end. Files of other formats pass.
 ///
-/// Many decoders fill what is missing of a truncated photograph with grey and say nothing, which would quietly train on
-/// half images; Pillow refuses such a file, and so does this.
+/// Many decoders fill what is missing of a truncated photograph with grey without an error, which would train on half
+/// images; Pillow refuses such a file, and so does this.
 ///
 /// # Errors
 /// When the end-of-image marker is missing or a marker is found that has no place in a JPEG file.

@@ -1,108 +1,31 @@
-//! Sets of images: opening them by name, and what is known about an opened one.
-//!
-//! Each form of data set is a module that fills a [`Dataset`]; a new one is a module here, an arm in [`open`], a
-//! row in the table of [`detect`] and an entry in the repository's `data` folder.
+//! An opened set of images: what is known about it, its labels and its pixels.
 
-use std::fmt;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use ndarray::{CowArray, Ix3};
 
 use crate::error::DataError;
-use crate::progress::{Observer, Progress, Stage, tell};
 
 #[cfg(feature = "archives")]
-mod archive;
-mod bytes;
-mod cifar;
-mod decode;
-mod detect;
-mod files;
-pub(crate) mod fingerprint;
+pub(crate) mod archive;
+pub(crate) mod decode;
+mod fingerprint;
 #[cfg(test)]
 mod fuzz_targets;
-mod idx;
-mod image_folder;
 mod image_list;
-mod imagenet100;
-mod jpeg;
-mod pickle;
-mod stl10;
+pub(crate) mod jpeg;
 pub(crate) mod store;
-mod synthetic;
-mod tiny_imagenet;
-mod truth;
+pub(crate) mod tree;
 #[cfg(feature = "archives")]
-mod zip;
+pub(crate) mod zip;
 
 pub use decode::decode_image;
-pub use detect::detect;
 use fingerprint::Hasher;
 #[cfg(test)]
 pub(crate) use fuzz_targets::all as fuzz_targets;
 pub use image_list::open_images;
 use store::Store;
-
-/// Where a data set is looked for when no folder is given, relative to the working folder.
-pub const DEFAULT_ROOT: &str = "data";
-
-/// The names that [`open`] understands.
-pub const NAMES: [&str; 9] =
-    ["synthetic", "cifar10", "cifar100", "tiny-imagenet", "imagenet100", "mnist", "fashion-mnist", "stl10", "folder"];
-
-/// The half of a data set to open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Split {
-    /// What is learned from.
-    Train,
-    /// What is scored.
-    Test,
-}
-
-impl Split {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Train, Self::Test];
-}
-
-impl fmt::Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Train => "train",
-            Self::Test => "test",
-        })
-    }
-}
-
-/// What to do with a file that has the name of an image but does not decode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnBadImage {
-    /// Refuse the set, or the batch, naming the file.
-    Fail,
-    /// Leave the file out and list it in [`Dataset::skipped`].
-    Skip,
-}
-
-/// How to open a data set.
-#[derive(Clone, Debug)]
-pub struct OpenOptions {
-    /// One of [`NAMES`].
-    pub name: String,
-    /// The folder of the set or, for sets that unpack to a folder of a known name, its parent; for sets that come as one
-    /// archive, that archive or the folder it lies in; [`DEFAULT_ROOT`] when `None`. Ignored by the synthetic set.
-    pub root: Option<PathBuf>,
-    /// Accept fewer images than the official count.
-    pub partial: bool,
-    /// What to do with files that do not decode.
-    pub on_bad_image: OnBadImage,
-}
-
-impl OpenOptions {
-    fn root(&self) -> &Path {
-        self.root.as_deref().unwrap_or(Path::new(DEFAULT_ROOT))
-    }
-}
 
 /// A file that was left out of the set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,47 +34,6 @@ pub struct BadImage {
     pub path: PathBuf,
     /// Why it did not decode.
     pub reason: String,
-}
-
-/// Opens the `split` of the data set that the options name.
-///
-/// [`Dataset::description`] says which form of the set was found.
-///
-/// # Errors
-/// When the name is unknown, a folder or file is missing, damaged or inconsistent, or the number of images is not the
-/// official one (fewer are accepted with [`OpenOptions::partial`]).
-pub fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
-    open_watched(options, split, &mut |_| ControlFlow::Continue(()))
-}
-
-/// [`open`] where somebody watches: where images are decoded, `observer` is told at least once per some thousand of
-/// them, and may stop the work.
-///
-/// # Errors
-/// As [`open`], and when `observer` stops the work.
-pub fn open_watched(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
-    let what = format!("{} {split}", options.name);
-    let none = Progress { stage: Stage::Decode, what: &what, done: 0, total: None };
-    tell(observer, none)?;
-    let opened = open_own(options, split, observer);
-    // Whoever stopped the work meanwhile wants no more of it, least of all complaints.
-    tell(observer, none)?;
-    opened
-}
-
-fn open_own(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
-    match options.name.as_str() {
-        "synthetic" => Ok(synthetic::open(split)),
-        "cifar10" => cifar::open_cifar10(options, split),
-        "cifar100" => cifar::open_cifar100(options, split),
-        "mnist" => idx::open_mnist(options, split),
-        "fashion-mnist" => idx::open_fashion_mnist(options, split),
-        "stl10" => stl10::open(options, split),
-        "tiny-imagenet" => tiny_imagenet::open(options, split, observer),
-        "imagenet100" => imagenet100::open(options, split, observer),
-        "folder" => image_folder::open(options, split, observer),
-        name => Err(DataError::UnknownDataset { name: name.to_owned(), known: NAMES.join(", ") }),
-    }
 }
 
 /// What a reader found out about a set besides its images and labels.
@@ -319,24 +201,6 @@ impl Whole {
     }
 }
 
-/// Refuses a split whose number of images is not the official one, unless fewer are allowed.
-pub(crate) fn check_count(
-    options: &OpenOptions,
-    split: Split,
-    path: &Path,
-    found: usize,
-    expected: usize,
-) -> Result<(), DataError> {
-    let (name, path) = (options.name.clone(), path.to_owned());
-    if found > expected {
-        return Err(DataError::TooManyRecords { name, split, path, found, expected });
-    }
-    if found == 0 || (found < expected && !options.partial) {
-        return Err(DataError::TooFewRecords { name, split, path, found, expected });
-    }
-    Ok(())
-}
-
 /// A number with commas between the thousands.
 pub(crate) fn grouped(number: usize) -> String {
     let digits = number.to_string();
@@ -351,30 +215,11 @@ pub(crate) fn grouped(number: usize) -> String {
 mod tests {
     use super::*;
 
-    fn options(name: &str) -> OpenOptions {
-        OpenOptions { name: name.into(), root: None, partial: false, on_bad_image: OnBadImage::Fail }
-    }
-
     /// Four grey images of one pixel.
     fn tiny(levels: [u8; 4], labels: Option<Vec<u32>>) -> Dataset {
         let pixels = levels.iter().flat_map(|&level| [level; 3]).collect();
         let about = About { name: "tiny".into(), expected: Some(5), ..About::default() };
         Dataset::new(about, Store::Records { pixels, side: 1 }, labels)
-    }
-
-    #[test]
-    fn an_unknown_name_is_refused_with_the_known_ones() {
-        let message = open(&options("cifar11"), Split::Train).unwrap_err().to_string();
-        assert!(message.contains("`cifar11`") && message.contains(&NAMES.join(", ")), "{message}");
-    }
-
-    #[test]
-    fn every_listed_name_is_understood() {
-        for name in NAMES {
-            let options = OpenOptions { root: Some("/nowhere/at/all".into()), ..options(name) };
-            let unknown = matches!(open(&options, Split::Test), Err(DataError::UnknownDataset { .. }));
-            assert!(!unknown, "{name}");
-        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) enum Store {
         /// The folder that the hash takes the paths relative to.
         root: PathBuf,
         /// Where the bytes of the files are.
-        source: Source,
+        source: FileSource,
         /// The files.
         files: Vec<ImageFile>,
         /// All images decoded, if they are small.
@@ -35,7 +35,7 @@ pub(crate) enum Store {
 
 /// Where the bytes of image files are.
 #[derive(Clone, Debug)]
-pub(crate) enum Source {
+pub(crate) enum FileSource {
     /// In files of their own.
     Disk,
     /// In an archive, whose path their paths begin with.
@@ -43,7 +43,7 @@ pub(crate) enum Source {
     Zip(std::sync::Arc<Archive>),
 }
 
-impl Source {
+impl FileSource {
     /// The bytes of a file.
     pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>, DataError> {
         match self {

@@ -91,7 +91,7 @@ pub(crate) fn walk<R: Read + Seek>(reader: R) -> Result<(ZipArchive<R>, Vec<Entr
 pub(crate) fn read_entry<R: Read + Seek>(zip: &mut ZipArchive<R>, name: &str) -> Result<Vec<u8>, String> {
     let file = zip.by_name(name).map_err(|error| error.to_string())?;
     let expected = file.size();
-    // The size is the archive's word: nothing is reserved for it, only what really comes out is kept.
+    // The size is what the archive claims, so no memory is reserved for it; only bytes that come out are kept.
     let mut bytes = Vec::new();
     let found = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())? as u64;
     if found == expected { Ok(bytes) } else { Err(format!("it has {found} bytes, expected {expected}")) }
@@ -181,7 +181,7 @@ fn read_at(file: &File, out: &mut [u8], place: u64) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::fs;
     use std::io::{Cursor, Write};
 
@@ -209,7 +209,7 @@ pub(super) mod tests {
     }
 
     /// Makes an archive of everything in a folder, some files stored and some deflated.
-    pub(crate) fn pack(dir: &Path, archive: &Path) {
+    pub(crate) fn archive_folder(dir: &Path, archive: &Path) {
         let mut writer = ZipWriter::new(fs::File::create(archive).unwrap());
         add(&mut writer, dir, "");
         writer.finish().unwrap();

@@ -10,22 +10,23 @@ use ureq::http::{HeaderMap, Response};
 
 use crate::checksum::{BUFFER, md5_of};
 use crate::error::DataError;
-use crate::progress::{Observer, Progress, Stage, tell};
+use crate::progress::{Observer, Progress, Stage, report};
 
-use super::{FetchError, Source};
+use super::FetchError;
+use crate::sets::PublishedFile;
 
 /// Times that a broken connection is opened again, as long as each brings something.
 const ATTEMPTS: usize = 20;
-/// Without a word for so long, a server is taken for gone.
+/// A server that sends nothing for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// No published file is as large as this.
 const MAX_BYTES: u64 = 1 << 40;
 
 /// Downloads `source` to `file` unless it is there, and compares its checksum. Returns the bytes that were transferred.
-pub(crate) fn download(source: &Source, file: &Path, observer: &mut Observer<'_>) -> Result<u64, DataError> {
+pub(crate) fn download(source: &PublishedFile, file: &Path, observer: &mut Observer<'_>) -> Result<u64, DataError> {
     if file.exists() {
         let found = md5_of(file, observer)?;
-        let expected = source.md5.clone();
+        let expected = source.md5.to_owned();
         let foreign = || FetchError::Foreign { file: file.to_owned(), found: found.clone(), expected };
         return if found == source.md5 { Ok(0) } else { Err(foreign().into()) };
     }
@@ -34,11 +35,24 @@ pub(crate) fn download(source: &Source, file: &Path, observer: &mut Observer<'_>
     let found = md5_of(&download.part, observer)?;
     if found != source.md5 {
         download.discard()?;
-        return Err(FetchError::Checksum { url: source.url.clone(), found, expected: source.md5.clone() }.into());
+        return Err(FetchError::Checksum { url: source.url(), found, expected: source.md5.to_owned() }.into());
     }
-    crate::disk::rename(&download.part, file).map_err(|error| FetchError::write(file, error))?;
+    rename(&download.part, file).map_err(|error| FetchError::write(file, error))?;
     download.discard()?;
     Ok(transferred)
+}
+
+/// Renames a file whose content is on the disk already, and waits until the new name is as well.
+pub(super) fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::rename(from, to)?;
+    let folder = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Elsewhere a folder cannot be opened as a file, and names are written in order.
+    let synced = if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) };
+    match synced {
+        // Some network file systems cannot do this; they have their own ways.
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
 }
 
 /// A name beside `file`, with `ending` appended.
@@ -49,7 +63,7 @@ pub(crate) fn beside(file: &Path, ending: &str) -> PathBuf {
 }
 
 struct Download<'a> {
-    source: &'a Source,
+    source: &'a PublishedFile,
     file: &'a Path,
     /// What has arrived.
     part: PathBuf,
@@ -68,7 +82,7 @@ struct Answer {
 }
 
 impl<'a> Download<'a> {
-    fn new(source: &'a Source, file: &'a Path) -> Self {
+    fn new(source: &'a PublishedFile, file: &'a Path) -> Self {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(PATIENCE))
@@ -112,7 +126,7 @@ impl<'a> Download<'a> {
         }
         if Some(done) != total {
             let total = total.map_or("an unknown number".to_owned(), |total| total.to_string());
-            return Err(FetchError::Broken { url: self.source.url.clone(), done, total }.into());
+            return Err(FetchError::Broken { url: self.source.url(), done, total }.into());
         }
         Ok(transferred)
     }
@@ -138,7 +152,7 @@ impl<'a> Download<'a> {
             _ => self.request(0, "")?,
         };
         if response.status() != 200 {
-            let (url, file) = (self.source.url.clone(), self.file.to_owned());
+            let (url, file) = (self.source.url(), self.file.to_owned());
             return Err(FetchError::Status { url, status: response.status().as_u16(), file });
         }
         std::fs::write(&self.mark, mark_of(response.headers())).map_err(|e| FetchError::write(&self.mark, e))?;
@@ -147,7 +161,7 @@ impl<'a> Download<'a> {
     }
 
     fn request(&self, done: u64, mark: &str) -> Result<Response<Body>, FetchError> {
-        let mut request = self.agent.get(&self.source.url).header("accept-encoding", "identity");
+        let mut request = self.agent.get(self.source.url()).header("accept-encoding", "identity");
         if done > 0 {
             request = request.header("range", format!("bytes={done}-"));
         }
@@ -155,7 +169,7 @@ impl<'a> Download<'a> {
             request = request.header("if-range", mark);
         }
         request.call().map_err(|error| FetchError::Offline {
-            url: self.source.url.clone(),
+            url: self.source.url(),
             reason: error.to_string(),
             file: self.file.to_owned(),
         })
@@ -166,7 +180,7 @@ impl<'a> Download<'a> {
         match (answer.total, self.source.bytes) {
             (Some(found), Some(expected)) if found != expected => {
                 self.discard()?;
-                Err(FetchError::Length { url: self.source.url.clone(), found, expected })
+                Err(FetchError::Length { url: self.source.url(), found, expected })
             }
             (found, expected) => Ok(expected.or(found)),
         }
@@ -181,7 +195,7 @@ impl<'a> Download<'a> {
         let mut bytes = 0;
         loop {
             let done = answer.start + bytes;
-            tell(observer, Progress { stage: Stage::Download, what: &self.source.file, done, total })?;
+            report(observer, Progress { stage: Stage::Download, what: self.source.file, done, total })?;
             match body.read(&mut buffer) {
                 Ok(0) => {
                     // The final name must not be on disk before the bytes are.
@@ -191,7 +205,7 @@ impl<'a> Download<'a> {
                 Ok(n) if bytes + n as u64 > most => {
                     self.discard()?;
                     let (found, expected) = (done + n as u64, total.unwrap_or(MAX_BYTES));
-                    return Err(FetchError::Length { url: self.source.url.clone(), found, expected }.into());
+                    return Err(FetchError::Length { url: self.source.url(), found, expected }.into());
                 }
                 Ok(n) => {
                     part.write_all(&buffer[..n]).map_err(|e| self.cannot_write(e))?;
@@ -228,7 +242,7 @@ fn range_total(headers: &HeaderMap) -> Option<u64> {
     text(headers, "content-range").rsplit_once('/')?.1.trim().parse().ok()
 }
 
-/// What tells versions of a file apart: its strong entity tag, else its date, else nothing.
+/// What differs between versions of a file: its strong entity tag, else its date, else nothing.
 fn mark_of(headers: &HeaderMap) -> String {
     match text(headers, "etag") {
         tag if tag.is_empty() || tag.starts_with("W/") => text(headers, "last-modified"),

@@ -1,5 +1,5 @@
 //! Downloading the sets that are published for everyone: resumed where it broke, compared with the published checksum,
-//! unpacked without trusting the archive, and complete under the final name or not there at all.
+//! and complete under the final name or not there at all. Nothing is unpacked: archives are read as they are.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -16,33 +16,21 @@
 //! ```
 
 mod download;
-mod error;
-mod source;
-mod unpack;
-
-#[cfg(test)]
-mod fuzz_targets;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
-pub use error::FetchError;
-#[cfg(test)]
-pub(crate) use fuzz_targets::all as fuzz_targets;
-pub use source::{Form, Member, Source, Unpack, sources};
-
-pub(crate) use source::other_forms;
-pub(crate) use unpack::lack;
-
 use crate::error::DataError;
+pub use crate::error::FetchError;
 use crate::progress::Observer;
+use crate::sets::{ImageSet, PublishedFile};
 
-/// A part of a set that is now here.
+/// A file of a set that is now here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// The unpacked folder, or the file that is read as it is.
+    /// The file.
     pub path: PathBuf,
     /// Whether it was complete before.
     pub was_there: bool,
@@ -50,49 +38,33 @@ pub struct Fetched {
     pub downloaded: u64,
 }
 
-/// Downloads and unpacks the published files of the data set `name` into the folder `into`, which is made where it is
-/// missing. What is complete already stays as it is; what was interrupted goes on.
+/// Downloads the published files of the data set `name` into the folder `into`, which is made where it is missing; they
+/// are read as they are. What is complete already stays as it is; what was interrupted goes on.
 ///
 /// # Errors
 /// When the set has no public address, the server is not reached or answers with something else, the checksum is
-/// wrong, the archive holds what must not be unpacked, or the disk refuses; see [`FetchError`].
+/// wrong, or the disk refuses; see [`FetchError`].
 pub fn fetch(name: &str, into: &Path, observer: &mut Observer<'_>) -> Result<Vec<Fetched>, DataError> {
-    fetch_sources(&sources(name)?, into, observer)
-}
-
-/// [`fetch`] from a table of one's own: another mirror, another set.
-///
-/// # Errors
-/// As [`fetch`].
-pub fn fetch_sources(sources: &[Source], into: &Path, observer: &mut Observer<'_>) -> Result<Vec<Fetched>, DataError> {
-    fs::create_dir_all(into).map_err(|error| FetchError::write(into, error))?;
-    let _lock = Lock::take(into)?;
-    sources.iter().map(|source| fetch_one(source, into, observer)).collect()
-}
-
-fn fetch_one(source: &Source, into: &Path, observer: &mut Observer<'_>) -> Result<Fetched, DataError> {
-    let file = into.join(&source.file);
-    if let Some(unpack) = &source.unpack {
-        let folder = into.join(&unpack.folder);
-        if folder.exists() {
-            return match lack(&folder, &unpack.files) {
-                None => Ok(Fetched { path: folder, was_there: true, downloaded: 0 }),
-                Some(lack) => Err(FetchError::Incomplete { folder, lack }.into()),
-            };
-        }
+    let set = ImageSet::named(name)?;
+    if set.files.is_empty() {
+        return Err(FetchError::NoSource { name: name.to_owned(), hint: set.instead_of_fetching }.into());
     }
-    if let Some(parent) = file.parent() {
+    fetch_files(set.files, into, observer)
+}
+
+fn fetch_files(files: &[PublishedFile], into: &Path, observer: &mut Observer<'_>) -> Result<Vec<Fetched>, DataError> {
+    fs::create_dir_all(into).map_err(|error| FetchError::write(into, error))?;
+    let _lock = lock(into)?;
+    files.iter().map(|file| fetch_one(file, into, observer)).collect()
+}
+
+fn fetch_one(source: &PublishedFile, into: &Path, observer: &mut Observer<'_>) -> Result<Fetched, DataError> {
+    let path = into.join(source.file);
+    if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(|error| FetchError::write(parent, error))?;
     }
-    let was_there = source.unpack.is_none() && file.exists();
-    let downloaded = download::download(source, &file, observer)?;
-    let path = match &source.unpack {
-        Some(unpack) => {
-            unpack::unpack(&file, unpack, into, unpack::Limits::PUBLISHED, observer)?;
-            into.join(&unpack.folder)
-        }
-        None => file,
-    };
+    let was_there = path.exists();
+    let downloaded = download::download(source, &path, observer)?;
     Ok(Fetched { path, was_there, downloaded })
 }
 
@@ -101,25 +73,15 @@ pub(crate) fn part_of(file: &Path) -> PathBuf {
     download::beside(file, ".part")
 }
 
-/// Keeps two processes from writing the same files. The system releases it however the process ends.
-struct Lock {
-    path: PathBuf,
-    _file: File,
-}
-
-impl Lock {
-    fn take(folder: &Path) -> Result<Self, FetchError> {
-        let path = folder.join(".fetch.lock");
-        match crate::disk::lock(&path).map_err(|error| FetchError::write(&path, error))? {
-            Some(file) => Ok(Self { path, _file: file }),
-            None => Err(FetchError::Busy { folder: folder.to_owned() }),
-        }
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // The lock is still held, so nobody else's file is removed. Only an empty file stays behind where this fails.
-        let _ = fs::remove_file(&self.path);
+/// Keeps two processes from writing the same files: an empty file that stays, locked while this one fetches. The system
+/// releases the lock however the process ends.
+fn lock(folder: &Path) -> Result<File, FetchError> {
+    let path = folder.join(".fetch.lock");
+    let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = opened.map_err(|error| FetchError::write(&path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(FetchError::Busy { folder: folder.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(FetchError::write(&path, error)),
     }
 }

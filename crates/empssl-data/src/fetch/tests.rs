@@ -6,7 +6,6 @@ use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
-use super::unpack::{Limits, unpack};
 use super::*;
 use crate::progress::{Progress, Stage};
 
@@ -59,14 +58,9 @@ impl Server {
     }
 
     /// A source of this server with the checksum of `body`.
-    fn source(&self, file: &str, body: &[u8]) -> Source {
-        Source {
-            url: format!("{}/{file}", self.base),
-            file: file.to_owned(),
-            bytes: Some(body.len() as u64),
-            md5: sum(body),
-            unpack: None,
-        }
+    fn source(&self, file: &'static str, body: &[u8]) -> PublishedFile {
+        let site = format!("{}/", self.base).leak();
+        PublishedFile { bytes: Some(body.len() as u64), ..PublishedFile::plain(site, file, sum(body).leak()) }
     }
 }
 
@@ -114,15 +108,15 @@ fn go_on(_: &Progress<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-fn fetch_one_of(source: &Source, into: &Path) -> Result<Fetched, DataError> {
-    fetch_sources(std::slice::from_ref(source), into, &mut go_on).map(|mut all| all.remove(0))
+fn fetch_one_of(source: &PublishedFile, into: &Path) -> Result<Fetched, DataError> {
+    fetch_files(std::slice::from_ref(source), into, &mut go_on).map(|mut all| all.remove(0))
 }
 
 /// The sentence of a fetch that must fail, and that nothing is under the final name.
 #[track_caller]
-fn refusal(source: &Source, into: &Path) -> String {
+fn refusal(source: &PublishedFile, into: &Path) -> String {
     let message = fetch_one_of(source, into).unwrap_err().to_string();
-    assert!(!into.join(&source.file).exists(), "nothing unchecked has the final name");
+    assert!(!into.join(source.file).exists(), "nothing unchecked has the final name");
     message
 }
 
@@ -130,14 +124,14 @@ fn refusal(source: &Source, into: &Path) -> String {
 fn a_file_is_fetched_once() {
     let (server, into) = (Server::start(), tempfile::tempdir().unwrap());
     let body = noise(700_000);
-    server.serve("set/a.gz", &body);
+    server.serve("a.gz", &body);
     let source = server.source("set/a.gz", &body);
     let mut seen = Vec::new();
     let mut watch = |progress: &Progress<'_>| {
         seen.push((progress.stage, progress.done));
         ControlFlow::Continue(())
     };
-    let fetched = fetch_sources(std::slice::from_ref(&source), into.path(), &mut watch).unwrap();
+    let fetched = fetch_files(std::slice::from_ref(&source), into.path(), &mut watch).unwrap();
     let path = into.path().join("set/a.gz");
     assert_eq!(fetched, [Fetched { path: path.clone(), was_there: false, downloaded: 700_000 }]);
     assert!(std::fs::read(&path).unwrap() == body);
@@ -227,7 +221,7 @@ fn wrong_bytes_are_named_and_removed() {
     server.serve("a", &body);
     let message = refusal(&source, into.path());
     assert!(message.starts_with("wrong checksum") && message.contains(&sum(&body)), "{message}");
-    assert!(message.contains(&source.md5) && !into.path().join("a.part").exists(), "{message}");
+    assert!(message.contains(source.md5) && !into.path().join("a.part").exists(), "{message}");
 }
 
 #[test]
@@ -246,13 +240,15 @@ fn a_missing_file_and_a_missing_server_give_the_manual_steps() {
     let message = refusal(&server.source("a", &noise(9)), into.path());
     assert!(message.contains("/a answered with status 404") && message.contains(&file), "{message}");
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let source = Source { url: format!("http://{closed}/a"), ..server.source("a", &noise(9)) };
+    let site = format!("http://{closed}/").leak();
+    let source = PublishedFile { site, ..server.source("a", &noise(9)) };
     let message = refusal(&source, into.path());
     assert!(message.contains("cannot reach http://127") && message.contains("put it here as"), "{message}");
     assert!(message.contains(&file), "{message}");
-    let source = Source { url: "http://no-such-host.invalid/a".into(), ..source };
+    let source = PublishedFile { site: "http://no-such-host.invalid/", ..source };
     assert!(refusal(&source, into.path()).contains("cannot reach http://no-such-host.invalid"));
-    assert_eq!(std::fs::read_dir(into.path()).unwrap().count(), 0, "nothing is left of what never began");
+    let left: Vec<_> = std::fs::read_dir(into.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [".fetch.lock"], "nothing is left of what never began");
 }
 
 #[test]
@@ -285,7 +281,7 @@ fn a_full_disk_is_named() {
 #[test]
 fn two_fetches_into_one_folder_are_refused() {
     let (server, into) = (Server::start(), tempfile::tempdir().unwrap());
-    let _first = Lock::take(into.path()).unwrap();
+    let _first = lock(into.path()).unwrap();
     let message = refusal(&server.source("a", &noise(9)), into.path());
     assert!(message.starts_with("another fetch is at work"), "{message}");
 }
@@ -300,192 +296,29 @@ fn whoever_watches_can_stop_and_go_on_later() {
         0 => ControlFlow::Continue(()),
         _ => ControlFlow::Break(()),
     };
-    let stopped = fetch_sources(std::slice::from_ref(&source), into.path(), &mut stop).unwrap_err();
+    let stopped = fetch_files(std::slice::from_ref(&source), into.path(), &mut stop).unwrap_err();
     assert!(matches!(stopped, DataError::Stopped { .. }), "{stopped}");
     assert!(!into.path().join("a").exists());
     let kept = std::fs::metadata(into.path().join("a.part")).unwrap().len();
     assert_eq!(fetch_one_of(&source, into.path()).unwrap().downloaded, (1 << 20) - kept);
 }
 
-/// One entry of a tape archive made by hand, good or bad.
-fn tar_entry(tar: &mut tar::Builder<Vec<u8>>, name: &str, kind: tar::EntryType, data: &[u8]) {
-    let mut header = tar::Header::new_ustar();
-    header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
-    header.set_entry_type(kind);
-    header.set_size(data.len() as u64);
-    header.set_mode(0o644);
-    if matches!(kind, tar::EntryType::Symlink | tar::EntryType::Link) {
-        header.set_link_name("/etc/passwd").unwrap();
-    }
-    header.set_cksum();
-    tar.append(&header, data).unwrap();
-}
-
-pub(super) fn gzipped(bytes: &[u8]) -> Vec<u8> {
-    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gz.write_all(bytes).unwrap();
-    gz.finish().unwrap()
-}
-
-pub(super) fn tar_of(entries: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    entries.iter().for_each(|(name, kind, data)| tar_entry(&mut tar, name, *kind, data));
-    tar.into_inner().unwrap()
-}
-
-fn tar_gz(entries: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
-    gzipped(&tar_of(entries))
-}
-
-pub(super) fn zip_of(entries: &[(&str, u32, &[u8])]) -> Vec<u8> {
-    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    for (name, mode, data) in entries {
-        let options = zip::write::SimpleFileOptions::default().unix_permissions(*mode);
-        if *mode == 0o120_777 {
-            zip.add_symlink(*name, "/etc/passwd", options).unwrap();
-        } else {
-            zip.start_file(*name, options).unwrap();
-            zip.write_all(data).unwrap();
-        }
-    }
-    zip.finish().unwrap().into_inner()
-}
-
-fn unpacks_to(form: Form) -> Unpack {
-    Unpack { form, folder: "set".into(), files: vec![Member { path: "x.bin".into(), bytes: Some(5), md5: None }] }
-}
-
-pub(super) const FILE: tar::EntryType = tar::EntryType::Regular;
-
 #[test]
-fn archives_are_unpacked_and_found_complete_the_second_time() {
-    let server = Server::start();
-    let tar =
-        tar_gz(&[("set/", tar::EntryType::Directory, b""), ("set/x.bin", FILE, b"hello"), ("set/d/y", FILE, b"")]);
-    let zip = zip_of(&[("set/x.bin", 0o644, b"hello"), ("set/d/y", 0o644, b"")]);
-    for (form, archive) in [(Form::TarGz, tar), (Form::Zip, zip)] {
-        let into = tempfile::tempdir().unwrap();
-        server.serve("set.archive", &archive);
-        let source = Source { unpack: Some(unpacks_to(form)), ..server.source("set.archive", &archive) };
-        let fetched = fetch_one_of(&source, into.path()).unwrap();
-        assert_eq!((fetched.path, fetched.was_there), (into.path().join("set"), false));
-        assert_eq!(std::fs::read(into.path().join("set/x.bin")).unwrap(), b"hello");
-        assert!(into.path().join("set/d/y").is_file());
-        assert!(fetch_one_of(&source, into.path()).unwrap().was_there);
-        // Half a set left by something else is not taken for a whole one.
-        std::fs::write(into.path().join("set/x.bin"), "hell").unwrap();
-        let message = fetch_one_of(&source, into.path()).unwrap_err().to_string();
-        assert!(message.contains("not complete: x.bin has 4 bytes, expected 5"), "{message}");
-        // The archive is still here: nothing is downloaded again.
-        std::fs::remove_dir_all(into.path().join("set")).unwrap();
-        std::fs::create_dir(into.path().join(".set.unpacking")).unwrap();
-        assert_eq!(fetch_one_of(&source, into.path()).unwrap().downloaded, 0);
-        let mut left: Vec<_> = std::fs::read_dir(into.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, ["set", "set.archive"]);
-    }
+fn a_rename_moves_and_names_what_cannot_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+    std::fs::write(&from, "x").unwrap();
+    download::rename(&from, &to).unwrap();
+    assert!(to.is_file() && download::rename(&from, &to).is_err());
 }
 
 #[test]
-fn every_unpacked_file_is_waited_for_before_the_folder_gets_its_name() {
+fn sets_without_an_address_say_what_to_do() {
     let into = tempfile::tempdir().unwrap();
-    let archive = into.path().join("set.archive");
-    let entries = [("set/d/first", FILE, &b"12345"[..]), ("set/x.bin", FILE, b"hello")];
-    std::fs::write(&archive, tar_gz(&entries)).unwrap();
-    // Whoever watches takes the first file away when the last is written: waiting for it fails.
-    let first = into.path().join(".set.unpacking/set/d/first");
-    let mut thief = |progress: &Progress<'_>| {
-        if progress.done == 10 {
-            let _ = std::fs::remove_file(&first);
-        }
-        ControlFlow::Continue(())
-    };
-    let error = unpack(&archive, &unpacks_to(Form::TarGz), into.path(), Limits::PUBLISHED, &mut thief).unwrap_err();
-    assert!(error.to_string().contains("d/first") && !into.path().join("set").exists(), "{error}");
-}
-
-/// What unpacking says about an archive that must be refused; nothing may be left of it.
-#[track_caller]
-fn refused(form: Form, archive: &[u8], limits: Limits) -> String {
-    let into = tempfile::tempdir().unwrap();
-    let file = into.path().join("set.archive");
-    std::fs::write(&file, archive).unwrap();
-    let error = unpack(&file, &unpacks_to(form), into.path(), limits, &mut go_on).unwrap_err();
-    assert_eq!(std::fs::read_dir(into.path()).unwrap().count(), 1, "only the archive is left: {error}");
-    error.to_string()
-}
-
-#[test]
-fn tape_archives_cannot_escape_link_or_make_devices() {
-    for (entry, reason) in [
-        (("../x", FILE), "climbs out"),
-        (("/set/x", FILE), "absolute"),
-        (("other/x", FILE), "outside the folder"),
-        (("set/x\\y", FILE), "backslash"),
-        (("set/x", tar::EntryType::Symlink), "neither a file nor a folder"),
-        (("set/x", tar::EntryType::Link), "neither a file nor a folder"),
-        (("set/x", tar::EntryType::Char), "neither a file nor a folder"),
-        (("set/x", tar::EntryType::Fifo), "neither a file nor a folder"),
-        (("set/x", tar::EntryType::GNULongName), "neither a file nor a folder"),
-    ] {
-        let ((name, kind), data) = (entry, if entry.1 == FILE { &b"abc"[..] } else { b"" });
-        let archive = tar_gz(&[("set/x.bin", FILE, b"hello"), (name, kind, data)]);
-        let message = refused(Form::TarGz, &archive, Limits::PUBLISHED);
-        assert!(message.contains(reason) && message.contains("set.archive"), "{name}: {message}");
+    let refusal = |name: &str| fetch(name, into.path(), &mut go_on).unwrap_err();
+    for (name, part) in [("imagenet100", "image-net.org"), ("synthetic", "generated"), ("folder", "your own")] {
+        let message = refusal(name).to_string();
+        assert!(message.contains(name) && message.contains(part), "{message}");
     }
-}
-
-#[test]
-fn extended_headers_may_not_rename() {
-    let header = |text: &'static [u8]| tar_gz(&[("pax", tar::EntryType::XHeader, text), ("set/x.bin", FILE, b"hello")]);
-    let message = refused(Form::TarGz, &header(b"16 path=../evil\n"), Limits::PUBLISHED);
-    assert!(message.contains("changes names"), "{message}");
-    let into = tempfile::tempdir().unwrap();
-    let file = into.path().join("a");
-    std::fs::write(&file, header(b"20 mtime=1700000000\n")).unwrap();
-    unpack(&file, &unpacks_to(Form::TarGz), into.path(), Limits::PUBLISHED, &mut go_on).unwrap();
-}
-
-#[test]
-fn zip_archives_cannot_escape_or_link() {
-    for (name, mode, reason) in [
-        ("../x", 0o644, "climbs out"),
-        ("/set/x", 0o644, "absolute"),
-        ("other/x", 0o644, "outside the folder"),
-        ("set/x", 0o120_777, "neither a file nor a folder"),
-    ] {
-        let message = refused(Form::Zip, &zip_of(&[(name, mode, b"abc")]), Limits::PUBLISHED);
-        assert!(message.contains(reason), "{name}: {message}");
-    }
-}
-
-#[test]
-fn archives_that_grow_too_much_are_stopped() {
-    let zeros = vec![0; 3 << 20];
-    let forms = [
-        (Form::TarGz, tar_gz(&[("set/x.bin", FILE, &zeros), ("set/y", FILE, b"")])),
-        (Form::Zip, zip_of(&[("set/x.bin", 0o644, &zeros), ("set/y", 0o644, b"")])),
-    ];
-    for (form, archive) in forms {
-        let limits = Limits { ratio: 2, ..Limits::PUBLISHED };
-        assert!(refused(form, &archive, limits).contains("larger than the 2097152 bytes allowed"));
-        let limits = Limits { bytes: 1000, ..Limits::PUBLISHED };
-        assert!(refused(form, &archive, limits).contains("larger than the 1000 bytes allowed"));
-        let limits = Limits { entries: 1, ..Limits::PUBLISHED };
-        assert!(refused(form, &archive, limits).contains("more than 1 entries"));
-    }
-}
-
-#[test]
-fn damaged_doubled_and_incomplete_archives_are_refused() {
-    let good = tar_gz(&[("set/x.bin", FILE, b"hello"), ("set/noise", FILE, &noise(5000))]);
-    for cut in [10, good.len() / 2, good.len() - 9] {
-        let message = refused(Form::TarGz, &good[..cut], Limits::PUBLISHED);
-        assert!(message.contains("damaged"), "{cut}: {message}");
-    }
-    assert!(refused(Form::Zip, b"no archive at all", Limits::PUBLISHED).contains("damaged"));
-    let doubled = tar_gz(&[("set/x.bin", FILE, b"hello"), ("set/x.bin", FILE, b"again")]);
-    assert!(refused(Form::TarGz, &doubled, Limits::PUBLISHED).starts_with("cannot write"));
-    let lacking = tar_gz(&[("set/y.bin", FILE, b"hello")]);
-    assert!(refused(Form::TarGz, &lacking, Limits::PUBLISHED).contains("there is no x.bin"));
+    assert!(matches!(refusal("cifar11"), DataError::UnknownDataset { .. }));
 }

@@ -10,8 +10,9 @@ use ndarray::Axis;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dataset::{OnBadImage, OpenOptions, Split, open};
+use crate::options::{OnBadImage, OpenOptions, Split};
 use crate::patch::{PatchConfig, PatchKey};
+use crate::sets::open;
 
 static IMAGES: LazyLock<Dataset> = LazyLock::new(|| {
     let options = OpenOptions { name: "synthetic".into(), root: None, partial: false, on_bad_image: OnBadImage::Fail };

@@ -72,14 +72,13 @@ fn verb(stage: Stage) -> &'static str {
     match stage {
         Stage::Download => "downloading",
         Stage::Checksum => "summing",
-        Stage::Unpack => "unpacking",
         Stage::Decode => "decoding",
     }
 }
 
 /// Others count bytes.
 fn counts_images(stage: Stage) -> bool {
-    matches!(stage, Stage::Decode)
+    stage == Stage::Decode
 }
 
 /// `3 of 170 MB`, `400 of 50000 images`.
@@ -100,7 +99,7 @@ mod tests {
     fn amounts_have_their_unit() {
         let at = |stage, total| amount(&Progress { stage, what: "a", done: 3_500_000, total });
         assert_eq!(at(Stage::Download, Some(170_052_171)), "3 of 170 MB");
-        assert_eq!(at(Stage::Unpack, None), "3 MB");
+        assert_eq!(at(Stage::Checksum, None), "3 MB");
         assert_eq!(at(Stage::Decode, Some(4_000_000)), "3500000 of 4000000 images");
         assert_eq!(at(Stage::Decode, None), "3500000 images");
     }

@@ -6,67 +6,56 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::image_folder::{Tree, collect};
-use super::store::{ImageFile, Source};
-use super::{Dataset, OpenOptions, Split, check_count, truth};
+use super::{ImageSet, Member, PublishedFile, Request, truth};
+use crate::dataset::Dataset;
+use crate::dataset::store::{FileSource, ImageFile};
+use crate::dataset::tree::collect;
 use crate::error::DataError;
+use crate::options::Split;
+use crate::patch::PatchConfig;
 use crate::progress::Observer;
 
-/// The folder that the official archive holds.
-const FOLDER: &str = "tiny-imagenet-200";
-const ARCHIVE: &str = "tiny-imagenet-200.zip";
 /// The list of classes.
 const WNIDS: &str = "wnids.txt";
-const ADDRESS: &str = "http://cs231n.stanford.edu/tiny-imagenet-200.zip";
 const N_CLASSES: usize = 200;
+const ARCHIVE: PublishedFile = PublishedFile {
+    site: "http://cs231n.stanford.edu/",
+    file: "tiny-imagenet-200.zip",
+    bytes: Some(248_100_043),
+    md5: "90528d7ca1a48142e341f4ef8d21d0de",
+    folder: "tiny-imagenet-200",
+    members: &[
+        Member::new(WNIDS, Some(2_000), None),
+        Member::new("words.txt", Some(2_655_750), None),
+        Member::new("val/val_annotations.txt", Some(347_377), None),
+    ],
+};
 
-fn official_count(split: Split) -> usize {
-    match split {
-        Split::Train => 100_000,
-        Split::Test => 10_000,
-    }
-}
-
-/// Opens Tiny ImageNet-200; the test split is the official validation split, as the official test images have no
-/// labels.
-pub(crate) fn open(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
-    let files = Files::find(options.root())?;
+/// The test split is the official validation split, as the official test images have no labels.
+fn open(request: &Request<'_>, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
+    let files = Files::find(request)?;
     let classes = files.classes()?;
-    let labelled = match split {
-        Split::Train => files.by_class_folder("train", &classes)?,
-        Split::Test => files.validation(&classes)?,
+    let (folder, labelled) = match request.split {
+        Split::Train => ("train", files.by_class_folder("train", &classes)?),
+        Split::Test => ("val", files.validation(&classes)?),
     };
-    let expected = official_count(split);
-    let dir = files.base.join(folder(split));
-    check_count(options, split, &dir, labelled.len(), expected)?;
-    Tree::labelled(files.source.clone(), dir, files.class_names(&classes)?, labelled).open_watched(
-        options,
-        split,
-        Some(expected),
-        observer,
-    )
+    let names = files.class_names(&classes)?;
+    request.of_files((files.source.clone(), &files.base.join(folder)), names, labelled, observer)
 }
 
 /// Whether the set lies at this folder or archive.
-pub(crate) fn recognises(root: &Path) -> bool {
+fn recognises(root: &Path) -> bool {
     let is = |path: &Path, name: &str| path.file_name().is_some_and(|found| found == name);
-    root.is_file() && is(root, ARCHIVE)
-        || root.is_dir() && is(root, FOLDER)
-        || root.join(FOLDER).is_dir()
-        || root.join(ARCHIVE).is_file()
+    root.is_file() && is(root, ARCHIVE.file)
+        || root.is_dir() && is(root, ARCHIVE.folder)
+        || root.join(ARCHIVE.folder).is_dir()
+        || root.join(ARCHIVE.file).is_file()
         || root.join(WNIDS).is_file()
-}
-
-fn folder(split: Split) -> &'static str {
-    match split {
-        Split::Train => "train",
-        Split::Test => "val",
-    }
 }
 
 /// The files of the set, on disk or in the archive.
 struct Files {
-    source: Source,
+    source: FileSource,
     /// The official folder; in an archive, the archive's path followed by the folder within it.
     base: PathBuf,
     /// All files of an archive.
@@ -75,36 +64,36 @@ struct Files {
 }
 
 impl Files {
-    fn find(root: &Path) -> Result<Self, DataError> {
+    fn find(request: &Request<'_>) -> Result<Self, DataError> {
+        let root = request.root();
         if root.is_file() {
             return Self::in_archive(root);
         }
         let holds_split = |dir: &PathBuf| dir.join("train").is_dir() || dir.join("val").is_dir();
-        if let Some(base) = [root.join(FOLDER), root.to_owned()].into_iter().find(holds_split) {
+        if let Some(base) = [root.join(ARCHIVE.folder), root.to_owned()].into_iter().find(holds_split) {
             return Ok(Self {
-                source: Source::Disk,
+                source: FileSource::Disk,
                 base,
                 #[cfg(feature = "archives")]
                 listed: Vec::new(),
             });
         }
-        if root.join(ARCHIVE).is_file() {
-            return Self::in_archive(&root.join(ARCHIVE));
+        if root.join(ARCHIVE.file).is_file() {
+            return Self::in_archive(&root.join(ARCHIVE.file));
         }
-        Err(DataError::MissingFolder {
-            what: "Tiny ImageNet".into(),
-            path: root.to_owned(),
-            hint: format!("put {ADDRESS} there as it is or unpacked, or give the archive or the folder `{FOLDER}`"),
-        })
+        let (url, folder) = (ARCHIVE.url(), ARCHIVE.folder);
+        let hint = format!("put {url} there as it is or unpacked, or give the archive or the folder `{folder}`");
+        Err(request.missing("Tiny ImageNet".into(), hint))
     }
 
     #[cfg(feature = "archives")]
     fn in_archive(path: &Path) -> Result<Self, DataError> {
-        let (archive, entries) = super::zip::Archive::open(path)?;
-        let is_inside = |name: &str| name.strip_prefix(FOLDER).is_some_and(|rest| rest.starts_with('/'));
-        let base = if entries.iter().any(|entry| is_inside(&entry.name)) { path.join(FOLDER) } else { path.to_owned() };
+        let (archive, entries) = crate::dataset::zip::Archive::open(path)?;
+        let folder = ARCHIVE.folder;
+        let is_inside = |name: &str| name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+        let base = if entries.iter().any(|entry| is_inside(&entry.name)) { path.join(folder) } else { path.to_owned() };
         let listed = entries.iter().map(|entry| ImageFile { path: path.join(&entry.name), bytes: entry.bytes });
-        Ok(Self { source: Source::Zip(archive.into()), base, listed: listed.collect() })
+        Ok(Self { source: FileSource::Zip(archive.into()), base, listed: listed.collect() })
     }
 
     #[cfg(not(feature = "archives"))]
@@ -121,14 +110,14 @@ impl Files {
     ) -> Result<Option<T>, DataError> {
         let path = self.base.join(name);
         let exists = match &self.source {
-            Source::Disk => path.is_file(),
+            FileSource::Disk => path.is_file(),
             #[cfg(feature = "archives")]
-            Source::Zip(_) => self.listed.iter().any(|file| file.path == path),
+            FileSource::Zip(_) => self.listed.iter().any(|file| file.path == path),
         };
         if !exists {
             return Ok(None);
         }
-        parser(&self.source.read(&path)?).map(Some).map_err(|reason| DataError::Malformed { form, path, reason })
+        parser(&self.source.read(&path)?).map(Some).map_err(|reason| DataError::malformed(form, &path, reason))
     }
 
     /// The images below a folder of the set, at any depth.
@@ -136,12 +125,12 @@ impl Files {
         let dir = self.base.join(name);
         let mut images = Vec::new();
         match &self.source {
-            Source::Disk if dir.is_dir() => collect(&dir, 0, &mut images)?,
-            Source::Disk => {}
+            FileSource::Disk if dir.is_dir() => collect(&dir, 0, &mut images)?,
+            FileSource::Disk => {}
             #[cfg(feature = "archives")]
-            Source::Zip(_) => {
+            FileSource::Zip(_) => {
                 let inside =
-                    |file: &&ImageFile| file.path.starts_with(&dir) && super::image_folder::is_image(&file.path);
+                    |file: &&ImageFile| file.path.starts_with(&dir) && crate::dataset::tree::is_image(&file.path);
                 images.extend(self.listed.iter().filter(inside).cloned());
             }
         }
@@ -231,12 +220,31 @@ fn labelled(
     files.into_iter().map(label).collect()
 }
 
+/// Tiny ImageNet-200.
+pub(crate) const SET: ImageSet = ImageSet {
+    name: "tiny-imagenet",
+    title: "Tiny ImageNet",
+    counts: Some([100_000, 10_000]),
+    n_classes: Some(N_CLASSES),
+    class_names: Vec::new,
+    is_balanced: true,
+    is_generated: false,
+    patches: PatchConfig::imagenet224,
+    files: &[ARCHIVE],
+    other_files: &[],
+    instead_of_fetching: "",
+    looks_for: "tiny-imagenet-200 or its wnids.txt, tiny-imagenet-200.zip",
+    recognises,
+    open,
+};
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::super::{OnBadImage, open as open_by_name};
+    use super::super::open as open_by_name;
     use super::*;
+    use crate::options::{OnBadImage, OpenOptions};
 
     fn options(root: &Path) -> OpenOptions {
         let root = Some(root.to_owned());
@@ -303,13 +311,13 @@ mod tests {
     #[test]
     fn the_official_folder_has_sorted_labels_and_first_names() {
         let root = tempfile::tempdir().unwrap();
-        official(&root.path().join(FOLDER));
+        official(&root.path().join(ARCHIVE.folder));
         let train = open_split(root.path(), Split::Train).unwrap();
         assert_eq!((train.len(), train.expected_len(), train.is_partial()), (200, Some(100_000), true));
         assert_eq!(train.labels().unwrap(), (0..200).collect::<Vec<_>>());
         assert_eq!(train.class_names()[7], "name 7");
         assert_eq!(train.image(150).unwrap().iter().collect::<Vec<_>>(), vec![&150; 8 * 8 * 3]);
-        let test = open_split(&root.path().join(FOLDER), Split::Test).unwrap();
+        let test = open_split(&root.path().join(ARCHIVE.folder), Split::Test).unwrap();
         assert_eq!((test.len(), test.expected_len()), (400, Some(10_000)));
         assert_eq!(test.labels().unwrap()[..5], [0, 0, 1, 1, 2]);
         // val_207 is the second image of class 7 and has half its number for a brightness.
@@ -339,10 +347,10 @@ mod tests {
     #[test]
     fn the_archive_and_the_folder_agree_in_every_pixel() {
         let root = tempfile::tempdir().unwrap();
-        official(&root.path().join(FOLDER));
+        official(&root.path().join(ARCHIVE.folder));
         let zipped = tempfile::tempdir().unwrap();
-        let archive = zipped.path().join(ARCHIVE);
-        super::super::zip::tests::pack(root.path(), &archive);
+        let archive = zipped.path().join(ARCHIVE.file);
+        crate::dataset::zip::tests::archive_folder(root.path(), &archive);
         for split in [Split::Train, Split::Test] {
             let folder = open_split(root.path(), split).unwrap();
             for place in [zipped.path(), &archive] {
@@ -374,7 +382,7 @@ mod tests {
         assert!(message.contains("found 1, expected 200"), "{message}");
         let empty = tempfile::tempdir().unwrap();
         let message = open_split(empty.path(), Split::Train).unwrap_err().to_string();
-        assert!(message.starts_with("no folder with Tiny ImageNet") && message.contains(ADDRESS), "{message}");
+        assert!(message.starts_with("no folder with Tiny ImageNet") && message.contains(&ARCHIVE.url()), "{message}");
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! Trees of JPEG and PNG files: a folder per class, or no classes at all.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::store::{Decoded, ImageFile, Source, Store};
-use super::{About, BadImage, Dataset, OnBadImage, OpenOptions, Split};
+use super::store::{Decoded, FileSource, ImageFile, Store};
+use super::{About, BadImage, Dataset};
 use crate::error::DataError;
-use crate::progress::{Observer, Progress, Stage, tell};
+use crate::options::{OnBadImage, Split};
+use crate::progress::{Observer, Progress, Stage, report};
 
 /// Images of at most this side are kept decoded ...
 const SMALL_SIDE: u32 = 64;
@@ -17,28 +17,19 @@ const SMALL_SET_BYTES: usize = 512 << 20;
 /// How deep folders may nest; more means a link that leads back to a parent.
 const MAX_DEPTH: usize = 16;
 
-/// Opens a tree of images.
-///
-/// The root holds the splits, `train` and `test` or `val`; without them the whole root is the train split. A split
-/// holds a folder per class, with images at any depth and labels in the sorted order of the folders' names, or else
-/// images without labels.
-pub(crate) fn open(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
-    Tree::list(options.root(), split)?.open_watched(options, split, None, observer)
-}
-
 /// Whether there is a folder for a split.
 fn has_splits(root: &Path) -> bool {
     split_dir(root, Split::Train).is_some() || split_dir(root, Split::Test).is_some()
 }
 
-/// Whether there is an image at `root`, at any depth.
-pub(crate) fn recognises(root: &Path) -> bool {
-    holds_image(root, 0)
+/// Whether there is an image in `dir`, at any depth.
+pub(crate) fn holds_image(dir: &Path) -> bool {
+    holds_image_below(dir, 0)
 }
 
-fn holds_image(dir: &Path, depth: usize) -> bool {
+fn holds_image_below(dir: &Path, depth: usize) -> bool {
     let found = |entries: Entries| {
-        !entries.images.is_empty() || entries.folders.iter().any(|folder| holds_image(folder, depth + 1))
+        !entries.images.is_empty() || entries.folders.iter().any(|folder| holds_image_below(folder, depth + 1))
     };
     depth <= MAX_DEPTH && Entries::read(dir).is_ok_and(found)
 }
@@ -53,7 +44,7 @@ fn split_dir(root: &Path, split: Split) -> Option<PathBuf> {
 
 /// The files of a split, listed but not yet read.
 pub(crate) struct Tree {
-    source: Source,
+    source: FileSource,
     dir: PathBuf,
     class_names: Vec<String>,
     files: Vec<ImageFile>,
@@ -63,12 +54,16 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// Lists the files of a split, sorted by class and path.
+    ///
+    /// The root holds the splits, `train` and `test` or `val`; without them the whole root is the train split. A split
+    /// holds a folder per class, with images at any depth and labels in the sorted order of the folders' names, or else
+    /// images without labels.
     pub(crate) fn list(root: &Path, split: Split) -> Result<Self, DataError> {
         let dir = find_dir(root, split)?;
         let entries = Entries::read(&dir)?;
         let class_names = entries.class_names();
         check_same_classes(root, split, &dir, &class_names)?;
-        let mut tree = Self { source: Source::Disk, dir, class_names, files: entries.images, labels: Vec::new() };
+        let mut tree = Self { source: FileSource::Disk, dir, class_names, files: entries.images, labels: Vec::new() };
         if let (Some(stray), false) = (tree.files.first(), tree.class_names.is_empty()) {
             return Err(DataError::StrayImage { path: stray.path.clone() });
         }
@@ -81,7 +76,7 @@ impl Tree {
     /// A split whose files and labels are known, below `dir`. Sorts by class and path, so that a set has one order in
     /// whatever form its files lie.
     pub(crate) fn labelled(
-        source: Source,
+        source: FileSource,
         dir: PathBuf,
         class_names: Vec<String>,
         mut files: Vec<(u32, ImageFile)>,
@@ -94,7 +89,7 @@ impl Tree {
 
     /// Files without labels, in this order; `dir` stands for all of them in messages.
     pub(crate) fn unlabelled(dir: PathBuf, files: Vec<ImageFile>) -> Self {
-        Self { source: Source::Disk, dir, class_names: Vec::new(), files, labels: Vec::new() }
+        Self { source: FileSource::Disk, dir, class_names: Vec::new(), files, labels: Vec::new() }
     }
 
     fn add_class(&mut self, dir: &Path, label: u32) -> Result<(), DataError> {
@@ -122,31 +117,20 @@ impl Tree {
         self.files.len()
     }
 
-    /// [`Tree::open_watched`], with nobody watching.
+    /// Makes the data set: small images are decoded now, others checked only where bad ones are to be skipped.
     pub(crate) fn open(
         self,
-        options: &OpenOptions,
-        split: Split,
-        expected: Option<usize>,
-    ) -> Result<Dataset, DataError> {
-        self.open_watched(options, split, expected, &mut |_| ControlFlow::Continue(()))
-    }
-
-    /// Makes the data set: small images are decoded now, others checked only where bad ones are to be skipped.
-    pub(crate) fn open_watched(
-        self,
-        options: &OpenOptions,
-        split: Split,
-        expected: Option<usize>,
+        about: About,
+        on_bad_image: OnBadImage,
         observer: &mut Observer<'_>,
     ) -> Result<Dataset, DataError> {
-        let what = format!("{} {split}", options.name);
+        let what = format!("{} {}", about.name, about.split);
         let form = self.form();
         let Self { source, dir, class_names, mut files, mut labels } = self;
         let mut decoded = small_set_bytes(&source, &files).map(Decoded::with_capacity);
         let mut skipped = Vec::new();
-        if decoded.is_some() || options.on_bad_image == OnBadImage::Skip {
-            let checked = decode_all(&source, &files, &mut decoded, options.on_bad_image, (&what, observer))?;
+        if decoded.is_some() || on_bad_image == OnBadImage::Skip {
+            let checked = decode_all(&source, &files, &mut decoded, on_bad_image, (&what, observer))?;
             retain(&mut files, &checked.good);
             retain(&mut labels, &checked.good);
             skipped = checked.bad;
@@ -156,15 +140,7 @@ impl Tree {
             return Err(DataError::OnlyBadImages { path: dir, skipped: skipped.len(), first });
         }
         let labels = (!class_names.is_empty()).then_some(labels);
-        let about = About {
-            name: options.name.clone(),
-            split: split.to_string(),
-            form,
-            expected,
-            class_names,
-            skipped,
-            ..About::default()
-        };
+        let about = About { form, class_names, skipped, ..about };
         Ok(Dataset::new(about, Store::Files { root: dir, source, files, decoded }, labels))
     }
 
@@ -278,7 +254,7 @@ pub(crate) fn collect(dir: &Path, depth: usize, files: &mut Vec<ImageFile>) -> R
 
 /// The bytes that all images need when decoded, if they are small enough to be kept. A file whose header is unreadable
 /// does not decide; decoding it says what is wrong.
-fn small_set_bytes(source: &Source, files: &[ImageFile]) -> Option<usize> {
+fn small_set_bytes(source: &FileSource, files: &[ImageFile]) -> Option<usize> {
     let small_bytes = |file: &ImageFile| match source.dimensions(&file.path) {
         Ok((width, height)) if width.max(height) > SMALL_SIDE => None,
         Ok((width, height)) => Some((width * height * 3) as usize),
@@ -303,7 +279,7 @@ struct Checked {
 /// Decodes every file on all cores and keeps the pixels if there is a place for them; a stretch at a time, so that no
 /// more than a stretch is held twice.
 fn decode_all(
-    source: &Source,
+    source: &FileSource,
     files: &[ImageFile],
     kept: &mut Option<Decoded>,
     on_bad: OnBadImage,
@@ -315,7 +291,7 @@ fn decode_all(
     let keep = kept.is_some();
     for stretch in files.chunks(STRETCH) {
         let (done, total) = (checked.good.len() as u64, Some(files.len() as u64));
-        tell(observer, Progress { stage: Stage::Decode, what, done, total })?;
+        report(observer, Progress { stage: Stage::Decode, what, done, total })?;
         let decode_one = |file: &ImageFile| source.decode(&file.path).map(|image| keep.then_some(image));
         let images: Vec<_> = stretch.par_iter().map(decode_one).collect();
         for image in images {
@@ -343,8 +319,9 @@ mod tests {
 
     use image::{DynamicImage, GrayImage, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 
-    use super::super::open as open_by_name;
     use super::*;
+    use crate::options::OpenOptions;
+    use crate::sets::open as open_by_name;
 
     fn options(name: &str, root: &Path, on_bad_image: OnBadImage) -> OpenOptions {
         OpenOptions { name: name.into(), root: Some(root.to_owned()), partial: true, on_bad_image }

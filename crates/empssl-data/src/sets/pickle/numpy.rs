@@ -3,9 +3,9 @@
 //! See `__reduce__` and `__setstate__` of `ndarray` and `dtype`: an array is created blank and then filled from
 //! (version, shape, type, column-major, bytes), or since protocol 5 made at once from (bytes, type, shape, order).
 
+use empssl_pickle::bytes::shown;
 use empssl_pickle::{Dialect, Made};
 
-use super::super::bytes::shown;
 use super::value::{Array, Element, Global, Numpy};
 
 /// An object of a pickle that may hold arrays.

@@ -5,80 +5,69 @@
 
 use std::path::Path;
 
-use super::bytes::{Fault, InFile};
-use super::files::{Official, Place};
-use super::store::Store;
-use super::{About, Dataset, OpenOptions, Split, check_count};
+use empssl_pickle::bytes::Fault;
+
+use super::files::Place;
+use super::{ImageSet, Member, PublishedFile, Records, Request, check_n_classes};
+use crate::dataset::Dataset;
 use crate::error::DataError;
+use crate::options::Split;
+use crate::patch::PatchConfig;
 
 const SIDE: usize = 96;
 const IMAGE_BYTES: usize = 3 * SIDE * SIDE;
-const N_CLASSES: usize = 10;
+const CLASSES: [&str; 10] = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"];
+const N_CLASSES: usize = CLASSES.len();
 const NAMES_FILE: &str = "class_names.txt";
-const SOURCE: &str = "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz";
-const OFFICIAL: Official = Official { folder: "stl10_binary", archive: "stl10_binary.tar.gz" };
+
+const fn images_of(path: &'static str, count: u64, md5: &'static str) -> Member {
+    Member::new(path, Some(count * IMAGE_BYTES as u64), Some(md5))
+}
+
+/// The archive; its first four members are what is read.
+const ARCHIVE: PublishedFile = PublishedFile {
+    site: "http://ai.stanford.edu/~acoates/stl10/",
+    file: "stl10_binary.tar.gz",
+    bytes: None,
+    md5: "91f7769df0f17e558f3565bffb0c7dfb",
+    folder: "stl10_binary",
+    members: &[
+        images_of("train_X.bin", 5_000, "918c2871b30a85fa023e0c44e0bee87f"),
+        Member::new("train_y.bin", Some(5_000), Some("5a34089d4802c674881badbb80307741")),
+        images_of("test_X.bin", 8_000, "7f263ba9f9e0b06b93213547f721ac82"),
+        Member::new("test_y.bin", Some(8_000), Some("36f9794fa4beb8a2c72628de14fa638e")),
+        images_of("unlabeled_X.bin", 100_000, "5242ba1fed5e4be9e1e742405eb56ca4"),
+        Member::new(NAMES_FILE, None, None),
+    ],
+};
 
 /// The files of a split: images and labels.
 fn official_files(split: Split) -> [&'static str; 2] {
-    match split {
-        Split::Train => ["train_X.bin", "train_y.bin"],
-        Split::Test => ["test_X.bin", "test_y.bin"],
-    }
-}
-
-fn official_count(split: Split) -> usize {
-    match split {
-        Split::Train => 5_000,
-        Split::Test => 8_000,
-    }
-}
-
-/// Whether STL-10 lies at `root`.
-pub(crate) fn recognises(root: &Path) -> bool {
-    find(root).is_some()
+    let first = if split == Split::Train { 0 } else { 2 };
+    [first, first + 1].map(|place| ARCHIVE.members[place].path)
 }
 
 /// The folder with the files, or else the archive.
 fn find(root: &Path) -> Option<Place> {
-    let telling = [official_files(Split::Train), official_files(Split::Test)].concat();
-    OFFICIAL.folder_at(root, &telling).or_else(|| OFFICIAL.archive_at(root))
+    ARCHIVE.folder_at(root, 4).or_else(|| ARCHIVE.archive_at(root))
 }
 
-/// Opens the labelled images of a split.
-pub(crate) fn open(options: &OpenOptions, split: Split) -> Result<Dataset, DataError> {
-    let Some(place) = find(options.root()) else { return Err(missing(options.root())) };
-    let [images_file, labels_file] = official_files(split);
-    let hint = format!("get {SOURCE} and unpack it completely, or give it as it is");
-    let mut files = OFFICIAL.files(&place, &hint, &[images_file, labels_file, NAMES_FILE])?;
+fn open(request: &Request<'_>) -> Result<Dataset, DataError> {
+    let Some(place) = find(request.root()) else {
+        let (url, folder) = (ARCHIVE.url(), ARCHIVE.folder);
+        let hint = format!("put {url} there, packed or unpacked, or give the folder that holds `{folder}`");
+        return Err(request.missing("STL-10 images".into(), hint));
+    };
+    let [images_file, labels_file] = official_files(request.split);
+    let hint = format!("get {} and unpack it completely, or give it as it is", ARCHIVE.url());
+    let mut files = ARCHIVE.read(&place, hint, &[images_file, labels_file, NAMES_FILE])?;
     let names_path = files.path(NAMES_FILE);
-    let class_names = names(&files.take(NAMES_FILE)?, &names_path)?;
+    let names = String::from_utf8_lossy(&files.take(NAMES_FILE)?).split_whitespace().map(String::from).collect();
+    let names = check_n_classes(names, &names_path, N_CLASSES)?;
     let labels = labels(&files.take(labels_file)?, &files.path(labels_file))?;
     let pixels = images(&files.take(images_file)?, labels.len())
-        .map_err(|fault| fault.of("STL-10 file", &files.path(images_file)))?;
-    check_count(options, split, files.place(), labels.len(), official_count(split))?;
-    let about = About {
-        name: options.name.clone(),
-        split: split.to_string(),
-        form: format!("STL-10 binary images from {}", files.place().display()),
-        expected: Some(official_count(split)),
-        class_names,
-        ..About::default()
-    };
-    Ok(Dataset::new(about, Store::Records { pixels, side: SIDE }, Some(labels)))
-}
-
-fn missing(root: &Path) -> DataError {
-    DataError::MissingFolder {
-        what: "STL-10 images".into(),
-        path: root.to_owned(),
-        hint: format!("put {SOURCE} there, packed or unpacked, or give the folder that holds `{}`", OFFICIAL.folder),
-    }
-}
-
-fn names(bytes: &[u8], path: &Path) -> Result<Vec<String>, DataError> {
-    let names: Vec<String> = String::from_utf8_lossy(bytes).split_whitespace().map(String::from).collect();
-    let (path, found, expected) = (path.to_owned(), names.len(), N_CLASSES);
-    if found == expected { Ok(names) } else { Err(DataError::ClassCount { path, found, expected }) }
+        .map_err(|fault| DataError::malformed("STL-10 file", &files.path(images_file), fault.0))?;
+    request.of_records(files.place(), "STL-10 binary images", names, Records { pixels, side: SIDE, labels })
 }
 
 /// The labels, counted from 0.
@@ -88,7 +77,7 @@ pub(crate) fn labels(bytes: &[u8], path: &Path) -> Result<Vec<u32>, DataError> {
         None => Ok(bytes.iter().map(|&label| u32::from(label) - 1).collect()),
         Some(record) => {
             let reason = format!("record {record} has label {}, expected 1 to {N_CLASSES}", bytes[record]);
-            Err(Fault::new(reason).of("STL-10 file", path))
+            Err(DataError::malformed("STL-10 file", path, reason))
         }
     }
 }
@@ -108,12 +97,29 @@ fn upright(planes: &[u8], height: usize, width: usize) -> impl Iterator<Item = u
     (0..height).flat_map(move |y| (0..width).flat_map(move |x| [0, 1, 2].map(|channel| value(y, x, channel))))
 }
 
+/// STL-10.
+pub(crate) const SET: ImageSet = ImageSet {
+    name: "stl10",
+    title: "STL-10",
+    counts: Some([5_000, 8_000]),
+    n_classes: Some(N_CLASSES),
+    class_names: || CLASSES.to_vec(),
+    is_balanced: true,
+    is_generated: false,
+    patches: PatchConfig::cifar32,
+    files: &[ARCHIVE],
+    other_files: &[],
+    instead_of_fetching: "",
+    looks_for: "stl10_binary with train_X.bin, stl10_binary.tar.gz",
+    recognises: |root| find(root).is_some(),
+    open: |request, _| open(request),
+};
+
 #[cfg(test)]
 mod tests {
-    use super::super::{OnBadImage, open as open_by_name};
+    use super::super::open as open_by_name;
     use super::*;
-
-    const NAMES: &str = "airplane\nbird\ncar\ncat\ndeer\ndog\nhorse\nmonkey\nship\ntruck\n";
+    use crate::options::{OnBadImage, OpenOptions};
 
     /// A level that differs in every direction.
     fn level(record: usize, channel: usize, y: usize, x: usize) -> u8 {
@@ -132,7 +138,7 @@ mod tests {
             std::fs::write(dir.join(images), (0..records).flat_map(stored).collect::<Vec<_>>()).unwrap();
             std::fs::write(dir.join(labels), (0..records).map(|r| r as u8 % 10 + 1).collect::<Vec<_>>()).unwrap();
         }
-        std::fs::write(dir.join(NAMES_FILE), NAMES).unwrap();
+        std::fs::write(dir.join(NAMES_FILE), CLASSES.join("\n")).unwrap();
     }
 
     fn options(root: &Path, partial: bool) -> OpenOptions {
@@ -146,7 +152,7 @@ mod tests {
     #[test]
     fn images_stand_upright_and_labels_count_from_zero() {
         let parent = tempfile::tempdir().unwrap();
-        let dir = parent.path().join(OFFICIAL.folder);
+        let dir = parent.path().join(ARCHIVE.folder);
         write_set(&dir, 12);
         for root in [parent.path(), &dir] {
             let set = open_by_name(&options(root, true), Split::Test).unwrap();
@@ -178,8 +184,8 @@ mod tests {
         let bytes = files.map(|file| (format!("stl10_binary/{file}"), std::fs::read(dir.path().join(file)).unwrap()));
         let members: Vec<(&str, &[u8])> = bytes.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
         let packed = tempfile::tempdir().unwrap();
-        let path = packed.path().join(OFFICIAL.archive);
-        std::fs::write(&path, super::super::archive::tests::packed(&members)).unwrap();
+        let path = packed.path().join(ARCHIVE.file);
+        std::fs::write(&path, crate::dataset::archive::tests::packed(&members)).unwrap();
         for root in [packed.path(), &path] {
             let archive = open_by_name(&options(root, true), Split::Train).unwrap();
             assert_eq!((archive.len(), archive.fingerprint()), (2, folder.fingerprint()));
@@ -206,7 +212,7 @@ mod tests {
     #[test]
     fn a_missing_set_says_where_to_get_it() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(!recognises(dir.path()));
+        assert!(find(dir.path()).is_none());
         assert!(message(dir.path(), false).contains("put http://ai.stanford.edu"));
     }
 }

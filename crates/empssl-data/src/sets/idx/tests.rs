@@ -1,7 +1,8 @@
 //! Tests of both sets against small made-up files.
 
-use super::super::{OnBadImage, open};
 use super::*;
+use crate::options::{OnBadImage, OpenOptions};
+use crate::sets::open;
 
 /// A level that differs in every direction.
 fn level(record: usize, y: usize, x: usize) -> u8 {
@@ -35,10 +36,15 @@ fn message(name: &str, root: &Path, partial: bool) -> String {
     open(&options(name, root, partial), Split::Train).unwrap_err().to_string()
 }
 
+/// Whether each of the two sets takes the files at `root` for its own.
+fn recognised(root: &Path) -> [bool; 2] {
+    [MNIST.recognises(root, &FASHION_MNIST), FASHION_MNIST.recognises(root, &MNIST)]
+}
+
 #[test]
 fn a_set_opens_from_its_folder_and_from_where_torchvision_keeps_it() {
     let parent = tempfile::tempdir().unwrap();
-    for format in [&MNIST, &FASHION_MNIST] {
+    for (format, last_class) in [(&MNIST, "9"), (&FASHION_MNIST, "Ankle boot")] {
         let dir = parent.path().join(format.folder);
         write_set(&dir, format);
         for root in [parent.path(), dir.parent().unwrap(), &dir] {
@@ -48,7 +54,7 @@ fn a_set_opens_from_its_folder_and_from_where_torchvision_keeps_it() {
                 set.labels().unwrap()[..3],
                 format.first_labels[1][..3].iter().map(|&l| l.into()).collect::<Vec<u32>>()
             );
-            assert_eq!(set.class_names()[9], format.class_names[9]);
+            assert_eq!(set.class_names()[9], last_class);
             let image = set.image(4).unwrap();
             assert_eq!(image.dim(), (28, 28, 3));
             assert!(image.indexed_iter().all(|((y, x, _), &found)| found == level(4, y, x)));
@@ -66,7 +72,7 @@ fn compressed_files_and_dotted_names_give_the_same_set() {
         let bytes = std::fs::read(dir.path().join(file)).unwrap();
         std::fs::remove_file(dir.path().join(file)).unwrap();
         let name = format!("{}.gz", file.replace("-idx", ".idx"));
-        std::fs::write(dir.path().join(name), super::super::archive::tests::gzipped(&bytes)).unwrap();
+        std::fs::write(dir.path().join(name), crate::dataset::archive::tests::gzipped(&bytes)).unwrap();
     }
     let zipped = open(&options("mnist", dir.path(), true), Split::Train).unwrap();
     assert_eq!((zipped.len(), zipped.fingerprint()), (10, plain.fingerprint()));
@@ -83,7 +89,7 @@ fn one_set_under_the_name_of_the_other_is_refused() {
     write_set(dir.path(), &FASHION_MNIST);
     let message = message("mnist", dir.path(), true);
     assert!(message.contains("begin as those of Fashion-MNIST: open it as `fashion-mnist`"), "{message}");
-    assert!(recognises_fashion_mnist(dir.path()) && !recognises_mnist(dir.path()));
+    assert_eq!(recognised(dir.path()), [false, true]);
 }
 
 #[test]
@@ -93,7 +99,7 @@ fn files_of_neither_set_could_be_of_both() {
     for split in [Split::Train, Split::Test] {
         std::fs::write(dir.path().join(official_files(split)[1]), idx(&[10], [3; 10])).unwrap();
     }
-    assert!(recognises_fashion_mnist(dir.path()) && recognises_mnist(dir.path()));
+    assert_eq!(recognised(dir.path()), [true, true]);
 }
 
 #[test]

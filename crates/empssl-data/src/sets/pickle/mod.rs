@@ -9,11 +9,12 @@ mod value;
 
 use std::borrow::Cow;
 
-use super::bytes::Fault;
+use empssl_pickle::bytes::Fault;
+
 use numpy::{Arrays, Value};
 use value::{Array, Numpy};
 
-/// The longest name of a class, and the most names, that are believed: a pickle may name one string many times over.
+/// The longest name of a class, and the most names, that are accepted: a pickle may name one string many times over.
 const MAX_NAME: usize = 200;
 const MAX_NAMES: usize = 1000;
 

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use super::{CIFAR10, CIFAR100, Format, Records, pickled, records};
+use super::{Format, Records, lines};
+use crate::sets::cifar10::FORMAT as CIFAR10;
+use crate::sets::cifar100::FORMAT as CIFAR100;
 
 fn read(bytes: &[u8], format: &Format, form: usize) -> bool {
     let mut records = Records::default();
-    let read = (format.forms[form].read)(bytes, Path::new("set"), format.labels, &mut records).is_ok();
+    let read = format.forms[form].read(bytes, Path::new("set"), format.labels, &mut records).is_ok();
     assert_eq!(records.pixels.len(), 3072 * records.labels.len());
     read
 }
@@ -23,13 +25,13 @@ pub(crate) fn cifar100_records(bytes: &[u8]) -> bool {
 
 /// Reads pickles of either set.
 pub(crate) fn pickles(bytes: &[u8]) -> bool {
-    let names = ["label_names", "fine_label_names"].map(|key| pickled::names(bytes, Path::new("set"), key).is_ok());
+    let names = [&CIFAR10, &CIFAR100].map(|format| format.forms[1].names(bytes, Path::new("set")).is_ok());
     read(bytes, &CIFAR10, 1) | read(bytes, &CIFAR100, 1) | names[0] | names[1]
 }
 
 /// Reads names of ten classes, as few as the shortest list has.
 pub(crate) fn names(bytes: &[u8]) -> bool {
-    records::names(bytes, Path::new("set")).is_ok_and(|names| !names.is_empty())
+    !lines(bytes).is_empty()
 }
 
 /// A pickle with a very small array.

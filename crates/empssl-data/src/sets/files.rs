@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::error::DataError;
-
+use super::PublishedFile;
 #[cfg(feature = "archives")]
-use super::archive;
+use crate::dataset::archive;
+use crate::error::DataError;
 
 /// The files of one set.
 pub(crate) struct Files {
@@ -20,17 +20,6 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// The files of a folder, each read when it is taken.
-    pub(crate) fn folder(place: &Path, hint: &str) -> Self {
-        Self { place: place.to_owned(), hint: hint.to_owned(), members: None }
-    }
-
-    /// The files `wanted` of an archive, in which they lie in `folder`; all are read now.
-    pub(crate) fn archive(place: &Path, hint: &str, folder: &str, wanted: &[&str]) -> Result<Self, DataError> {
-        let members = Some(read_archive(place, folder, wanted)?);
-        Ok(Self { place: place.to_owned(), hint: hint.to_owned(), members })
-    }
-
     /// The folder or archive.
     pub(crate) fn place(&self) -> &Path {
         &self.place
@@ -61,7 +50,7 @@ pub(crate) fn is_archive(path: &Path) -> bool {
     (name.ends_with(".tar.gz") || name.ends_with(".tgz")) && path.is_file()
 }
 
-/// The folder that an archive unpacks to, where that can be told.
+/// The folder that an archive unpacks to, where its first member can be read.
 pub(crate) fn archive_folder(path: &Path) -> Option<String> {
     #[cfg(feature = "archives")]
     return archive::folder_of(path);
@@ -83,15 +72,7 @@ fn read_archive(path: &Path, _folder: &str, _wanted: &[&str]) -> Result<HashMap<
     Err(DataError::MissingFeature { path: path.to_owned(), feature: "archives" })
 }
 
-/// Where the official files of a set lie: the folder that its archive unpacks to, or the archive.
-pub(crate) struct Official {
-    /// The folder's name.
-    pub(crate) folder: &'static str,
-    /// The archive's name.
-    pub(crate) archive: &'static str,
-}
-
-/// A place where an official form was found.
+/// A place where a published archive was found.
 pub(crate) enum Place {
     /// Unpacked.
     Folder(PathBuf),
@@ -99,11 +80,11 @@ pub(crate) enum Place {
     Archive(PathBuf),
 }
 
-impl Official {
-    /// The folder with the files: `root` or the official folder within it. It counts when it has the official name or
-    /// holds any of the files that are telling.
-    pub(crate) fn folder_at(&self, root: &Path, telling: &[&str]) -> Option<Place> {
-        let holds_files = |dir: &Path| telling.iter().any(|file| dir.join(file).is_file());
+impl PublishedFile {
+    /// The folder that the archive unpacks to: `root` or the folder within it. It counts when it has the official name
+    /// or holds any of the first `n_telling` members.
+    pub(crate) fn folder_at(&self, root: &Path, n_telling: usize) -> Option<Place> {
+        let holds_files = |dir: &Path| self.members[..n_telling].iter().any(|member| dir.join(member.path).is_file());
         let mut candidates = [root.join(self.folder), root.to_owned()].into_iter();
         let found = candidates.find(|dir| holds_files(dir) || dir.ends_with(self.folder) && dir.is_dir());
         found.map(Place::Folder)
@@ -114,19 +95,23 @@ impl Official {
         if is_archive(root) {
             let is_this = match archive_folder(root) {
                 Some(folder) => folder == self.folder,
-                None => root.ends_with(self.archive),
+                None => root.ends_with(self.file),
             };
             return is_this.then(|| Place::Archive(root.to_owned()));
         }
-        let within = root.join(self.archive);
+        let within = root.join(self.file);
         within.is_file().then_some(Place::Archive(within))
     }
 
-    /// The files `wanted` of a place where this form was found.
-    pub(crate) fn files(&self, place: &Place, hint: &str, wanted: &[&str]) -> Result<Files, DataError> {
+    /// The files `wanted` of a place where the archive was found: of a folder each is read when it is taken, of an
+    /// archive all are read now. `hint` is what to do about a missing one.
+    pub(crate) fn read(&self, place: &Place, hint: String, wanted: &[&str]) -> Result<Files, DataError> {
         match place {
-            Place::Folder(dir) => Ok(Files::folder(dir, hint)),
-            Place::Archive(path) => Files::archive(path, hint, self.folder, wanted),
+            Place::Folder(dir) => Ok(Files { place: dir.clone(), hint, members: None }),
+            Place::Archive(path) => {
+                let members = Some(read_archive(path, self.folder, wanted)?);
+                Ok(Files { place: path.clone(), hint, members })
+            }
         }
     }
 }
@@ -138,7 +123,7 @@ mod tests {
     #[cfg(not(feature = "archives"))]
     #[test]
     fn without_the_feature_an_archive_is_refused_by_the_features_name() {
-        let error = Files::archive(Path::new("a.tar.gz"), "", "set", &["x"]).map(drop).unwrap_err().to_string();
+        let error = read_archive(Path::new("a.tar.gz"), "set", &["x"]).map(drop).unwrap_err().to_string();
         assert_eq!(error, "cannot read a.tar.gz: this build lacks the feature `archives`");
     }
 
@@ -146,7 +131,7 @@ mod tests {
     fn a_missing_file_comes_with_the_hint_and_another_failure_with_its_reason() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("folder")).unwrap();
-        let mut files = Files::folder(dir.path(), "unpack it");
+        let mut files = Files { place: dir.path().to_owned(), hint: "unpack it".into(), members: None };
         assert!(files.take("none").unwrap_err().to_string().ends_with("none: unpack it"));
         assert!(files.take("folder").unwrap_err().to_string().starts_with("cannot read"));
     }

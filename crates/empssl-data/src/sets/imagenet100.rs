@@ -4,23 +4,19 @@
 
 use std::path::{Path, PathBuf};
 
-use super::image_folder::{Tree, collect, is_image};
-use super::store::{ImageFile, Source};
-use super::{Dataset, OpenOptions, Split, check_count, truth};
+use super::{ImageSet, Request, truth};
+use crate::dataset::Dataset;
+use crate::dataset::store::{FileSource, ImageFile};
+use crate::dataset::tree::{collect, is_image};
 use crate::error::DataError;
+use crate::options::Split;
+use crate::patch::PatchConfig;
 use crate::progress::Observer;
 
 /// The classes: wnid, ILSVRC2012 id and name, sorted by wnid.
 const CLASSES: &str = include_str!("../../../../data/imagenet100.csv");
 const SOLUTION: &str = "LOC_val_solution.csv";
 const GROUND_TRUTH: &str = "ILSVRC2012_validation_ground_truth.txt";
-
-fn official_count(split: Split) -> usize {
-    match split {
-        Split::Train => 126_689,
-        Split::Test => 5_000,
-    }
-}
 
 /// One of the hundred classes.
 struct Class {
@@ -39,27 +35,25 @@ fn classes() -> Vec<Class> {
     CLASSES.lines().skip(1).filter_map(class).collect()
 }
 
-/// Opens ImageNet-100; the test split is the validation split of ILSVRC2012.
-pub(crate) fn open(options: &OpenOptions, split: Split, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
-    let classes = classes();
-    let base = find_base(options.root())?;
+/// The test split is the validation split of ILSVRC2012.
+fn open(request: &Request<'_>, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
+    let (classes, split) = (classes(), request.split);
+    let base = find_base(request.root())?;
     let dir = base.join(folder(split));
     if !dir.is_dir() {
         let hint = format!("expected the folder `{}` beside the other split", folder(split));
         return Err(DataError::MissingFolder { what: format!("ImageNet-100's {split} split"), path: base, hint });
     }
     let labelled = match split {
-        Split::Test if is_flat(&dir, &classes) => flat(options.root(), &base, &dir, &classes)?,
+        Split::Test if is_flat(&dir, &classes) => flat(request.root(), &base, &dir, &classes)?,
         _ => by_class_folder(&dir, &classes)?,
     };
-    let expected = official_count(split);
-    check_count(options, split, &dir, labelled.len(), expected)?;
     let names = classes.iter().map(|class| class.name.to_owned()).collect();
-    Tree::labelled(Source::Disk, dir, names, labelled).open_watched(options, split, Some(expected), observer)
+    request.of_files((FileSource::Disk, &dir), names, labelled, observer)
 }
 
 /// Whether the folders of the hundred classes, the full archive's tree or flat validation images lie at this folder.
-pub(crate) fn recognises(root: &Path) -> bool {
+fn recognises(root: &Path) -> bool {
     let classes = classes();
     let holds_set = |dir: &Path| {
         let has_classes = classes.iter().all(|class| dir.join(class.wnid).is_dir());
@@ -196,16 +190,35 @@ impl Truth {
 
 fn parse<T>(path: &Path, parser: impl Fn(&[u8]) -> Result<T, String>) -> Result<T, DataError> {
     let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
-    let malformed = |reason| DataError::Malformed { form: "validation truth", path: path.to_owned(), reason };
-    parser(&bytes).map_err(malformed)
+    parser(&bytes).map_err(|reason| DataError::malformed("validation truth", path, reason))
 }
+
+/// ImageNet-100.
+pub(crate) const SET: ImageSet = ImageSet {
+    name: "imagenet100",
+    title: "ImageNet-100",
+    counts: Some([126_689, 5_000]),
+    n_classes: Some(100),
+    class_names: || classes().iter().map(|class| class.name).collect(),
+    is_balanced: false,
+    is_generated: false,
+    patches: PatchConfig::imagenet224,
+    files: &[],
+    other_files: &[],
+    instead_of_fetching: "register at image-net.org, download the ILSVRC 2012 training and validation images, and point \
+                          --data at their folder; the 100 classes are picked when it is opened",
+    looks_for: "a train or val folder with the hundred classes' folders, ILSVRC/Data/CLS-LOC",
+    recognises,
+    open,
+};
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::super::{OnBadImage, open as open_by_name};
+    use super::super::open as open_by_name;
     use super::*;
+    use crate::options::{OnBadImage, OpenOptions};
 
     /// A class that is not among the hundred, and its id.
     const OTHER: (&str, u16) = ("n01440764", 449);
