@@ -1,6 +1,5 @@
 //! How a set is walked, and which settings cannot work.
 
-use super::order::batches_per_epoch;
 use crate::error::DataError;
 use crate::grid::PatchGrid;
 
@@ -67,7 +66,7 @@ impl LoaderConfig {
         self.check_counts(images, side)?;
         self.check_ranks()?;
         self.check_view()?;
-        let batches = batches_per_epoch(images, self);
+        let batches = self.batches_per_epoch(images);
         if batches == 0 {
             return Err(DataError::TooFewImages { images, batch_size: self.batch_size });
         }
@@ -117,6 +116,12 @@ impl LoaderConfig {
             View::Grid { flip } => PatchGrid::new(self.n_patches, flip).map(drop),
             View::Augmented | View::Whole => Ok(()),
         }
+    }
+
+    /// The batches that so many `images` make.
+    pub(super) fn batches_per_epoch(&self, images: usize) -> usize {
+        let Self { batch_size, drop_last, .. } = *self;
+        if drop_last { images / batch_size } else { images.div_ceil(batch_size) }
     }
 
     /// The most images of a batch that fall to one rank.

@@ -19,7 +19,7 @@ impl Plan {
     /// The plan for a set of so many `images`.
     pub(super) fn new(images: usize, config: &LoaderConfig) -> Self {
         let order = order_of_epoch(images, config, config.epoch);
-        let batches_per_epoch = batches_per_epoch(images, config);
+        let batches_per_epoch = config.batches_per_epoch(images);
         Self { config: config.clone(), batches_per_epoch, order, epoch: config.epoch }
     }
 
@@ -47,12 +47,6 @@ fn order_of_epoch(images: usize, config: &LoaderConfig, epoch: u64) -> Vec<usize
         Order::Shuffled => shuffled(images, config.seed, epoch),
         Order::Sequential => (0..images).collect(),
     }
-}
-
-/// The batches that so many `images` make.
-pub(super) fn batches_per_epoch(images: usize, config: &LoaderConfig) -> usize {
-    let LoaderConfig { batch_size, drop_last, .. } = *config;
-    if drop_last { images / batch_size } else { images.div_ceil(batch_size) }
 }
 
 /// The part of so many `images` that falls to `rank`: equal parts, those of the first ranks longer by one where the
