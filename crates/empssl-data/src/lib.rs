@@ -57,8 +57,6 @@ pub mod dataset;
 pub mod error;
 #[cfg(feature = "fetch")]
 pub mod fetch;
-#[cfg(test)]
-mod fuzz;
 pub mod grid;
 pub mod loader;
 mod maths;

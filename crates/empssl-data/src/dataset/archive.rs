@@ -150,6 +150,7 @@ fn damaged(error: io::Error) -> Fault {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use empssl_golden::damage::Parser;
     use flate2::{Compression, write::GzEncoder};
 
     use super::*;
@@ -241,5 +242,37 @@ pub(crate) mod tests {
     #[test]
     fn two_files_of_one_name_are_refused() {
         assert!(reason(&packed(&[("set/a", b"1"), ("a", b"2")])).contains("two files called `a`"));
+    }
+
+    /// Writes the right checksum into every header of a tape archive, found by the sizes as they are now.
+    fn repair_tar(bytes: &mut [u8]) {
+        const CHECKSUM: std::ops::Range<usize> = 148..156;
+        const SIZE: std::ops::Range<usize> = 124..136;
+        let mut start = 0_usize;
+        while let Some(header) = bytes.get_mut(start..start.saturating_add(512)) {
+            header[CHECKSUM].fill(b' ');
+            let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+            header[CHECKSUM].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            let digit = |size: usize, &byte: &u8| size << 3 | usize::from(byte.wrapping_sub(b'0') & 7);
+            let size = header[SIZE].iter().take(11).fold(0, digit);
+            start = start.saturating_add(512).saturating_add(size.next_multiple_of(512));
+        }
+    }
+
+    #[test]
+    fn damaged_archives_neither_panic_nor_take_memory() {
+        const LIMITS: Limits = Limits { kept: 64 << 10, total: 1 << 20 };
+        // Inflating needs its window and tables; a kept file grows by doubling.
+        let hold = |parser| Parser { memory: [512 << 10, 16], ..parser }.hold();
+        let files = tarred(&[("set/a", &[3; 40]), ("set/c", b"other"), ("set/b", b"second")]);
+        let parse: fn(&[u8]) -> bool = |bytes| {
+            let _ = first_folder(bytes);
+            members(bytes, "set", &["a", "b"], LIMITS).is_ok()
+        };
+        let tar = Parser::new("tar", parse, vec![files.clone(), tarred(&[("a", b"top"), ("set/b", &[1; 600])])]);
+        hold(Parser { repair: repair_tar, ..tar });
+        let parse: fn(&[u8]) -> bool = |bytes| unzipped_members(bytes, "set", &["a", "b"], LIMITS).is_ok();
+        hold(Parser::new("tar.gz", parse, vec![gzipped(&files)]));
+        hold(Parser::new("gz", |bytes| gunzip(bytes, 64 << 10).is_ok(), vec![gzipped(&[7; 900]), gzipped(b"")]));
     }
 }

@@ -62,7 +62,10 @@ pub(crate) fn dimensions(reader: impl std::io::BufRead + std::io::Seek) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
     use std::path::Path;
+
+    use empssl_golden::damage::Parser;
 
     use super::*;
 
@@ -99,7 +102,30 @@ mod tests {
             assert_eq!(found.len(), expected.len(), "{name}");
             let gap = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
             assert_eq!(gap, 0, "{name}: {gap} levels from Pillow's pixels");
-            assert_eq!(dimensions(std::io::Cursor::new(&bytes)).unwrap().0 as usize, image.dim().1, "{name}");
+            assert_eq!(dimensions(Cursor::new(&bytes)).unwrap().0 as usize, image.dim().1, "{name}");
         }
+    }
+
+    /// One file of every kind that decodes.
+    fn kinds() -> Vec<Vec<u8>> {
+        let jpeg =
+            ["420-17x1", "progressive-420", "restarts", "cmyk", "ycck", "grey"].map(|name| format!("{name}.jpg"));
+        let png = ["palette-4-bit-transparent.png", "rgba-16-bit.png"].map(str::to_owned);
+        let names = [&jpeg[..], &png].concat();
+        let files: Vec<_> = fixtures().into_iter().filter(|(name, ..)| names.contains(name)).collect();
+        assert_eq!(files.len(), names.len());
+        files.into_iter().map(|(_, bytes, _)| bytes).collect()
+    }
+
+    #[test]
+    fn damaged_files_neither_panic_nor_take_memory() {
+        Parser::new("header", |bytes| dimensions(Cursor::new(bytes)).is_ok(), kinds()).hold();
+        // What its header calls small, so that no input takes long.
+        let decode: fn(&[u8]) -> bool = |bytes| {
+            let is_small = |(width, height): (u32, u32)| u64::from(width) * u64::from(height) <= 1 << 16;
+            dimensions(Cursor::new(bytes)).is_ok_and(is_small) && decode_image(bytes).is_ok()
+        };
+        // Coefficients, a plane of each component and the pixels of what the guard lets through.
+        Parser { memory: [64 << 20, 16], ..Parser::new("image", decode, kinds()) }.hold();
     }
 }

@@ -145,6 +145,7 @@ pub(crate) fn check_complete(bytes: &[u8]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use empssl_golden::damage::Parser;
     use image::codecs::jpeg::JpegEncoder;
     use proptest::prelude::*;
 
@@ -246,5 +247,13 @@ mod tests {
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(prop_oneof![Just(0xff_u8), any::<u8>()], 0..300)) {
             let _ = check_complete(&[&[0xff, 0xd8], &bytes[..]].concat());
         }
+    }
+
+    #[test]
+    fn damaged_markers_neither_panic_nor_take_memory() {
+        // Every kind of marker segment: two tables, a frame, a scan with a stuffed byte and a restart.
+        let markers =
+            *b"\xff\xd8\xff\xe0\0\x04ab\xff\xdb\0\x03c\xff\xc0\0\x02\xff\xda\0\x02xy\xff\0z\xff\xd0w\xff\xff\xd9..";
+        Parser::new("JPEG markers", |bytes| check_complete(bytes).is_ok(), vec![markers.to_vec()]).hold();
     }
 }

@@ -11,8 +11,6 @@ use crate::error::DataError;
 pub(crate) mod archive;
 pub(crate) mod decode;
 mod fingerprint;
-#[cfg(test)]
-mod fuzz_targets;
 mod image_list;
 pub(crate) mod jpeg;
 pub(crate) mod store;
@@ -22,8 +20,6 @@ pub(crate) mod zip;
 
 pub use decode::decode_image;
 use fingerprint::Hasher;
-#[cfg(test)]
-pub(crate) use fuzz_targets::all as fuzz_targets;
 pub use image_list::open_images;
 use store::Store;
 

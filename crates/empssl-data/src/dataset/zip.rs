@@ -185,6 +185,7 @@ pub(crate) mod tests {
     use std::fs;
     use std::io::{Cursor, Write};
 
+    use empssl_golden::damage::Parser;
     use proptest::prelude::*;
     use zip::ZipWriter;
     use zip::write::SimpleFileOptions;
@@ -218,7 +219,7 @@ pub(crate) mod tests {
     const CENTRAL: &[u8] = b"PK\x01\x02";
 
     /// An archive with the files `aa/one` and `bb/two`.
-    pub(crate) fn small() -> Vec<u8> {
+    fn small() -> Vec<u8> {
         let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
         for (name, text) in [("aa/one", "first"), ("bb/two", "the second, the second")] {
             writer.start_file(name, SimpleFileOptions::default()).unwrap();
@@ -329,5 +330,17 @@ pub(crate) mod tests {
                 entries.iter().for_each(|entry| drop(read_entry(&mut zip, &entry.name)));
             }
         }
+    }
+
+    /// Lists an archive and reads every file of it.
+    fn walk_all(bytes: &[u8]) -> bool {
+        let Ok((mut archive, entries)) = walk(Cursor::new(bytes)) else { return false };
+        entries.iter().filter(|entry| read_entry(&mut archive, &entry.name).is_ok()).count() == entries.len()
+    }
+
+    #[test]
+    fn damaged_archives_neither_panic_nor_take_memory() {
+        // Inflating needs its window and tables; a kept file grows by doubling.
+        Parser { memory: [512 << 10, 16], ..Parser::new("zip", walk_all, vec![small()]) }.hold();
     }
 }

@@ -117,6 +117,8 @@ pub(crate) const SET: ImageSet = ImageSet {
 
 #[cfg(test)]
 mod tests {
+    use empssl_golden::damage::Parser;
+
     use super::super::open as open_by_name;
     use super::*;
     use crate::options::{OnBadImage, OpenOptions};
@@ -214,5 +216,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(find(dir.path()).is_none());
         assert!(message(dir.path(), false).contains("put http://ai.stanford.edu"));
+    }
+
+    #[test]
+    fn damaged_files_neither_panic_nor_take_memory() {
+        Parser::new("images", |bytes| images(bytes, 1).is_ok(), vec![vec![5; 3 * 96 * 96]]).hold();
+        Parser::new("labels", |bytes| labels(bytes, Path::new("")).is_ok(), vec![vec![1, 10, 5, 2]]).hold();
     }
 }

@@ -101,6 +101,7 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use empssl_golden::damage::Parser;
     use proptest::prelude::*;
 
     use super::*;
@@ -163,5 +164,24 @@ mod tests {
         fn no_bytes_make_a_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = (wnids(&bytes), words(&bytes), annotations(&bytes), solution(&bytes), ground_truth(&bytes));
         }
+    }
+
+    #[test]
+    fn damaged_lists_neither_panic_nor_take_memory() {
+        let annotations = b"val_0.JPEG\tn01443537\t0\t32\t44\t62\nval_1.JPEG\tn01440764\t52\t55\t57\t59\n".to_vec();
+        let solution =
+            b"ImageId,PredictionString\nILSVRC2012_val_00000001,n01443537 85 1 499 272 n01443537 1 2 3 4\n".to_vec();
+        let synsets = b"n01443537\tgoldfish, Carassius auratus\nn01440764\ttench\n".to_vec();
+        let parsers = [
+            Parser::new("words", |bytes| words(bytes).is_ok(), vec![synsets]),
+            Parser::new("annotations", |bytes| super::annotations(bytes).is_ok(), vec![annotations]),
+            Parser::new("solution", |bytes| super::solution(bytes).is_ok(), vec![solution]),
+        ];
+        for parser in parsers {
+            // A map's entry for a line of a dozen bytes: two texts of their own and its slot, twice as the map grows.
+            Parser { memory: [64 << 10, 64], ..parser }.hold();
+        }
+        Parser::new("wnids", |bytes| wnids(bytes).is_ok(), vec![b"n01443537\nn01440764\n".to_vec()]).hold();
+        Parser::new("ground truth", |bytes| ground_truth(bytes).is_ok(), vec![b"490\n1\n1000\n".to_vec()]).hold();
     }
 }

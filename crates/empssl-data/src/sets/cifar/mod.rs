@@ -190,6 +190,4 @@ fn checked_label(label: &Label, found: i64, record: usize, path: &Path) -> Resul
 }
 
 #[cfg(test)]
-pub(crate) mod fuzz;
-#[cfg(test)]
 mod tests;

@@ -231,7 +231,7 @@ fn what_is_unpacked_comes_first_and_records_before_pickles() {
 }
 
 /// A pickle of protocol 1 with `rows` images of `columns` values, and one list of labels.
-pub(super) fn pickle(rows: u8, columns: u16, key: &str, labels: &[u8]) -> Vec<u8> {
+fn pickle(rows: u8, columns: u16, key: &str, labels: &[u8]) -> Vec<u8> {
     let size = usize::from(rows) * usize::from(columns);
     let mut bytes =
         b"}(X\x04\0\0\0datacnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\0tU\x01btR(K\x01(K".to_vec();
@@ -260,5 +260,51 @@ fn pickles_with_other_images_or_labels_are_refused() {
     for (bytes, expected) in reasons {
         let message = read(&bytes).unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
+    }
+}
+
+mod damaged {
+    use empssl_golden::damage::Parser;
+
+    use super::*;
+
+    fn reads(bytes: &[u8], format: &Format, form: usize) -> bool {
+        let mut records = Records::default();
+        let reads = format.forms[form].read(bytes, Path::new("set"), format.labels, &mut records).is_ok();
+        assert_eq!(records.pixels.len(), 3072 * records.labels.len());
+        reads
+    }
+
+    fn fixture(name: &str) -> Vec<u8> {
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap()
+    }
+
+    /// The first record and all records of each file.
+    fn cut(files: &[&str], record_bytes: usize) -> Vec<Vec<u8>> {
+        files.iter().flat_map(|file| [fixture(file)[..record_bytes].to_vec(), fixture(file)]).collect()
+    }
+
+    #[test]
+    fn records_and_names_neither_panic_nor_take_memory() {
+        let files = ["cifar-10-batches-bin/data_batch_1.bin", "cifar-10-batches-bin/test_batch.bin"];
+        Parser::new("CIFAR-10", |bytes| reads(bytes, &CIFAR10, 0), cut(&files, 3073)).hold();
+        let files = ["cifar-100-binary/train.bin"];
+        Parser::new("CIFAR-100", |bytes| reads(bytes, &CIFAR100, 0), cut(&files, 3074)).hold();
+        let names = vec![b"apple\nbear \r\n\nwolf".to_vec(), b"\xff\n".to_vec()];
+        Parser::new("names", |bytes| !lines(bytes).is_empty(), names).hold();
+    }
+
+    /// Pickles by genuine Pythons, of every protocol.
+    #[test]
+    fn pickles_neither_panic_nor_take_memory() {
+        let files = (1..=5).map(|file| format!("cifar-10-batches-py/data_batch_{file}"));
+        let others = ["cifar-10-batches-py/test_batch", "cifar-100-python/train", "cifar-100-python/test"];
+        let files = files.chain(others.map(str::to_owned)).map(|name| fixture(&name)).collect();
+        let parse: fn(&[u8]) -> bool = |bytes| {
+            let names = [&CIFAR10, &CIFAR100].map(|format| format.forms[1].names(bytes, Path::new("set")).is_ok());
+            reads(bytes, &CIFAR10, 1) | reads(bytes, &CIFAR100, 1) | names[0] | names[1]
+        };
+        // A byte may stand for an object of 64 bytes in a list that is growing, one reference on the stack and a memo.
+        Parser { memory: [64 << 10, 320], ..Parser::new("pickles of either set", parse, files) }.hold();
     }
 }

@@ -1,5 +1,7 @@
 //! Tests of both sets against small made-up files.
 
+use empssl_golden::damage::Parser;
+
 use super::*;
 use crate::options::{OnBadImage, OpenOptions};
 use crate::sets::open;
@@ -148,4 +150,13 @@ fn a_missing_set_or_file_says_where_to_get_it() {
     std::fs::remove_file(dir.path().join("train-images-idx3-ubyte")).unwrap();
     let message = message("mnist", dir.path(), true);
     assert!(message.starts_with("missing file") && message.contains("train-images-idx3-ubyte: get it"), "{message}");
+}
+
+#[test]
+fn damaged_files_neither_panic_nor_take_memory() {
+    let labels = b"\0\0\x08\x01\0\0\0\x03\x05\x00\x09".to_vec();
+    let images = [&b"\0\0\x08\x03\0\0\0\x02\0\0\0\x1c\0\0\0\x1c"[..], &[9; 2 * 28 * 28]].concat();
+    Parser::new("idx", |bytes| parse(bytes).is_ok(), vec![labels.clone(), images.clone()]).hold();
+    Parser::new("idx images", |bytes| super::images(bytes, 2).is_ok(), vec![images]).hold();
+    Parser::new("idx labels", |bytes| super::labels(bytes, Path::new("")).is_ok(), vec![labels]).hold();
 }

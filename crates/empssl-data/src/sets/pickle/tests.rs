@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use empssl_golden::damage::Parser;
+
 use super::*;
 
 /// A committed pickle; `tests/data/make_pickles.py` made it.
@@ -240,4 +242,29 @@ fn a_dict_without_what_is_asked_for_says_so() {
     assert!(Pickle::load(&many).unwrap().names("k").is_err());
     let twice = b"}U\x01kK\x01sU\x01k]K\x05as.";
     assert_eq!(Pickle::load(twice).unwrap().integers("k"), Ok(vec![5]));
+}
+
+/// Loads a pickle and asks for everything in every way.
+fn walk(bytes: &[u8]) -> bool {
+    let Ok(pickle) = Pickle::load(bytes) else { return false };
+    for key in ["data", "labels", "fine_labels", "label_names", "a"] {
+        let _ = (pickle.integers(key), pickle.names(key));
+        if let Ok(matrix) = pickle.matrix(key) {
+            assert_eq!(matrix.rows * matrix.columns, matrix.bytes.len());
+        }
+    }
+    true
+}
+
+/// With little data each, so that most changes hit the program; the first uses the rarer opcodes.
+#[test]
+fn damaged_pickles_neither_panic_nor_take_memory() {
+    let rare = b"\x80\x02}(X\x04\0\0\0dataNU\x01aI01\nU\x01bL-5L\nV\\u00e9\nG\0\0\0\0\0\0\0\0S'\\x00'\n\x8a\x02\0\x01M\x01\x01\x88F1.\n)u.";
+    let matrix = array(b"U\x02u1", b"K\x02K\x03\x86", b"\x89", b"abcdef");
+    let small = [&b"\x80\x02}(U\x04data"[..], &matrix, b"U\x06labels](K\x03K\x09eu."].concat();
+    let [meta, python_2, python_3] =
+        ["batches.meta", "data_batch_1", "data_batch_5"].map(|name| fixture(&format!("cifar-10-batches-py/{name}")));
+    let good = vec![rare.to_vec(), meta, small, python_2, python_3];
+    // A byte may stand for an object of 64 bytes in a list that is growing, one reference on the stack and a memo.
+    Parser { memory: [64 << 10, 320], ..Parser::new("pickle", walk, good) }.hold();
 }
