@@ -1,6 +1,6 @@
 //! Images to augmented patches to batches, without libtorch.
 //!
-//! The data flows through four rooms, in this order:
+//! The data flows through four modules, in this order:
 //!
 //! 1. [`sets`] opens a set of images by name: [`open`] gives a [`Dataset`], which [`dataset`] is about.
 //! 2. [`augment`] holds the image operations of the published recipe, each with the integer arithmetic of Pillow.

@@ -160,7 +160,7 @@ pub(super) fn floats(bytes: Bytes) -> Groups<Floats> {
     to_floats(widen(bytes))
 }
 
-/// The whole parts of floats within 16 bits, clipped to 0 to 255; of a float that is no number 0.
+/// The whole parts of floats within 16 bits, clipped to 0 to 255; 0 for NaN.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn whole_parts([a, b, c, d]: Groups<Floats>) -> Bytes {
@@ -239,14 +239,14 @@ pub(super) fn write_block(block: [__m128i; BLOCK], out: &mut [u8], stride: usize
     }
 }
 
-/// Transposes 16 x 16 bytes: four perfect shuffles of the lines as a deck of cards.
+/// Transposes 16 x 16 bytes: four times, the bytes of the first eight lines are interleaved with those of the last eight.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn transpose_block(mut lines: [__m128i; BLOCK]) -> [__m128i; BLOCK] {
     for _ in 0..4 {
-        let deck = lines;
+        let before = lines;
         for place in 0..BLOCK / 2 {
-            let (a, b) = (deck[place], deck[place + BLOCK / 2]);
+            let (a, b) = (before[place], before[place + BLOCK / 2]);
             (lines[2 * place], lines[2 * place + 1]) = (_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b));
         }
     }
