@@ -45,7 +45,8 @@ pub(crate) struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// GPUs for each run, whose training and evaluation are as many processes; on the CPU so many processes
+    /// GPUs for each run, whose training is as many processes and whose evaluation takes the first; on the CPU so many
+    /// processes
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     gpus: u16,
     /// On CUDA, kernels that repeat their bits, at a price in speed; a CPU repeats them anyway
@@ -227,9 +228,6 @@ impl<'a> Single<'a> {
         if self.args.deterministic {
             command.arg("--deterministic");
         }
-        if self.args.gpus > 1 {
-            command.args(["--nproc", &self.args.gpus.to_string()]);
-        }
     }
 
     fn training(&self, folder: &Path, program: &Program) -> Command {
@@ -239,6 +237,9 @@ impl<'a> Single<'a> {
         command.args(["--seed", &self.args.seed.to_string()]);
         command.args(self.args.set.iter().flat_map(|change| ["--set", change]));
         self.common(&mut command);
+        if self.args.gpus > 1 {
+            command.args(["--nproc", &self.args.gpus.to_string()]);
+        }
         command.arg("--out").arg(workspace::from_here(folder));
         command
     }

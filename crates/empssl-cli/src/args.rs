@@ -259,8 +259,9 @@ pub(crate) struct EvalArgs {
     /// Threads that cut patches [default: one per core, at most 16].
     #[arg(long, value_name = "W", value_parser = at_least_one())]
     pub(crate) workers: Option<usize>,
-    #[command(flatten)]
-    pub(crate) ranks: RankArgs,
+    /// Understood only to say that it is none of eval's.
+    #[arg(long, hide = true, value_name = "N")]
+    pub(crate) nproc: Option<u16>,
 }
 
 /// `--features`

@@ -91,7 +91,6 @@ impl From<EvalError> for CliError {
     fn from(error: EvalError) -> Self {
         match error {
             EvalError::Data(error) => Self::Data(error),
-            EvalError::Group(error) => error.into(),
             error => Self::Eval(error),
         }
     }

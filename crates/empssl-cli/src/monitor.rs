@@ -11,8 +11,8 @@ use empssl_torch::catch;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::commands::encode;
 use crate::commands::eval::sets::share;
+use crate::commands::{NO_EPOCH, encode};
 use crate::config::Run;
 use crate::error::CliError;
 
@@ -88,7 +88,8 @@ impl Monitor {
         }
         let plan = Plan::new(images as u64, &job);
         let set = set.subset(&share(set.len(), IMAGES, seed))?;
-        let config = encode::in_order(View::Grid { flip: false }, plan.n_patches as usize, BATCH, seed, workers);
+        let draws = (seed, NO_EPOCH);
+        let config = encode::in_order(View::Grid { flip: false }, plan.n_patches as usize, BATCH, draws, workers);
         let options = BankOptions {
             n_classes: set.class_names().len() as i64,
             device,

@@ -4,7 +4,6 @@
 
 mod supervise;
 
-use std::fmt::Display;
 use std::io::{Read, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -23,12 +22,11 @@ use crate::host;
 /// How many processes work together.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RankArgs {
-    /// Work in so many processes on this machine: training gives each its slice of every batch, evaluation its share of
-    /// the features and neighbours; for several machines start empssl with torchrun or srun instead.
+    /// Train in so many processes on this machine, each on its slice of every batch; for several machines start empssl
+    /// with torchrun or srun instead.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) nproc: Option<u16>,
-    /// Seconds within which a process that ends or hangs ends all others; more than their longest step, or batch of
-    /// features, takes.
+    /// Seconds within which a process that ends or hangs ends all others; more than their longest step takes.
     #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=86_400))]
     pub(crate) dist_timeout: u64,
 }
@@ -72,6 +70,19 @@ impl RankArgs {
             Launch::demand_gpus(nproc, first, count)?;
         }
         supervise::run(nproc, self.timeout())
+    }
+}
+
+/// Refuses to do the work of one process in several, asked for by `--nproc` or by the variables of a launcher.
+pub(crate) fn demand_one_process(command: &str, nproc: Option<u16>) -> Result<(), CliError> {
+    let of_launcher = |name| std::env::var(name).ok()?.parse().ok();
+    let asked = [nproc, of_launcher("WORLD_SIZE"), of_launcher("SLURM_STEP_NUM_TASKS")];
+    match asked.into_iter().flatten().find(|&n| n > 1) {
+        Some(n) => Err(CliError::Ranks(format!(
+            "`empssl {command}` is one process on one device, but {n} were asked for: start it once, without --nproc, \
+             torchrun or srun"
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -190,13 +201,6 @@ pub(crate) fn print(error: &CliError) {
         Some(_) if matches!(error, CliError::Interrupted { .. }) => {}
         Some(rank) => eprintln!("rank {rank}: error: {error}"),
         None => eprintln!("error: {error}"),
-    }
-}
-
-/// Tells the user something, by one voice.
-pub(crate) fn note(line: impl Display) {
-    if RANK.get().is_none_or(|&rank| rank == 0) {
-        eprintln!("note: {line}");
     }
 }
 

@@ -32,21 +32,6 @@ impl Stop {
         Ok(stop)
     }
 
-    /// Ends this process at the first signal, after `note` unless it is empty: for work of which nothing half done has its
-    /// name yet.
-    pub(crate) fn end_at_first(note: &'static str) -> Result<(), CliError> {
-        let mut signals = Self::signals()?;
-        std::thread::spawn(move || {
-            if signals.forever().next().is_some() {
-                if !note.is_empty() {
-                    eprintln!("{note}");
-                }
-                low_level::exit(130);
-            }
-        });
-        Ok(())
-    }
-
     /// The signals that are heard.
     pub(crate) fn signals() -> Result<Signals, CliError> {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -130,7 +130,7 @@ pub struct PatchKey {
     pub seed: u64,
     /// The pass over the data.
     pub epoch: u64,
-    /// The index of the image.
+    /// The index of the image, or a digest of its pixels.
     pub image: u64,
     /// Which of the image's n patches.
     pub patch: u32,

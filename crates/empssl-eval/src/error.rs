@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use empssl_data::DataError;
 use empssl_torch::ShimError;
-use empssl_torch::processes::GroupError;
 use thiserror::Error;
 
 /// A refusal of the evaluation.
@@ -150,9 +149,6 @@ pub enum EvalError {
     /// The device failed while features were computed or scored.
     #[error(transparent)]
     Device(#[from] ShimError),
-    /// The processes that share the work cannot go on together.
-    #[error(transparent)]
-    Group(#[from] GroupError),
     /// A probe whose weights overflowed.
     #[error("the linear probe diverged in epoch {epoch} at lr {lr}: choose a lower rate or scale the features down")]
     Diverged {

@@ -34,7 +34,6 @@
 //! # }
 //! ```
 
-mod copies;
 pub mod embed;
 pub mod error;
 pub mod features;
@@ -50,8 +49,7 @@ mod testing;
 pub use embed::{embed, embed_all};
 pub use error::EvalError;
 pub use features::{
-    BankFile, BankIdentity, BankOptions, BankSpec, FEATURES, FeatureBank, FeatureExtractor, Kept, pixels,
-    powers_of_two, walk_among,
+    BankFile, BankIdentity, BankOptions, BankSpec, FEATURES, FeatureBank, FeatureExtractor, Kept, pixels, powers_of_two,
 };
 pub use knn::{KnnConfig, KnnScore, WeightedKnn};
 pub use metrics::{Accuracy, Spread};

@@ -1,10 +1,7 @@
 //! What the tests of several modules need: golden tensors in a kind, patches, banks with and without structure.
 
-use std::time::Duration;
-
 use empssl_data::PatchBatch;
 use empssl_golden::Tensors;
-use empssl_torch::processes::{Launch, ProcessGroup, free_port};
 use ndarray::Array5;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -69,29 +66,6 @@ pub(crate) fn clusters(name: &str, n_images: i64, noise: f64, kind: Kind) -> Fea
     let waves = Tensor::arange(n_images * 6, (Kind::Double, Device::Cpu)).square() * 12.9898;
     let features = labels.one_hot(6).to_kind(Kind::Double) + waves.sin().view([n_images, 6]) * noise;
     FeatureBank::new(name, &features.to_kind(kind), &labels, 4).unwrap()
-}
-
-/// What `body` gives on each of `world` ranks, which are threads here: c10d sees no difference. One that fails says so,
-/// as the program does.
-pub(crate) fn on_ranks<T: Send>(
-    world: usize,
-    body: impl Fn(&ProcessGroup) -> Result<T, EvalError> + Sync,
-) -> Vec<Result<T, EvalError>> {
-    let port = free_port().unwrap();
-    let rank = &|rank| {
-        let group = ProcessGroup::join(&Launch::local(rank, world, port), Duration::from_secs(10)).unwrap();
-        let given = body(&group);
-        match &given {
-            Ok(_) => group.leave().unwrap(),
-            Err(EvalError::Group(_)) => {}
-            Err(error) => group.fail(&error.to_string()),
-        }
-        given
-    };
-    std::thread::scope(|scope| {
-        let ranks: Vec<_> = (0..world).map(|number| scope.spawn(move || rank(number))).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    })
 }
 
 /// The values of a tensor as float64.

@@ -130,7 +130,7 @@ fn every_argument_reaches_the_program_and_no_other_does() {
          --set training.n_patches=2 --device cuda:1 --workers 3 --nproc 2 --out runs/a"
     );
     let evaluation = single(&full, &workspace).evaluation(folder, &program);
-    assert_eq!(process::shown(&evaluation), "empssl eval runs/a --device cuda:1 --workers 3 --nproc 2");
+    assert_eq!(process::shown(&evaluation), "empssl eval runs/a --device cuda:1 --workers 3");
     assert!(evaluation.get_envs().any(|(name, value)| name == "EMPSSL_COMMIT" && value.is_some_and(|v| v == "abc")));
 }
 

@@ -128,6 +128,11 @@ impl Runner<'_> {
     }
 
     fn step(&self, cell: &Cell, slot: &Slot, held: &File, step: &Step, joules: &mut Joules) -> Outcome<End> {
+        // A training is as many processes as its slot has room for, an evaluation is one.
+        let slot = &match step {
+            Step::Train | Step::Resume => slot.clone(),
+            Step::Score(_) | Step::Transfer(_) => slot.first(),
+        };
         let mut command = self.command(cell, slot, step)?;
         let log = cell.join("log.txt");
         let noted = File::options().create(true).append(true).open(&log);

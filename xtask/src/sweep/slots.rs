@@ -151,7 +151,14 @@ impl Slot {
         }
     }
 
-    /// The processes that share the work of a run.
+    /// This slot for a program that is one process: its first GPU, and the processors of all processes.
+    pub(crate) fn first(&self) -> Self {
+        let gpu = self.gpu.as_ref().and_then(|gpus| gpus.split(',').next()).map(str::to_owned);
+        let threads = self.threads.map(|threads| threads * self.ranks);
+        Self { gpu, threads, ranks: 1, ..self.clone() }
+    }
+
+    /// The processes that share a training.
     pub(crate) fn add_ranks(&self, command: &mut Command) {
         if self.ranks > 1 {
             command.args(["--nproc", &self.ranks.to_string()]);

@@ -262,8 +262,11 @@ fn cells_of_several_processes_are_those_of_one_unless_each_normalises_by_itself(
     let calls = fs::read_to_string(bed.folder.path().join("calls")).unwrap();
     let begun: Vec<_> = calls.lines().filter(|line| line.starts_with("train") || line.starts_with("eval")).collect();
     assert_eq!(begun.len(), 4 + 8);
+    let (trained, scored): (Vec<&str>, Vec<&str>) = begun.into_iter().partition(|line| line.starts_with("train"));
     let is_a_pair = |line: &&str| line.contains(" --nproc 2 ") && (line.ends_with("[0,3]") || line.ends_with("[5,6]"));
-    assert!(begun.iter().all(is_a_pair), "{calls}");
+    assert!(trained.iter().all(is_a_pair), "{calls}");
+    let is_the_first = |line: &&str| !line.contains("--nproc") && (line.ends_with("[0]") || line.ends_with("[5]"));
+    assert!(scored.iter().all(is_the_first), "{calls}");
     bed.run(&Request { n_seeds: 4, ..bed.request() }).unwrap();
     assert_eq!(bed.calls("train"), 4, "one process makes the same figures");
     for (ranks, trained) in [(1, 6), (2, 8), (2, 8), (4, 10)] {

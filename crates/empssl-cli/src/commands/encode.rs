@@ -28,8 +28,14 @@ pub(crate) fn patches_per_call(run: &Run, device: Device) -> i64 {
     if device.is_cuda() { PATCHES_PER_CALL } else { (CPU_MAP_BYTES / map).max(1) }
 }
 
-/// One pass over every image in its order, by this process alone, with patches that no epoch of training has.
-pub(crate) fn in_order(view: View, n_patches: usize, batch_size: usize, seed: u64, n_workers: usize) -> LoaderConfig {
+/// One pass over every image in its order, by this process alone; random patches are drawn by seed and epoch.
+pub(crate) fn in_order(
+    view: View,
+    n_patches: usize,
+    batch_size: usize,
+    (seed, epoch): (u64, u64),
+    n_workers: usize,
+) -> LoaderConfig {
     LoaderConfig {
         n_patches,
         batch_size,
@@ -37,7 +43,7 @@ pub(crate) fn in_order(view: View, n_patches: usize, batch_size: usize, seed: u6
         order: Order::Sequential,
         drop_last: false,
         seed,
-        epoch: NO_EPOCH,
+        epoch,
         first_batch: 0,
         n_batches: None,
         rank: 0,
@@ -120,15 +126,15 @@ impl Encoder {
         }
     }
 
-    /// What the encoder is to see of these images, in their order.
+    /// What the encoder is to see of these images, in their order. Random patches are drawn by the pixels of an image, so
+    /// that its features do not depend on the images before it.
     pub(crate) fn patches(&self, set: &Dataset) -> Result<PatchLoader, CliError> {
-        let config = in_order(
-            self.glance.view.view(),
-            self.glance.n_patches,
-            self.run.config.evaluation.batch_size,
-            self.seed,
-            self.workers,
-        );
+        let view = match self.glance.view {
+            EvalView::Published => View::AugmentedByPixels,
+            fixed => fixed.view(),
+        };
+        let (n_patches, batch_size) = (self.glance.n_patches, self.run.config.evaluation.batch_size);
+        let config = in_order(view, n_patches, batch_size, (self.seed, NO_EPOCH), self.workers);
         Ok(PatchLoader::new(set, &self.run.sampler, &config)?)
     }
 

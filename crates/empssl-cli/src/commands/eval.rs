@@ -1,10 +1,7 @@
 //! `empssl eval`: the scores of a run, beside an untrained network and raw pixels, in `report.json`.
 
 mod banks;
-mod crew;
 mod encoders;
-mod follow;
-mod pass;
 mod scatter;
 mod scores;
 pub(crate) mod sets;
@@ -21,7 +18,6 @@ use empssl_train::Checkpoint;
 use tch::Device;
 
 use self::banks::BankMaker;
-use self::crew::Crew;
 use self::encoders::{BACKBONE, Encoded, NetworkFeatures, PROJECTION};
 use self::sets::LabelledSets;
 use self::store::BankStore;
@@ -30,30 +26,14 @@ use crate::args::{EvalArgs, Output};
 use crate::commands::{self, SavedRun, say, train};
 use crate::config::{Run, ScoredOn};
 use crate::error::CliError;
-use crate::ranks::{self, Among, Role};
+use crate::ranks;
 use crate::report::{self, Encoder, Labelled, Probe, Processes, RunIdentity, RunReport, Seconds};
 use crate::run_folder::write_json;
-use crate::signals::Stop;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
-    match args.ranks.role()? {
-        Role::Supervise(nproc) => args.ranks.supervise(nproc, args.compute.device),
-        Role::Work(None) => evaluate(args, None),
-        Role::Work(Some(member)) => {
-            let note = "stopped; features that are complete are kept, and the same command goes on with them";
-            Stop::end_at_first(if member.is_first() { note } else { "" })?;
-            member.watch_parent(|| signal_hook::low_level::exit(130));
-            // Features travel by the hosts, whatever they are computed on.
-            let group = member.join(Device::Cpu)?;
-            let outcome = evaluate(args, Some((&member, &group)));
-            ranks::part(group, outcome)
-        }
-    }
-}
-
-fn evaluate(args: &EvalArgs, among: Among<'_>) -> Result<(), CliError> {
+    ranks::demand_one_process("eval", args.nproc)?;
     if let Some((checkpoint, dataset)) = args.checkpoint.as_deref().zip(args.dataset.as_deref()) {
-        return transfer::run(args, checkpoint, dataset, among);
+        return transfer::run(args, checkpoint, dataset);
     }
     let path = args.run.as_deref().ok_or_else(|| CliError::Run("name the folder of a run".to_owned()))?;
     let mut saved = SavedRun::open(path, args.data.as_deref(), &args.set)?;
@@ -61,11 +41,11 @@ fn evaluate(args: &EvalArgs, among: Among<'_>) -> Result<(), CliError> {
     let checkpoint = saved.checkpoint(snapshot)?;
     saved.go_to(&checkpoint)?;
     let SavedRun { folder, identity, run } = &saved;
-    let (device, crew) = Crew::prepare(args, among)?;
+    let device = commands::prepare(&args.compute)?;
     let sets = LabelledSets::open(&saved)?;
     let (checkpoint, features, scatter) = (&checkpoint, &folder.features(), Some(folder.scatter(snapshot)));
     let subject = Subject { run, identity, checkpoint, snapshot, sets: &sets, features, prefix: "", scatter, device };
-    let Some(mut report) = crew::evaluate(&subject, args, crew, among)? else { return Ok(()) };
+    let mut report = score(&subject, args)?;
     if let Some(epochs) = snapshot {
         report.be_of_snapshot(identity, epochs);
     }
@@ -92,11 +72,11 @@ struct Subject<'a> {
 }
 
 /// Every score of the network, of the same network untrained, and of raw pixels.
-fn score(subject: &Subject<'_>, args: &EvalArgs, crew: Crew<'_>) -> Result<RunReport, CliError> {
+fn score(subject: &Subject<'_>, args: &EvalArgs) -> Result<RunReport, CliError> {
     let Subject { run, identity, checkpoint, snapshot, sets, features, prefix, ref scatter, device } = *subject;
     let mut network = train::initial_network(run, identity.seed, device)?;
-    let store = BankStore::open(features, args.features)?;
-    let maker = BankMaker { run, sets, seed: identity.seed, device, store: &store, crew, used: Vec::new() };
+    let (store, workers) = (BankStore::open(features, args.features)?, commands::n_workers(args.workers));
+    let maker = BankMaker { run, sets, seed: identity.seed, device, store: &store, workers, used: Vec::new() };
     let mut tables = Tables::new(maker);
     let began = Instant::now();
     commands::reset_peaks(device)?;
@@ -146,7 +126,7 @@ fn outputs(kept: &[Output]) -> Vec<String> {
 }
 
 fn assemble(run: &Run, identity: &RunIdentity, tables: Tables<'_>, seconds: Seconds, device: Device) -> RunReport {
-    let Tables { banks: BankMaker { sets, used, crew, .. }, mut rows, probe_curve, test_curve, .. } = tables;
+    let Tables { banks: BankMaker { sets, used, .. }, mut rows, probe_curve, test_curve, .. } = tables;
     rows.sort_by_key(|row| (row.encoder as usize, row.probe as usize));
     let machine = commands::machine(device);
     let (synthetic, held_out) = (sets.train.is_synthetic(), sets.scored_on == ScoredOn::HeldOut);
@@ -173,10 +153,7 @@ fn assemble(run: &Run, identity: &RunIdentity, tables: Tables<'_>, seconds: Seco
         model: identity.model.clone(),
         training_finished: identity.training.finished,
         seconds,
-        processes: Processes {
-            train: identity.segments.last().map_or(1, |segment| segment.ranks),
-            evaluate: crew.n_processes(),
-        },
+        processes: Processes { train: identity.segments.last().map_or(1, |segment| segment.ranks), evaluate: 1 },
         patches_per_s: identity.training.patches_per_s,
         peak_bytes,
         labelled: Labelled {

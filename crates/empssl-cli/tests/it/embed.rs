@@ -203,3 +203,23 @@ fn what_has_no_neighbours_is_refused() {
     fs::rename(at("tree/train"), at("moved")).unwrap();
     assert!(refusal(3, "tree/test/cat/1.png", "run").contains("--data DIR"));
 }
+
+#[test]
+fn features_do_not_depend_on_the_order_of_the_images_where_patches_are_drawn_at_random() {
+    let folder = tempfile::tempdir().unwrap();
+    trained(folder.path());
+    let rows = |inputs: [&str; 3]| {
+        let more = ["--checkpoint", "run", "--view", "published", "--patches", "3", "--out", "a.npy"];
+        succeeds(embed(folder.path(), &[&inputs[..], &more].concat()));
+        let numbers = npy(&folder.path().join("a.npy")).1;
+        numbers.chunks(64).map(<[f32]>::to_vec).collect::<Vec<_>>()
+    };
+    // Cats and dogs of one number are one picture.
+    let [one, two, twin] = ["tree/test/cat/1.png", "tree/test/cat/2.png", "tree/test/dog/1.png"];
+    let forwards = rows([one, two, twin]);
+    let mut backwards = rows([twin, two, one]);
+    backwards.reverse();
+    assert_eq!(forwards, backwards);
+    assert_eq!(forwards[0], forwards[2]);
+    assert_ne!(forwards[0], forwards[1]);
+}

@@ -229,6 +229,29 @@ fn held_out_training_images_are_scored_in_place_of_the_test_images_and_the_repor
 }
 
 #[test]
+fn random_patches_of_one_split_tell_nothing_about_those_of_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    // One and the same picture, in every class and in both splits.
+    tree(folder.path(), 1);
+    let picture = fs::read(folder.path().join("tree/train/cat/0.png")).unwrap();
+    for class in ["train/cat", "train/dog", "test/cat", "test/dog"] {
+        (0..6).for_each(|index| fs::write(folder.path().join(format!("tree/{class}/{index}.png")), &picture).unwrap());
+    }
+    train_in(folder.path(), "run", "0");
+    let rows = |split: &str, view: &str, n: &str| {
+        let set = [format!("evaluation.view={view}"), format!("evaluation.n_patches={n}")];
+        succeeds(eval(folder.path(), &["--npy", "arrays", "--set", &set[0], "--set", &set[1]]));
+        let bytes = fs::read(folder.path().join(format!("arrays/{split}-features.npy"))).unwrap();
+        bytes[128..].chunks(64 * 4).map(<[u8]>::to_vec).collect::<Vec<_>>()
+    };
+    let (train, test) = (rows("train", "published", "2"), rows("test", "published", "2"));
+    assert_eq!((train.len(), test.len()), (12, 12));
+    assert!(train.iter().all(|row| !test.contains(row)), "a test image has the patches of a training image");
+    let whole = [rows("train", "whole", "1"), rows("test", "whole", "1")].concat();
+    assert!(whole.iter().all(|row| *row == whole[0]));
+}
+
+#[test]
 fn runs_are_listed_with_their_scores_and_cleaned_of_features_alone() {
     let folder = trained("3");
     let runs = |more: &[&str]| stdout(&succeeds(empssl(folder.path(), &[&["runs"], more].concat())));

@@ -211,3 +211,24 @@ fn a_step_that_cannot_fit_into_memory() {
         "{sentence}"
     );
 }
+
+#[test]
+fn an_evaluation_by_several_processes_is_refused_by_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    for (more, variables) in [
+        (&["--nproc", "3"][..], &[][..]),
+        (&[], &[("RANK", "0"), ("WORLD_SIZE", "3")]),
+        (&[], &[("SLURM_PROCID", "2"), ("SLURM_STEP_NUM_TASKS", "3")]),
+    ] {
+        let mut command = crate::command(folder.path(), &[&["eval", "run"], more].concat());
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        let sentence = refuses(&output, 2);
+        assert!(
+            sentence.ends_with(
+                "`empssl eval` is one process on one device, but 3 were asked for: start it once, without --nproc, torchrun \
+                 or srun"
+            ),
+            "{sentence}"
+        );
+    }
+}

@@ -10,7 +10,7 @@ use crate::error::DataError;
 #[cfg(feature = "archives")]
 pub(crate) mod archive;
 pub(crate) mod decode;
-mod fingerprint;
+pub(crate) mod fingerprint;
 mod image_list;
 pub(crate) mod jpeg;
 pub(crate) mod store;

@@ -6,8 +6,11 @@ use crate::grid::PatchGrid;
 /// What is seen of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
-    /// n random patches.
+    /// n random patches, drawn by the epoch and the image's place in its set.
     Augmented,
+    /// n random patches, drawn by a digest of the image's pixels in place of its place: the same in whatever set and
+    /// order the image comes.
+    AugmentedByPixels,
     /// n patches in fixed places, cropped as the recipe's [`crate::PatchSampler::grid`] says and not augmented.
     Grid {
         /// Show n / 2 places, each as it is and mirrored.
@@ -114,7 +117,7 @@ impl LoaderConfig {
                 Err(DataError::setting("n_patches", self.n_patches, "1 where the view is the whole image"))
             }
             View::Grid { flip } => PatchGrid::new(self.n_patches, flip).map(drop),
-            View::Augmented | View::Whole => Ok(()),
+            View::Augmented | View::AugmentedByPixels | View::Whole => Ok(()),
         }
     }
 

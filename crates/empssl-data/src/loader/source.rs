@@ -4,6 +4,7 @@ use ndarray::{ArrayView3, CowArray, Ix3};
 
 use super::config::{LoaderConfig, View};
 use crate::dataset::Dataset;
+use crate::dataset::fingerprint::Hasher;
 use crate::error::DataError;
 use crate::grid::PatchGrid;
 use crate::patch::{PatchKey, PatchSampler};
@@ -39,7 +40,7 @@ pub(super) struct PatchSource {
 
 /// A [`View`] with everything it needs.
 enum Placed {
-    Augmented,
+    Augmented { by_pixels: bool },
     Grid(PatchGrid),
     Whole,
 }
@@ -53,7 +54,8 @@ impl PatchSource {
     ) -> Result<Self, DataError> {
         let LoaderConfig { n_patches, view, seed, .. } = *config;
         let view = match view {
-            View::Augmented => Placed::Augmented,
+            View::Augmented => Placed::Augmented { by_pixels: false },
+            View::AugmentedByPixels => Placed::Augmented { by_pixels: true },
             View::Grid { flip } => Placed::Grid(PatchGrid::new(n_patches, flip)?),
             View::Whole => Placed::Whole,
         };
@@ -65,14 +67,33 @@ impl PatchSource {
         self.sampler.side()
     }
 
-    /// Writes one patch of the image of this `index`, whose `pixels` are given, to `out`, `[3, s, s]`.
-    pub(super) fn write(&self, pixels: ArrayView3<'_, u8>, epoch: u64, index: usize, patch: u32, out: &mut [u8]) {
+    /// By what the patches of the image of this `index` are drawn.
+    pub(super) fn address(&self, pixels: ArrayView3<'_, u8>, index: usize) -> u64 {
+        match self.view {
+            Placed::Augmented { by_pixels: true } => digest(pixels),
+            _ => index as u64,
+        }
+    }
+
+    /// Writes one patch of the image of this address, whose `pixels` are given, to `out`, `[3, s, s]`.
+    pub(super) fn write(&self, pixels: ArrayView3<'_, u8>, epoch: u64, image: u64, patch: u32, out: &mut [u8]) {
         match &self.view {
-            Placed::Augmented => {
-                self.sampler.sample(pixels, PatchKey { seed: self.seed, epoch, image: index as u64, patch }, out);
+            Placed::Augmented { .. } => {
+                self.sampler.sample(pixels, PatchKey { seed: self.seed, epoch, image, patch }, out);
             }
             Placed::Grid(grid) => self.sampler.grid(pixels, grid, patch as usize, out),
             Placed::Whole => self.sampler.whole(pixels, out),
         }
     }
+}
+
+/// A number that differs, as good as always, where sizes or pixels do.
+fn digest(pixels: ArrayView3<'_, u8>) -> u64 {
+    let mut hasher = Hasher::default();
+    pixels.shape().iter().for_each(|&size| hasher.number(size as u64));
+    match pixels.as_slice() {
+        Some(bytes) => hasher.bytes(bytes),
+        None => hasher.bytes(&pixels.iter().copied().collect::<Vec<u8>>()),
+    }
+    hasher.finish()
 }

@@ -148,6 +148,25 @@ fn the_whole_view_is_the_image_itself() {
 }
 
 #[test]
+fn patches_drawn_by_pixels_do_not_depend_on_the_place_of_an_image() {
+    let patches = |view, places: [usize; 5]| {
+        let config = LoaderConfig { view, order: Order::Sequential, ..config() };
+        let set = IMAGES.subset(&places).unwrap();
+        let batch = PatchLoader::new(&set, &sampler(), &config).unwrap().next().unwrap().unwrap();
+        let image = |place: usize| batch.patches().index_axis(Axis(1), place).iter().copied().collect::<Vec<u8>>();
+        (0..5).map(image).collect::<Vec<_>>()
+    };
+    // The first picture comes twice.
+    let one = patches(View::AugmentedByPixels, [0, 1, 2, 3, 0]);
+    let other = patches(View::AugmentedByPixels, [3, 0, 2, 1, 7]);
+    assert_eq!([&one[0], &one[1], &one[2], &one[3]], [&other[1], &other[3], &other[2], &other[0]]);
+    assert_eq!(one[0], one[4]);
+    assert!((1..4).all(|place| one[0] != one[place]));
+    let by_place = patches(View::Augmented, [0, 1, 2, 3, 0]);
+    assert_ne!(by_place[0], by_place[4]);
+}
+
+#[test]
 fn the_grid_view_is_the_sampler_s_grid() {
     let config = LoaderConfig { n_patches: 4, view: View::Grid { flip: true }, order: Order::Sequential, ..config() };
     let batch = batches(&config).remove(0);

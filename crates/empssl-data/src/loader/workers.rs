@@ -210,6 +210,7 @@ impl Worker {
     ) -> Result<(), DataError> {
         let index = batch.images[place];
         let pixels = self.source.images.image(index)?;
+        let address = self.source.address(pixels.view(), index);
         let (n_patches, most) = (self.source.n_patches, scratch.len() / patch_bytes);
         for first in (0..n_patches).step_by(most) {
             let patches = first..n_patches.min(first + most);
@@ -218,7 +219,7 @@ impl Worker {
                 if self.is_stopped() {
                     return Ok(());
                 }
-                self.source.write(pixels.view(), batch.epoch, index, patch as u32, out);
+                self.source.write(pixels.view(), batch.epoch, address, patch as u32, out);
             }
             batch.put(place, first, patch_bytes, scratch)?;
         }

@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 
 use empssl_data::{DataError, PatchBatch};
 use empssl_torch::MappedFile;
-use empssl_torch::processes::ProcessGroup;
 use tch::{Device, Tensor};
 
 use super::bank::FeatureBank;
-use super::dealt::walk_among;
 use super::extractor::FeatureExtractor;
 use super::format::{self, Array, Header, LENGTH_BYTES};
-use super::pass::{self, BankOptions, Kept, Sink};
+use super::pass::{self, BankOptions, Kept};
 use super::whole_file::WholeFile;
 use super::writer::BankWriter;
 use crate::error::EvalError;
@@ -79,41 +77,9 @@ impl BankFile {
         options: &BankOptions,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self, EvalError> {
-        Self::write(path, name, spec, progress, |sink| pass::walk(extractor, batches, &spec.kept, options, sink))
-    }
-
-    /// [`BankFile::build`] on rank 0 of `group`, which writes what all ranks compute: `batches` are the first and each
-    /// `world`-th after it, while every other rank walks its own by [`walk_among`]. Labels, ids and features are those
-    /// that one process writes, bit for bit.
-    ///
-    /// # Errors
-    /// As [`BankFile::build`] and [`walk_among`].
-    pub fn build_among(
-        group: &ProcessGroup,
-        (path, name): (&Path, &str),
-        spec: &BankSpec,
-        extractor: &dyn FeatureExtractor,
-        batches: impl IntoIterator<Item = Result<PatchBatch, DataError>>,
-        options: &BankOptions,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<Self, EvalError> {
-        let n_images = spec.ids.len();
-        Self::write(path, name, spec, progress, |sink| {
-            walk_among(group, extractor, batches, &spec.kept, options, n_images, sink)
-        })
-    }
-
-    /// Writes what `pass` hands over.
-    fn write(
-        path: &Path,
-        name: &str,
-        spec: &BankSpec,
-        progress: &mut dyn FnMut(usize),
-        pass: impl FnOnce(&mut Sink<'_>) -> Result<Vec<f64>, EvalError>,
-    ) -> Result<Self, EvalError> {
         let mut writer = BankWriter::new(name, spec, WholeFile::create(path)?);
         let mut done = 0;
-        let seconds = pass(&mut |batch| {
+        let seconds = pass::walk(extractor, batches, &spec.kept, options, &mut |batch| {
             writer.push(&batch)?;
             done += batch.indices.len();
             progress(done);

@@ -2,14 +2,12 @@
 //!
 //! - [`FeatureExtractor`]: an encoder as seen from here, a function from patches to named rows;
 //! - `pass`: one walk over a split, the mean over the patches of each image and over fewer of them on the way;
-//!   [`walk_among`] is the same by several processes, which deal out the batches;
 //! - [`FeatureBank`]: labelled features in a tensor, which is what probes and neighbours take;
 //! - [`BankFile`]: banks on disk, written as they are computed and mapped into memory when they are read;
 //!   [`BankIdentity`] says of which encoder, images and patches they are, so that a stale one is told from a good one;
 //! - [`npy`]: the same rows as a NumPy array.
 
 mod bank;
-mod dealt;
 mod extractor;
 mod file;
 mod format;
@@ -20,11 +18,8 @@ mod writer;
 
 pub use bank::FeatureBank;
 pub(crate) use bank::{Signature, first_non_finite_row};
-pub use dealt::walk_among;
 pub use extractor::{FEATURES, FeatureExtractor, n_pixels, pixels};
 pub use file::{BankFile, BankIdentity, BankSpec};
 pub use pass::{BankOptions, ImageFeatures, Kept, Sink, powers_of_two, walk};
 pub(crate) use pass::{mean_over_patches, to_device};
-#[cfg(test)]
-pub(crate) use whole_file::bytes_of;
 pub use whole_file::is_leftover;

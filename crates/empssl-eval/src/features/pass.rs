@@ -84,8 +84,7 @@ pub struct ImageFeatures {
     pub labels: Option<Vec<i64>>,
     /// The index of every image in the data set that was walked, `[b]`.
     pub indices: Vec<usize>,
-    /// For each output of [`Kept`], for each of its counts, the mean `[b, width]`, on the device of the encoder, or on
-    /// the CPU where another process computed it.
+    /// For each output of [`Kept`], for each of its counts, the mean `[b, width]`, on the device of the encoder.
     pub means: Vec<Vec<Tensor>>,
     /// How many batches follow, if that is known.
     pub batches_to_come: Option<usize>,

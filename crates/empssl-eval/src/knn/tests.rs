@@ -103,19 +103,19 @@ fn knn(k: &[i64], temperature: f64) -> WeightedKnn {
 
 #[test]
 fn every_k_scores_what_it_scores_alone_and_the_published_comes_first() {
-    let all = clusters("all", 151, 0.9, Kind::Double);
+    let all = clusters("all", 151, 1.0, Kind::Double);
     let [train, test] = [(0, 90), (90, 61)].map(|(start, length)| {
         let (features, labels) = (all.features().narrow(0, start, length), all.labels().narrow(0, start, length));
         FeatureBank::new("part", &features, &labels, 4).unwrap()
     });
-    let scores = knn(&[1, 50, 20, 7, 200], 0.07).score_each(&train, &test).unwrap();
+    let scores = knn(&[1, 50, 20, 7, 200], 1.0).score_each(&train, &test).unwrap();
     assert_eq!(scores.iter().map(|score| score.k).collect::<Vec<_>>(), [20, 1, 50, 7, 200]);
     for score in &scores {
-        assert_eq!(knn(&[score.k], 0.07).score(&train, &test).unwrap(), score.accuracy, "{score:?}");
+        assert_eq!(knn(&[score.k], 1.0).score(&train, &test).unwrap(), score.accuracy, "{score:?}");
     }
     let distinct: std::collections::BTreeSet<_> = scores.iter().map(|score| score.accuracy.top1.to_bits()).collect();
     assert!(distinct.len() > 2, "the example does not tell the numbers apart: {scores:?}");
-    assert_eq!(knn(&[50, 1], 0.07).score(&train, &test).unwrap(), scores[2].accuracy);
+    assert_eq!(knn(&[50, 1], 1.0).score(&train, &test).unwrap(), scores[2].accuracy);
 }
 
 #[test]

@@ -83,8 +83,7 @@ fn balanced(train: &FeatureBank, n_per_class: i64, seed: u64) -> Vec<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::copies::integers;
-    use crate::testing::{bank, clusters, refusal};
+    use crate::testing::{bank, clusters, refusal, values};
     use tch::Kind;
 
     fn few(share: f64, seeds: &[u64]) -> Result<FewLabels, EvalError> {
@@ -94,11 +93,11 @@ mod tests {
     #[test]
     fn every_class_gives_the_same_number_of_images_at_least_one() {
         let train = clusters("train", 200, 0.3, Kind::Float);
-        let labels = integers(train.labels());
+        let labels = values(train.labels());
         for (share, n_per_class) in [(0.1, 5), (0.01, 1), (1e-9, 1), (1.0, 50)] {
             assert_eq!(few(share, &[0]).unwrap().n_per_class(&train), n_per_class);
             let rows = balanced(&train, n_per_class, 0);
-            let count = |class| rows.iter().filter(|&&row| labels[row as usize] == class).count() as i64;
+            let count = |class| rows.iter().filter(|&&row| labels[row as usize] == f64::from(class)).count() as i64;
             assert_eq!([0, 1, 2, 3].map(count), [n_per_class; 4]);
             assert!(rows.is_sorted_by(|a, b| a < b));
         }

@@ -1,9 +1,9 @@
 //! A tenth of the training images, kept back to choose a setting by.
 
 use empssl_data::rng::{Purpose, Stream};
+use tch::Device;
 
 use super::HOLDOUT_PART;
-use crate::copies::integers;
 use crate::features::FeatureBank;
 
 /// One image in so many is held out.
@@ -38,7 +38,9 @@ impl Holdout {
 /// The rows of each class, ascending.
 pub(super) fn rows_by_class(bank: &FeatureBank) -> Vec<Vec<i64>> {
     let mut rows = vec![Vec::new(); bank.n_classes() as usize];
-    integers(bank.labels()).into_iter().zip(0..).for_each(|(class, row)| rows[class as usize].push(row));
+    let mut labels = vec![0i64; bank.n_images() as usize];
+    bank.labels().to_device(Device::Cpu).copy_data(&mut labels, bank.n_images() as usize);
+    labels.into_iter().zip(0..).for_each(|(class, row)| rows[class as usize].push(row));
     rows
 }
 
@@ -53,7 +55,7 @@ pub(super) fn shuffle_class(rows: &mut [i64], bank: &FeatureBank, seed: u64, par
 mod tests {
     use super::*;
     use crate::testing::bank;
-    use tch::{Device, Kind, Tensor};
+    use tch::{Kind, Tensor};
 
     fn labelled(labels: &[i64], n_classes: i64) -> FeatureBank {
         let features = Tensor::zeros([labels.len() as i64, 1], (Kind::Float, Device::Cpu));

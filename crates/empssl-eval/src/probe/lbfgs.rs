@@ -249,7 +249,7 @@ impl End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::copies::reals;
+    use crate::testing::values;
     use empssl_golden::assert_close;
     use tch::{Device, Kind};
 
@@ -259,7 +259,7 @@ mod tests {
 
     /// Rosenbrock's valley in pairs of numbers, the minimum 0 at ones.
     fn valley(point: &Tensor) -> Value {
-        let numbers = reals(point);
+        let numbers = values(point);
         let mut gradient = vec![0.0; numbers.len()];
         let mut value = 0.0;
         for (pair, slopes) in numbers.chunks(2).zip(gradient.chunks_mut(2)) {
@@ -276,9 +276,9 @@ mod tests {
         let start = Tensor::from_slice(&[-1.2, 1.0, 3.0, -4.0, 0.0, 0.0]);
         let minimum = minimise(&mut valley, &start, stop(1e-9, 500), None);
         assert!(minimum.converged && minimum.iterations < 120, "{} iterations", minimum.iterations);
-        assert_close("minimum", &reals(&minimum.point), &[1.0; 6], 1e-9);
+        assert_close("minimum", &values(&minimum.point), &[1.0; 6], 1e-9);
         assert!(minimum.value < 1e-18);
-        assert_eq!(reals(&start)[0], -1.2, "the start was moved");
+        assert_eq!(values(&start)[0], -1.2, "the start was moved");
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
         };
         let minimum = minimise(&mut bowl, &Tensor::ones([4], (Kind::Double, Device::Cpu)), stop(1e-10, 100), None);
         assert!(minimum.converged && minimum.iterations < 40, "{} iterations", minimum.iterations);
-        assert_close("minimum", &reals(&minimum.point), &[0.0; 4], 1e-10);
+        assert_close("minimum", &values(&minimum.point), &[0.0; 4], 1e-10);
     }
 
     #[test]
@@ -316,7 +316,7 @@ mod tests {
         };
         let minimum = minimise(&mut wall, &Tensor::from_slice(&[0.01]), stop(1e-9, 100), None);
         assert!(minimum.converged);
-        assert_close("minimum", &reals(&minimum.point), &[1.999], 1e-8);
+        assert_close("minimum", &values(&minimum.point), &[1.999], 1e-8);
     }
 
     #[test]

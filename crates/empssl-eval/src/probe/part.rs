@@ -60,8 +60,7 @@ impl<'a> Part<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::copies::{integers, reals};
-    use crate::testing::clusters;
+    use crate::testing::{clusters, values};
     use tch::Device;
 
     #[test]
@@ -69,10 +68,10 @@ mod tests {
         let bank = clusters("train", 9, 0.3, Kind::Float);
         let part = Part::some(&bank, &[1, 4, 8]);
         assert_eq!((part.n_images(), Part::whole(&bank).n_images()), (3, 9));
-        assert_eq!(integers(&part.labels()), [1, 0, 0]);
+        assert_eq!(values(&part.labels()), [1.0, 0.0, 0.0]);
         let (features, labels) = part.chunks(Kind::Double).next().unwrap();
-        assert_eq!(reals(&features), [1, 4, 8].map(|row| reals(&bank.features().get(row))).concat());
-        assert_eq!((features.kind(), integers(&labels)), (Kind::Double, vec![1, 0, 0]));
+        assert_eq!(values(&features), [1, 4, 8].map(|row| values(&bank.features().get(row))).concat());
+        assert_eq!((features.kind(), values(&labels)), (Kind::Double, vec![1.0, 0.0, 0.0]));
     }
 
     #[test]
@@ -81,7 +80,7 @@ mod tests {
         let (features, labels) =
             (Tensor::zeros([10, width], (Kind::Half, Device::Cpu)), Tensor::arange(10, (Kind::Int64, Device::Cpu)));
         let bank = FeatureBank::new("wide", &features, &labels, 10).unwrap();
-        let seen: Vec<_> = Part::whole(&bank).chunks(Kind::Half).map(|(_, labels)| integers(&labels)).collect();
-        assert_eq!(seen, [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
+        let seen: Vec<_> = Part::whole(&bank).chunks(Kind::Half).map(|(_, labels)| values(&labels)).collect();
+        assert_eq!(seen, [vec![0.0, 1.0, 2.0, 3.0], vec![4.0, 5.0, 6.0, 7.0], vec![8.0, 9.0]]);
     }
 }

@@ -3,17 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use empssl_data::Dataset;
-use empssl_eval::{BankFile, BankSpec, FEATURES, FeatureBank, Kept};
+use empssl_data::{Dataset, PatchLoader};
+use empssl_eval::{BankFile, BankOptions, BankSpec, FEATURES, FeatureBank, Kept};
 use empssl_torch::catch;
-use tch::Device;
+use tch::{Device, Kind};
 
-use super::crew::{Crew, FeatureOrder, Order};
 use super::encoders::Encoded;
-use super::pass::Pass;
 use super::sets::LabelledSets;
 use super::store::BankStore;
-use crate::commands;
+use crate::commands::{self, NO_EPOCH, encode};
 use crate::config::{EvalPass, EvalView, Run};
 use crate::error::CliError;
 use crate::progress::Bar;
@@ -51,10 +49,6 @@ impl BankFiles {
     }
 }
 
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
 /// Which banks of an encoder: by which pass, and with which of its outputs.
 pub(crate) struct Wanted<'a> {
     pub(crate) pass: &'a EvalPass,
@@ -68,7 +62,8 @@ pub(crate) struct BankMaker<'a> {
     pub(crate) seed: u64,
     pub(crate) device: Device,
     pub(crate) store: &'a BankStore,
-    pub(crate) crew: Crew<'a>,
+    /// Threads that cut patches.
+    pub(crate) workers: usize,
     /// The files that were used, for the report.
     pub(crate) used: Vec<FeatureFile>,
 }
@@ -104,7 +99,7 @@ impl BankMaker<'_> {
             ids: ids.to_vec(),
             n_classes: self.sets.n_classes,
         };
-        let build = |path: &Path| self.build(path, split, set, encoded, view, most, &spec);
+        let build = |path: &Path| self.build(path, (split, set), encoded, (view, most), &spec);
         let (file, reused) = match encoded.checksum {
             Some(_) => self.store.bank(&name, &spec, build)?,
             None => (self.store.scratch(&name, build)?, false),
@@ -145,6 +140,7 @@ impl BankMaker<'_> {
         .into();
         if view.begins_alike() {
             identity.insert("seed".to_owned(), self.seed.to_string());
+            identity.insert("epoch".to_owned(), epoch_of(split).to_string());
         } else {
             identity.insert("n_patches".to_owned(), most.to_string());
         }
@@ -154,45 +150,40 @@ impl BankMaker<'_> {
         identity
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one pass has so many sides, and each has one caller")]
+    /// Computes the features of a split into a file.
     fn build(
         &self,
         path: &Path,
-        split: &'static str,
-        set: &Dataset,
+        (split, set): (&'static str, &Dataset),
         encoded: &Encoded<'_>,
-        view: EvalView,
-        n_patches: usize,
+        (view, n_patches): (EvalView, usize),
         spec: &BankSpec,
     ) -> Result<BankFile, CliError> {
-        let pass = Pass {
-            run: self.run,
-            set,
-            seed: self.seed,
-            view,
-            n_patches,
+        let (run, epoch) = (self.run, epoch_of(split));
+        let batch_size = run.config.evaluation.batch_size;
+        let config = encode::in_order(view.view(), n_patches, batch_size, (self.seed, epoch), self.workers);
+        let loader = PatchLoader::new(set, &run.sampler, &config)?;
+        let options = BankOptions {
             n_classes: self.sets.n_classes,
             device: self.device,
-            workers: self.crew.workers,
-        };
-        let order = || {
-            let Kept { outputs, counts } = spec.kept.clone();
-            let (encoder, split, file) = (encoded.encoder, split.to_owned(), file_name(path));
-            Order::Features(FeatureOrder { encoder, split, view, n_patches, outputs, counts, file })
+            kind: Kind::Float,
+            patches_per_call: encode::patches_per_call(run, self.device),
         };
         let mut bar = Bar::new("features", set.len() as u64, "images");
         let mut progress = |done: usize| bar.advance(done as u64);
-        let file = self.crew.together(order, |group| {
-            let (loader, options, extractor) = (pass.loader(group)?, pass.options(), encoded.extractor);
-            let build = || match group {
-                None => BankFile::build(path, split, spec, extractor, loader, &options, &mut progress),
-                Some(group) => {
-                    BankFile::build_among(group, (path, split), spec, extractor, loader, &options, &mut progress)
-                }
-            };
-            Ok(catch(build)??)
-        });
+        let build = || BankFile::build(path, split, spec, encoded.extractor, loader, &options, &mut progress);
+        let file = catch(build);
         bar.finish();
-        file
+        Ok(file??)
+    }
+}
+
+/// The epoch of a split's random patches, one that no training has: image 7 of one split is another image than image 7
+/// of another, and what is drawn for the one says nothing about the other.
+fn epoch_of(split: &str) -> u64 {
+    match split {
+        "train" => NO_EPOCH,
+        "test" => NO_EPOCH - 1,
+        _ => NO_EPOCH - 2,
     }
 }

@@ -55,13 +55,8 @@ pub(crate) struct Encoded<'a> {
 
 /// A sum over names, sizes and numbers of all weights and statistics: equal for equal networks, wherever they are.
 pub(crate) fn checksum(network: &Network) -> Result<String, CliError> {
-    checksum_of(&network.state_dict())
-}
-
-/// [`checksum`] of weights by their names.
-pub(crate) fn checksum_of(state: &[(String, Tensor)]) -> Result<String, CliError> {
     let mut md5 = Md5::new();
-    for (name, tensor) in state {
+    for (name, tensor) in network.state_dict() {
         md5.update(format!("{name} {:?} {:?}\n", tensor.kind(), tensor.size()));
         let tensor = tensor.to_device(Device::Cpu).contiguous();
         let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];

@@ -6,7 +6,6 @@ use empssl_data::{Dataset, Split};
 use crate::commands::{NO_EPOCH, SavedRun};
 use crate::config::{EvaluationSection, ScoredOn};
 use crate::error::CliError;
-use crate::ranks;
 use crate::report::{PartialCounts, SkippedImage};
 
 /// The labelled images that every row of the table is computed from.
@@ -66,10 +65,10 @@ impl LabelledSets {
             let (absent, n) = (absent_classes.len(), train.class_names().len());
             let names = absent_classes[..absent.min(5)].join(", ");
             let more = if absent > 5 { ", ..." } else { "" };
-            ranks::note(format_args!(
-                "{absent} of {n} classes have no labelled training image ({names}{more}), so test images of theirs can \
+            eprintln!(
+                "note: {absent} of {n} classes have no labelled training image ({names}{more}), so test images of theirs can \
                  hardly be right; evaluation.labelled_images is {at_most}"
-            ));
+            );
         }
         Ok(Self {
             counts,

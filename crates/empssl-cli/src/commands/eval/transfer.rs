@@ -6,20 +6,18 @@ use empssl_data::{Dataset, Split};
 use empssl_train::Checkpoint;
 
 use super::Subject;
-use super::crew::{self, Crew};
 use super::sets::LabelledSets;
 use crate::args::{EvalArgs, ImageArgs};
 use crate::commands::train::model_summary;
 use crate::commands::{self, ImageSource, SavedRun, say};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
-use crate::ranks;
 use crate::report::{DataIdentity, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary, Transfer};
 use crate::run_folder::write_json;
 
 /// Scores the network of `checkpoint`, a run or a file, on the images of `dataset`.
-pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str, among: ranks::Among<'_>) -> Result<(), CliError> {
-    let (device, crew) = Crew::prepare(args, among)?;
+pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str) -> Result<(), CliError> {
+    let device = commands::prepare(&args.compute)?;
     let origin = Origin::open(checkpoint, args)?;
     let Origin { run, identity, checkpoint, features, report } = &origin;
     let images = ImageArgs { data: args.data.clone(), partial: args.partial, on_bad_image: args.on_bad_image };
@@ -27,12 +25,12 @@ pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str, among: rank
     let (train, test) = (source.open(Split::Train)?, source.open(Split::Test)?);
     let transfer = Transfer { trained_on: identity.data.name.clone(), patches: shown(run, &train)? };
     let (there, here) = (&transfer.trained_on, train.name());
-    ranks::note(format_args!("trained on {there}, scored on {here}; {}", transfer.patches));
+    eprintln!("note: trained on {there}, scored on {here}; {}", transfer.patches);
     let sets = LabelledSets::of(&train, test, &run.config.evaluation, identity.seed)?;
     let prefix = format!("{}-", source.name);
     let (sets, prefix) = (&sets, &prefix);
     let subject = Subject { run, identity, checkpoint, snapshot: None, sets, features, prefix, scatter: None, device };
-    let Some(mut scored) = crew::evaluate(&subject, args, crew, among)? else { return Ok(()) };
+    let mut scored = super::score(&subject, args)?;
     scored.be_of_transfer(identity, &source.name, transfer);
     let path = args.out.clone().unwrap_or_else(|| report.with_extension(format!("report-{}.json", source.name)));
     write_json(&path, &scored)?;
