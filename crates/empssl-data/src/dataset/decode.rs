@@ -10,9 +10,6 @@ use ndarray::Array3;
 use super::jpeg;
 use crate::error::DecodeError;
 
-/// The most pixels that an image may have, as Pillow limits it; more is refused as a damaged or hostile header.
-pub(crate) const MAX_PIXELS: u64 = 178_956_970;
-
 /// How every PNG file begins.
 const PNG: &[u8] = b"\x89PNG";
 

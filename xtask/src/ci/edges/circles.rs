@@ -30,7 +30,7 @@ fn read(folder: &Path, module: &str, uses: &mut Uses) {
     for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let name = match stem.as_ref() {
-            "tests" | "fuzz" => continue,
+            "tests" => continue,
             "lib" | "main" | "mod" => module.to_owned(),
             stem if module.is_empty() => stem.to_owned(),
             stem => format!("{module}::{stem}"),
