@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use empssl_data::options::DEFAULT_ROOT;
-use empssl_data::{DataError, Dataset, OpenOptions, Split};
+use empssl_data::{DataError, Dataset, ImageSet, OpenOptions, Split};
 use empssl_model::{Network, Portion};
 use empssl_torch::{determinism, device, memory, precision};
 use empssl_train::{Checkpoint, CheckpointFiles, LastCheckpoint};
@@ -248,11 +248,12 @@ impl ImageSource {
         empssl_data::open(&self.options(), split).map_err(|error| self.or_another(error))
     }
 
-    /// Where the set is missing and another is there, that is what the user needs to know; any tree of images may be
-    /// opened as one.
+    /// Where a published set is missing and another set is there, that is what the user needs to know; any tree of
+    /// images may be opened as a folder of one's own.
     fn or_another(&self, error: DataError) -> CliError {
+        let is_published = ImageSet::named(&self.name).is_ok_and(|set| set.counts.is_some());
         let found = match (&error, &self.root) {
-            (DataError::MissingFolder { .. }, Some(root)) if self.name != "folder" => empssl_data::detect(root).ok(),
+            (DataError::MissingFolder { .. }, Some(root)) if is_published => empssl_data::detect(root).ok(),
             _ => None,
         };
         match found {

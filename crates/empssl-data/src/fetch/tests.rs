@@ -276,6 +276,8 @@ fn a_full_disk_is_named() {
         let message = FetchError::write(Path::new("a.part"), kind.into()).to_string();
         assert!(message.starts_with("no space left on the disk of a.part"), "{message}");
     }
+    let message = FetchError::write(Path::new("a.part"), std::io::ErrorKind::PermissionDenied.into()).to_string();
+    assert!(message.starts_with("cannot write a.part"), "only want of room is a full disk: {message}");
 }
 
 #[test]
@@ -284,6 +286,7 @@ fn two_fetches_into_one_folder_are_refused() {
     let _first = lock(into.path()).unwrap();
     let message = refusal(&server.source("a", &noise(9)), into.path());
     assert!(message.starts_with("another fetch is at work"), "{message}");
+    assert!(lock(&into.path().join("no")).unwrap_err().to_string().starts_with("cannot write"));
 }
 
 #[test]
