@@ -48,8 +48,6 @@
 // Everything is checked on x86-64; elsewhere the kernels are left out, and with them what only they use.
 #![cfg_attr(not(target_arch = "x86_64"), expect(dead_code, unused_variables, reason = "only the kernels use it"))]
 
-#[cfg(feature = "archives")]
-mod archive_paths;
 pub mod augment;
 #[cfg(feature = "fetch")]
 mod checksum;
