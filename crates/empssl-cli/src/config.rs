@@ -8,6 +8,7 @@ use std::path::Path;
 use empssl_data::{PatchConfig, PatchSampler};
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Arithmetic, Layout, NetworkConfig, Products, ResNetConfig, Stem};
+pub(crate) use empssl_report::report::Published;
 use empssl_train::memory::StepMemory;
 use empssl_train::{BatchNormOver, CheckpointEvery, LarsConfig, Length, MemoryMode, TrainConfig};
 use serde::{Deserialize, Serialize};
@@ -134,18 +135,6 @@ pub(crate) struct Checks {
     pub(crate) knn_above_pixels: f64,
     /// Minutes of training and evaluation on a 2-core CPU.
     pub(crate) max_minutes: f64,
-}
-
-/// A number someone published.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Published {
-    /// `linear` or `knn`.
-    pub(crate) probe: String,
-    pub(crate) top1: f64,
-    pub(crate) epochs: f64,
-    pub(crate) source: String,
-    pub(crate) note: String,
 }
 
 impl RunConfig {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use empssl_data::{Dataset, PatchLoader, View};
 use empssl_eval::{BankOptions, KnnMonitor};
 use empssl_model::{Mode, Network};
+pub(crate) use empssl_report::metrics::Check;
 use empssl_torch::catch;
-use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::commands::eval::sets::share;
@@ -32,21 +32,6 @@ const PATCHES: [u64; 2] = [1, 4];
 const PASSES: u64 = 3;
 /// Images of a batch when the patches are cut.
 const BATCH: usize = 100;
-
-/// One look at the features, as `metrics.jsonl` keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Check {
-    /// Percentage of the labelled images whose class is the one their neighbours vote for.
-    pub(crate) knn_top1: f64,
-    /// The same for the five classes with the most votes.
-    pub(crate) knn_top5: f64,
-    /// Labelled training images.
-    pub(crate) images: i64,
-    /// Patches of each, in fixed places.
-    pub(crate) patches: i64,
-    /// What it took.
-    pub(crate) seconds: f64,
-}
 
 /// What is trained, as far as the costs go.
 #[derive(Debug, Clone, Copy)]

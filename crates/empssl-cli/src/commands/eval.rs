@@ -47,7 +47,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     let subject = Subject { run, identity, checkpoint, snapshot, sets: &sets, features, prefix: "", scatter, device };
     let mut report = score(&subject, args)?;
     if let Some(epochs) = snapshot {
-        report.be_of_snapshot(identity, epochs);
+        report::mark_snapshot(&mut report, identity, epochs);
     }
     let path = folder.report(snapshot);
     write_json(&path, &report)?;
@@ -153,7 +153,7 @@ fn assemble(run: &Run, identity: &RunIdentity, tables: Tables<'_>, seconds: Seco
         model: identity.model.clone(),
         training_finished: identity.training.finished,
         seconds,
-        processes: Processes { train: identity.segments.last().map_or(1, |segment| segment.ranks), evaluate: 1 },
+        processes: Processes { train: identity.segments.last().map_or(1, |segment| segment.ranks) },
         patches_per_s: identity.training.patches_per_s,
         peak_bytes,
         labelled: Labelled {

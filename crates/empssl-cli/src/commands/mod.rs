@@ -30,7 +30,7 @@ use crate::config::{Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
 use crate::progress::seconds_at;
-use crate::report::{DataIdentity, Machine, PeakBytes, RunIdentity};
+use crate::report::{self, DataIdentity, Machine, PeakBytes, RunIdentity};
 use crate::resume;
 use crate::run_folder::{RunFolder, read_json};
 
@@ -55,7 +55,7 @@ pub(crate) fn machine(device: Device) -> Machine {
         device: device_text(device),
         device_name: device::name(device),
         threads: tch::get_num_threads() as usize,
-        versions: empssl_train::Versions::running().into(),
+        versions: report::versions(),
         commit: std::env::var("EMPSSL_COMMIT").ok().filter(|commit| !commit.is_empty()),
     }
 }

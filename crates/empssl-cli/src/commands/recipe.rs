@@ -9,7 +9,7 @@ use crate::args::RecipeArgs;
 use crate::commands::{ImageSource, say};
 use crate::config::{EvalPass, Precision, Published, Run, RunConfig, ScoredOn};
 use crate::error::CliError;
-use crate::report::PartialCounts;
+use crate::report::{PartialCounts, partial_counts};
 
 pub(crate) fn run(args: &RecipeArgs) -> Result<(), CliError> {
     let mut config = RunConfig::read(&args.recipe, &args.set)?;
@@ -104,7 +104,7 @@ impl Outline {
         let data = DataOutline {
             description: train.description(),
             synthetic: train.is_synthetic(),
-            partial_counts: PartialCounts::of(&train, &test),
+            partial_counts: partial_counts(&train, &test),
             fingerprints: [&train, &test].map(|set| format!("{:016x}", set.fingerprint())),
         };
         let images = evaluation.labelled_images.min(train.len()) + test.len();

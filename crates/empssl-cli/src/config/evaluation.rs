@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use empssl_data::{PatchGrid, View};
 use empssl_eval::{EvalError, KnnConfig, LinearProbe, LinearProbeConfig, WeightedKnn};
+pub(crate) use empssl_report::report::ScoredOn;
 use serde::{Deserialize, Serialize};
 
 use super::scores::ScoresSection;
@@ -28,35 +29,6 @@ pub(crate) struct EvaluationSection {
     /// More scores; a recipe without it has only those that need no setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) scores: Option<ScoresSection>,
-}
-
-/// Which images the scores are of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum ScoredOn {
-    /// The test images.
-    Test,
-    /// A fixed tenth of the labelled training images, from which no probe learns: what choices are made by, so that the
-    /// test images choose nothing.
-    HeldOut,
-}
-
-impl ScoredOn {
-    /// The word in names of files and in the report's `split`.
-    pub(crate) fn split(self) -> &'static str {
-        match self {
-            Self::Test => "test",
-            Self::HeldOut => "held-out",
-        }
-    }
-
-    /// The images in words.
-    pub(crate) fn images(self) -> &'static str {
-        match self {
-            Self::Test => "test images",
-            Self::HeldOut => "held-out training images",
-        }
-    }
 }
 
 /// What the encoder sees of an image when its features are taken.

@@ -110,8 +110,8 @@ impl BankMaker<'_> {
         let kept = encoded.checksum.is_some().then(|| format!("{name}.safetensors"));
         self.used.push(FeatureFile {
             encoder: encoded.encoder,
-            split,
-            view,
+            split: split.to_owned(),
+            view: view.into(),
             n_patches: most,
             bytes: file.bytes(),
             file: kept,

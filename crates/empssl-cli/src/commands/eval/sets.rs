@@ -6,7 +6,7 @@ use empssl_data::{Dataset, Split};
 use crate::commands::{NO_EPOCH, SavedRun};
 use crate::config::{EvaluationSection, ScoredOn};
 use crate::error::CliError;
-use crate::report::{PartialCounts, SkippedImage};
+use crate::report::{PartialCounts, SkippedImage, partial_counts, skipped_images};
 
 /// The labelled images that every row of the table is computed from.
 pub(crate) struct LabelledSets {
@@ -46,8 +46,8 @@ impl LabelledSets {
         seed: u64,
     ) -> Result<Self, CliError> {
         let labels = demand_labels(train)?;
-        let skipped = SkippedImage::of(train).into_iter().chain(SkippedImage::of(&test)).collect();
-        let (counts, at_most) = (PartialCounts::of(train, &test), evaluation.labelled_images);
+        let skipped = skipped_images(train).into_iter().chain(skipped_images(&test)).collect();
+        let (counts, at_most) = (partial_counts(train, &test), evaluation.labelled_images);
         let (learnt, test, test_ids) = match evaluation.scored_on {
             ScoredOn::Test => {
                 let ids = (0..test.len()).collect();

@@ -12,7 +12,7 @@ use crate::commands::train::model_summary;
 use crate::commands::{self, ImageSource, SavedRun, say};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
-use crate::report::{DataIdentity, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary, Transfer};
+use crate::report::{self, DataIdentity, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary, Transfer};
 use crate::run_folder::write_json;
 
 /// Scores the network of `checkpoint`, a run or a file, on the images of `dataset`.
@@ -31,7 +31,7 @@ pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str) -> Result<(
     let (sets, prefix) = (&sets, &prefix);
     let subject = Subject { run, identity, checkpoint, snapshot: None, sets, features, prefix, scatter: None, device };
     let mut scored = super::score(&subject, args)?;
-    scored.be_of_transfer(identity, &source.name, transfer);
+    report::mark_transfer(&mut scored, identity, &source.name, transfer);
     let path = args.out.clone().unwrap_or_else(|| report.with_extension(format!("report-{}.json", source.name)));
     write_json(&path, &scored)?;
     super::print_table(&scored);
