@@ -11,7 +11,6 @@ const STYLE: &str = include_str!("style.css");
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// One self-contained page, light and dark, for a desk and for a phone.
-#[must_use]
 pub fn render(page: &Page) -> String {
     let markup = html! {
         (DOCTYPE)
@@ -58,7 +57,8 @@ fn block(block: &Block) -> Markup {
 }
 
 fn table(table: &Table) -> Markup {
-    let is_figure = |column: usize| table.rows.first().is_some_and(|row| row[column].is_figure());
+    let is_right = |cell: &Cell| cell.is_figure() && cell.bar.is_none();
+    let is_figure = |column: usize| table.rows.first().is_some_and(|row| is_right(&row[column]));
     html! {
         table {
             @if table.heads.iter().any(|head| !head.is_empty()) {
@@ -68,7 +68,7 @@ fn table(table: &Table) -> Markup {
             }
             tbody { @for row in &table.rows {
                 tr { @for (of, head) in row.iter().zip(&table.heads) {
-                    td.num[of.is_figure() && of.bar.is_none()] data-name=(head) { (cell(of)) }
+                    td.num[is_right(of)] data-name=(head) { (cell(of)) }
                 } }
             } }
         }

@@ -5,7 +5,6 @@ use crate::page::{Block, Page, Picture, Section};
 use crate::table::{Cell, Table};
 
 /// The page, with pictures by the names of their files.
-#[must_use]
 pub fn render(page: &Page) -> String {
     let warnings: Vec<_> = page.warnings.iter().map(|text| format!("> **{}**\n", escape(text))).collect();
     let head = [format!("# {}\n", escape(&page.title)), warnings.join(">\n"), escape(&page.lead) + "\n"];
@@ -41,7 +40,6 @@ fn block(block: &Block) -> String {
 }
 
 /// The lines of a table, the two of its head first.
-#[must_use]
 pub fn table(table: &Table) -> String {
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let heads = line(table.heads.iter().map(|head| escape(head)).collect());

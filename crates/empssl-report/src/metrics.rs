@@ -55,7 +55,6 @@ impl Step {
 }
 
 /// The steps of RUN/metrics.jsonl: whole lines with finite numbers, which a run that was cut off may not end with.
-#[must_use]
 pub fn steps(run: &Path) -> Option<Vec<Step>> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).ok()?;
     Some(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())

@@ -101,20 +101,17 @@ impl Sum for FeatureCost {
 
 impl Outline {
     /// Whether another number of processes makes another training, and not the same to rounding.
-    #[must_use]
     pub fn depends_on_ranks(&self) -> bool {
         self.training.batch_norm == "per-rank"
     }
 
     /// Patches that training takes.
-    #[must_use]
     pub fn training_patches(&self) -> u64 {
         self.training.steps * (self.training.batch_size * self.training.n_patches) as u64
     }
 
     /// What the features of so many states take, with those of the untrained network that all of them share and, for the
     /// moment when they are scored, the raw pixels.
-    #[must_use]
     pub fn feature_cost(&self, states: usize) -> FeatureCost {
         let EvaluationOutline { untrained, trained, pixel_bytes, .. } = self.evaluation;
         let pixels = FeatureCost { patches: 0, bytes: pixel_bytes };
@@ -122,14 +119,12 @@ impl Outline {
     }
 
     /// The states that are scored: snapshots by their epochs, and the end.
-    #[must_use]
     pub fn states(&self) -> Vec<Option<u64>> {
         let earlier = self.training.snapshot_epochs.iter().filter(|&&epochs| (epochs as f64) < self.training.epochs);
         earlier.map(|&epochs| Some(epochs)).chain([None]).collect()
     }
 
     /// Epochs of a state.
-    #[must_use]
     pub fn epochs(&self, state: Option<u64>) -> f64 {
         state.map_or(self.training.epochs, |epochs| epochs as f64)
     }

@@ -116,7 +116,6 @@ pub struct Counts {
 
 impl Counts {
     /// Whether records are missing.
-    #[must_use]
     pub fn is_part(self) -> bool {
         self.found != self.expected
     }
@@ -167,7 +166,6 @@ pub struct ModelSummary {
 
 impl ModelSummary {
     /// Patches of one step, n b.
-    #[must_use]
     pub fn patches_a_step(&self) -> u64 {
         (self.n_patches * self.batch_size) as u64
     }
@@ -206,7 +204,6 @@ pub struct PeakBytes {
 
 impl PeakBytes {
     /// The larger of two phases.
-    #[must_use]
     pub fn max(self, other: Self) -> Self {
         Self { host: self.host.max(other.host), device: self.device.max(other.device) }
     }
@@ -243,7 +240,6 @@ impl Encoder {
     pub const ALL: [Self; 3] = [Self::Trained, Self::Untrained, Self::Pixels];
 
     /// The word in `report.json` and on the terminal.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Trained => "trained",
@@ -253,7 +249,6 @@ impl Encoder {
     }
 
     /// The words on pages.
-    #[must_use]
     pub fn label(self) -> &'static str {
         match self {
             Self::Trained => "trained",
@@ -279,7 +274,6 @@ pub enum Probe {
 
 impl Probe {
     /// The word in `report.json` and on the terminal.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Linear => "linear",
@@ -290,7 +284,6 @@ impl Probe {
     }
 
     /// The words on pages.
-    #[must_use]
     pub fn label(self) -> &'static str {
         match self {
             Self::Linear => "linear probe",
@@ -351,7 +344,6 @@ pub enum ScoredOn {
 
 impl ScoredOn {
     /// The word in names of files and in the report's `split`.
-    #[must_use]
     pub fn split(self) -> &'static str {
         match self {
             Self::Test => "test",
@@ -360,7 +352,6 @@ impl ScoredOn {
     }
 
     /// The images in words.
-    #[must_use]
     pub fn images(self) -> &'static str {
         match self {
             Self::Test => "test images",
@@ -369,7 +360,6 @@ impl ScoredOn {
     }
 
     /// What the label of a set says of scores that are not of its test images.
-    #[must_use]
     pub fn label(self) -> &'static str {
         match self {
             Self::Test => "",
@@ -428,7 +418,6 @@ impl View {
     pub const ALL: [Self; 4] = [Self::Published, Self::Grid, Self::GridFlip, Self::Whole];
 
     /// The word in recipes, reports and names of files.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Published => "published",
@@ -439,7 +428,6 @@ impl View {
     }
 
     /// The words on pages.
-    #[must_use]
     pub fn label(self) -> &'static str {
         match self {
             Self::Published => "random patches, augmented, as published",
@@ -516,14 +504,12 @@ pub struct Bar {
 
 impl Bar {
     /// A claim of at least so much.
-    #[must_use]
     pub fn at_least(what: &str, measured: Option<f64>, bar: f64) -> Self {
         let holds = measured.is_some_and(|measured| measured >= bar);
         Self { what: what.to_owned(), measured, at_least: Some(bar), at_most: None, holds }
     }
 
     /// A claim of at most so much.
-    #[must_use]
     pub fn at_most(what: &str, measured: Option<f64>, bar: f64) -> Self {
         let holds = measured.is_some_and(|measured| measured <= bar);
         Self { what: what.to_owned(), measured, at_least: None, at_most: Some(bar), holds }
@@ -549,13 +535,11 @@ impl RunReport {
     }
 
     /// Which images were scored.
-    #[must_use]
     pub fn scored_on(&self) -> ScoredOn {
         self.rows.first().map_or(ScoredOn::Test, |row| row.scored_on)
     }
 
     /// The row of an encoder and a probe; the first where there are several.
-    #[must_use]
     pub fn row(&self, encoder: Encoder, probe: Probe) -> Option<&Row> {
         self.rows.iter().find(|row| row.encoder == encoder && row.probe == probe)
     }

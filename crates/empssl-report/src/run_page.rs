@@ -46,7 +46,6 @@ impl RunFiles {
     }
 
     /// The page.
-    #[must_use]
     pub fn page(&self) -> Page {
         let report = &self.report;
         let mut page = Page { title: report.title.clone(), warnings: warnings(report), ..Page::default() };
@@ -106,7 +105,6 @@ impl RunFiles {
 }
 
 /// What a network saw.
-#[must_use]
 pub fn patches(bytes: Vec<u8>) -> Picture {
     let caption = "Each row: an image as it is, then patches of it as the network sees them.".to_owned();
     Picture { file: "patches.png", media: "image/png", bytes, alt: "Images, each followed by its patches", caption }
@@ -136,7 +134,6 @@ fn scored_on(report: &RunReport) -> String {
 }
 
 /// By how many threads, and processes where there were several.
-#[must_use]
 pub fn threads(report: &RunReport) -> String {
     match report.processes.train {
         1 => format!("{} threads", report.threads),

@@ -172,7 +172,6 @@ pub enum Status {
 
 impl Status {
     /// The word in lists.
-    #[must_use]
     pub fn label(self) -> &'static str {
         match self {
             Self::New => "not begun",
@@ -198,7 +197,6 @@ impl Spread {
 
 impl Beside {
     /// A figure beside the trained encoder's mean of the same probe.
-    #[must_use]
     pub fn new(figure: &Published, row: &SweepRow) -> Self {
         let Published { probe, top1, source, note, .. } = figure.clone();
         let difference = row.score(Encoder::Trained, probe).map(|ours| ours.mean - top1);
@@ -208,13 +206,11 @@ impl Beside {
 
 impl SweepRow {
     /// The accuracy of an encoder by a probe.
-    #[must_use]
     pub fn score(&self, encoder: Encoder, probe: Probe) -> Option<&Spread> {
         self.scores.iter().find(|score| score.encoder == encoder && score.probe == probe).map(|score| &score.top1)
     }
 
     /// The name of the set, with which its label begins.
-    #[must_use]
     pub fn set(&self) -> &str {
         self.dataset.split([' ', ',']).next().unwrap_or_default()
     }

@@ -30,7 +30,6 @@ pub struct Curves {
 }
 
 /// The page.
-#[must_use]
 pub fn page(report: &SweepReport, curves: Curves) -> Page {
     let mut page = Page { title: report.title.clone(), warnings: warnings(report), ..Page::default() };
     page.lead = verdict(report);
@@ -113,7 +112,6 @@ pub const SUMMARY_HEADS: [&str; 10] = [
 ];
 
 /// A row of that table; `to` is where its report lies.
-#[must_use]
 pub fn summary(row: &SweepRow, to: &str, missed: &[String]) -> Vec<Cell> {
     let missed: String = missed.iter().map(|missed| format!("; missed {missed}")).collect();
     let recipe = format!("{}, {}", recipe(row), words::epochs(row.epochs));
@@ -125,7 +123,6 @@ pub fn summary(row: &SweepRow, to: &str, missed: &[String]) -> Vec<Cell> {
 
 impl SweepRow {
     /// The row with what these runs measured, one a seed.
-    #[must_use]
     pub fn measured(self, reports: &[RunReport]) -> Self {
         let spread = |value: fn(&RunReport) -> f64| Spread::of(reports.iter().map(value));
         let score = |(encoder, probe)| {
@@ -148,7 +145,6 @@ impl SweepRow {
     }
 
     /// A run alone, as a row of one seed.
-    #[must_use]
     pub fn of_run(report: &RunReport) -> Self {
         let counts = report.partial_counts.as_ref();
         let row = Self {
@@ -185,7 +181,6 @@ fn recipe(row: &SweepRow) -> String {
 }
 
 /// A recipe with its changes.
-#[must_use]
 pub fn changed(recipe: &str, changes: &[String]) -> String {
     std::iter::once(recipe).chain(changes.iter().map(String::as_str)).collect::<Vec<_>>().join(", ")
 }
@@ -216,7 +211,6 @@ fn figure(beside: &Beside) -> String {
 }
 
 /// How many seeds stand behind a row, and what that is worth.
-#[must_use]
 pub fn status(row: &SweepRow) -> String {
     let n = match row.n {
         0 => return "not measured yet".to_owned(),

@@ -28,19 +28,16 @@ pub struct Cell {
 
 impl Table {
     /// A table with these heads.
-    #[must_use]
     pub fn new(heads: &[&str], rows: Vec<Vec<Cell>>) -> Self {
         Self { heads: heads.iter().map(|head| (*head).to_owned()).collect(), rows }
     }
 
     /// Names and values.
-    #[must_use]
     pub fn facts(facts: Vec<(&'static str, String)>) -> Self {
         Self::new(&["", ""], facts.into_iter().map(|(name, value)| vec![name.into(), value.into()]).collect())
     }
 
     /// Without the columns that are empty in every row.
-    #[must_use]
     pub fn without_empty_columns(mut self) -> Self {
         let is_kept = |column: usize| self.rows.iter().any(|row| row[column] != Cell::default());
         let kept: Vec<bool> = (0..self.heads.len()).map(is_kept).collect();
@@ -56,25 +53,21 @@ impl Table {
 
 impl Cell {
     /// Set apart from its neighbours.
-    #[must_use]
     pub fn strong(self) -> Self {
         Self { strong: true, ..self }
     }
 
     /// With small letters beside it.
-    #[must_use]
     pub fn small(self, small: impl Into<String>) -> Self {
         Self { small: small.into(), ..self }
     }
 
     /// Leading somewhere.
-    #[must_use]
     pub fn link(self, to: impl Into<String>) -> Self {
         Self { link: Some(to.into()), ..self }
     }
 
     /// In a colour of the style sheet.
-    #[must_use]
     pub fn class(self, class: &'static str) -> Self {
         Self { class, ..self }
     }

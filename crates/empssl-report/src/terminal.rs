@@ -4,7 +4,6 @@ use crate::page::{Block, Page};
 use crate::table::{Cell, Table};
 
 /// Warnings, the sentence and the tables.
-#[must_use]
 pub fn render(page: &Page) -> String {
     let warnings: String = page.warnings.iter().map(|warning| format!("! {warning}\n")).collect();
     let lead = if page.lead.is_empty() { String::new() } else { format!("{}\n", page.lead) };

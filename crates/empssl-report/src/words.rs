@@ -7,7 +7,6 @@ use crate::sweep::Spread;
 pub const NOTHING: &str = "\u{2013}";
 
 /// A figure with as many decimals as its size deserves, and a true minus sign.
-#[must_use]
 pub fn number(value: f64) -> String {
     let size = value.abs();
     let decimals = if size.fract() == 0.0 || size >= 1000.0 {
@@ -21,7 +20,6 @@ pub fn number(value: f64) -> String {
 }
 
 /// A figure with so many decimals, thousands set apart and a true minus sign; zero has no sign.
-#[must_use]
 pub fn decimals(value: f64, decimals: usize) -> String {
     let digits = format!("{value:.decimals$}");
     let zero = digits.chars().all(|c| "-0.".contains(c));
@@ -29,13 +27,11 @@ pub fn decimals(value: f64, decimals: usize) -> String {
 }
 
 /// An accuracy in percent, always with one decimal.
-#[must_use]
 pub fn percent(value: f64) -> String {
     format!("{value:.1} %")
 }
 
 /// Mean and deviation of accuracies.
-#[must_use]
 pub fn accuracy(spread: Option<&Spread>) -> String {
     match spread {
         None => NOTHING.to_owned(),
@@ -45,26 +41,22 @@ pub fn accuracy(spread: Option<&Spread>) -> String {
 }
 
 /// A whole number with its thousands set apart.
-#[must_use]
 pub fn count(value: u64) -> String {
     grouped(&value.to_string())
 }
 
 /// So many of so many, where the two differ.
-#[must_use]
 pub fn amount(found: usize, expected: usize) -> String {
     let found = count(found as u64);
     if found == count(expected as u64) { found } else { format!("{found} of {}", count(expected as u64)) }
 }
 
 /// So many of a thing whose plural ends in s.
-#[must_use]
 pub fn counted(n: usize, thing: &str) -> String {
     format!("{} {thing}{}", count(n as u64), if n == 1 { "" } else { "s" })
 }
 
 /// So many epochs, or a part of one.
-#[must_use]
 pub fn epochs(value: f64) -> String {
     let value_in_words = if value < 0.1 { number(value) } else { decimals(value, usize::from(value.fract() != 0.0)) };
     format!("{value_in_words} epoch{}", if value == 1.0 { "" } else { "s" })
@@ -84,7 +76,6 @@ fn grouped(digits: &str) -> String {
 }
 
 /// Seconds as one would say them.
-#[must_use]
 pub fn duration(seconds: f64) -> String {
     match seconds {
         s if !s.is_finite() => "unknown".to_owned(),
@@ -97,7 +88,6 @@ pub fn duration(seconds: f64) -> String {
 }
 
 /// Bytes in the unit that leaves at most three digits before the point.
-#[must_use]
 pub fn bytes(value: u64) -> String {
     let (unit, name) = if value >= 1 << 30 { (1u64 << 30, "GiB") } else { (1 << 20, "MiB") };
     let size = value as f64 / unit as f64;
@@ -105,7 +95,6 @@ pub fn bytes(value: u64) -> String {
 }
 
 /// Peak memory in words: the machine's, and the device's where there is one.
-#[must_use]
 pub fn peak(peak: PeakBytes) -> String {
     match (peak.host.map(bytes), peak.device.map(bytes)) {
         (Some(host), Some(device)) => format!("{device} on the device, {host} beside it"),
@@ -116,7 +105,6 @@ pub fn peak(peak: PeakBytes) -> String {
 }
 
 /// A set in words: in which form, and how much of each split that is not whole.
-#[must_use]
 pub fn set(name: &str, description: &str, synthetic: bool, counts: Option<&PartialCounts>) -> String {
     let copied = name.starts_with("cifar") && description.contains("JPEG");
     let form = if copied { " (JPEG copy)" } else { "" };
