@@ -25,12 +25,13 @@ type Step = (&'static str, fn(&Workspace) -> Outcome);
 
 const STEPS: [Step; 11] = [
     ("fmt", |workspace| cargo(workspace, &["fmt", "--all", "--check"])),
-    ("table", |workspace| table::run(&table::Args { check: true }, workspace)),
     ("edges", edges::run),
     // With the object that the bundle packs and a test looks into.
     ("setup", |workspace| setup::nccl_object(workspace).map(drop)),
     ("clippy", |workspace| cargo(workspace, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
     ("test", |workspace| test::run(&test::Args::default(), workspace)),
+    // By the program that the tests have built.
+    ("table", |workspace| table::run(&table::Args { check: true }, workspace)),
     ("doc", |workspace| process::run(&mut doc(workspace), Code::Check)),
     ("doc-only", doc_without_libtorch),
     ("consumer", consumer::run),

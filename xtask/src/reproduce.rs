@@ -178,7 +178,7 @@ fn request(args: &Args, tables: Vec<Table>, workspace: &Workspace) -> Outcome<Re
     for (set, recipe) in sets.iter().flat_map(|set| recipes.iter().map(move |recipe| (set, recipe))) {
         recipe_file(&set.name, recipe, workspace)?;
     }
-    let sets: Outcome<Vec<_>> = sets.into_iter().map(|set| set.place(may_fetch, workspace)).collect();
+    let sets: Outcome<Vec<_>> = sets.into_iter().map(|set| set.place(workspace)).collect();
     Ok(Request {
         sets: sets?,
         may_fetch,
@@ -214,7 +214,7 @@ impl<'a> Single<'a> {
             .map_err(|sets| Failure::usage(format!("one run has one set of images, not {}", sets.len())))?;
         let recipe = args.recipe.first().map_or(QUICK, String::as_str);
         let file = recipe_file(&set.name, recipe, workspace)?;
-        Ok(Self { args, set: set.place(MayFetch::new(args.fetch), workspace)?, recipe, file })
+        Ok(Self { args, set: set.place(workspace)?, recipe, file })
     }
 
     /// The flags of training and evaluation.

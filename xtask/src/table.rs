@@ -14,6 +14,7 @@ use empssl_report::sweep_page::{SUMMARY_HEADS, summary};
 use empssl_report::table::Table;
 
 use crate::failure::{Code, Context, Failure, Outcome};
+use crate::reproduce::program::{Profile, Program};
 use crate::workspace::Workspace;
 
 /// What stands between two lines of a file.
@@ -65,7 +66,7 @@ impl Block {
 /// Where the reports are: a folder for each, with its report.json.
 const RESULTS: &str = "docs/results";
 
-#[derive(clap::Args, Default)]
+#[derive(clap::Args)]
 pub(crate) struct Args {
     /// Fail where README.md and docs/protocol.md do not hold their tables already, and write nothing
     #[arg(long)]
@@ -74,10 +75,14 @@ pub(crate) struct Args {
 
 /// Runs the task.
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
+    update(args, &Program::provide(Profile::Dev, workspace)?, workspace)
+}
+
+fn update(args: &Args, program: &Program, workspace: &Workspace) -> Outcome {
     let reports = reports(workspace)?;
     let measured = |set: &str, recipe: &str| reports.iter().any(|report| report.is_of(set, recipe));
     MEASURED.update(workspace, &table(&reports), args.check)?;
-    PUBLISHED.update(workspace, &published::table(workspace, &measured)?, args.check)
+    PUBLISHED.update(workspace, &published::table(workspace, program, &measured)?, args.check)
 }
 
 /// A report under docs/results/: its rows, each with the claims that it missed.
@@ -230,11 +235,12 @@ mod tests {
         for block in [MEASURED, PUBLISHED] {
             fs::write(workspace.join(block.file), block.markers().join("\n")).unwrap();
         }
-        let check = Args { check: true };
-        assert_eq!(run(&check, &workspace).unwrap_err().code, Code::Check);
-        run(&Args::default(), &workspace).unwrap();
-        run(&check, &workspace).unwrap();
+        let program = published::as_they_are(folder.path());
+        let run = |check| update(&Args { check }, &program, &workspace);
+        assert_eq!(run(true).unwrap_err().code, Code::Check);
+        run(false).unwrap();
+        run(true).unwrap();
         fs::write(workspace.join(PUBLISHED.file), PUBLISHED.markers().join("\n")).unwrap();
-        assert!(run(&check, &workspace).unwrap_err().to_string().contains("docs/protocol.md"));
+        assert!(run(true).unwrap_err().to_string().contains("docs/protocol.md"));
     }
 }

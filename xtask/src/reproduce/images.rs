@@ -1,11 +1,11 @@
 //! Which images a run learns from, where they are, and what to do where they are missing.
 
-use std::fs;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
+use serde::Deserialize;
 
 use super::program::Program;
 use crate::failure::{Code, Failure, Outcome};
@@ -14,12 +14,6 @@ use crate::workspace::{self, Workspace};
 
 /// The set that needs no files.
 pub(crate) const SYNTHETIC: &str = "synthetic";
-
-/// Sets that `empssl data fetch` brings.
-const PUBLIC: [&str; 6] = ["cifar10", "cifar100", "tiny-imagenet", "mnist", "fashion-mnist", "stl10"];
-
-/// Endings of files in which a set may be.
-const ARCHIVES: [&str; 5] = ["gz", "zip", "tar", "tgz", "bin"];
 
 /// What an image that cannot be decoded means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -60,55 +54,54 @@ impl ImageSet {
         }
     }
 
-    /// Refuses a place that is not there, and finds one where none was given: the folder `data` beside the recipes,
-    /// if anything lies there or may be fetched.
-    pub(crate) fn place(self, may_fetch: MayFetch, workspace: &Workspace) -> Outcome<Self> {
+    /// Refuses a place that is not there; where none was given it is the folder `data` beside the recipes.
+    pub(crate) fn place(self, workspace: &Workspace) -> Outcome<Self> {
         match &self.dir {
             _ if self.name == SYNTHETIC => Ok(Self { dir: None, ..self }),
             Some(dir) if dir.exists() => Ok(self),
             Some(dir) => Err(Failure::usage(format!("--data {}: there is no such folder", dir.display()))),
-            None => {
-                let dir = workspace.join("data");
-                let possible = holds_images(&dir) || (is_public(&self.name) && may_fetch != MayFetch::No);
-                if possible { Ok(Self { dir: Some(dir), ..self }) } else { Err(self.missing(workspace)) }
-            }
+            None => Ok(Self { dir: Some(workspace.join("data")), ..self }),
         }
     }
 
-    /// What a user can do about a set that is not there.
-    fn missing(&self, workspace: &Workspace) -> Failure {
-        let (name, xtask) = (&self.name, workspace.xtask());
-        let way = match name.as_str() {
-            _ if is_public(name) => format!(
-                "say where they are with `--data DIR`, or let `{xtask} reproduce --dataset {name} --fetch` download and \
-                 verify them"
-            ),
-            "imagenet100" => {
-                "ImageNet has no public address: register at image-net.org, download the ILSVRC 2012 images, \
-                 and point `--data DIR` at their tree, of which the hundred classes are taken (data/imagenet100.md)"
-                    .to_owned()
-            }
-            _ => "say where they are with `--data DIR`".to_owned(),
-        };
-        Failure::usage(format!("the images of {name} are read from files, and none were given: {way}"))
-    }
-
-    /// Downloads a public set into its place, checked, where it is not there yet.
+    /// Downloads a public set into its place, checked, where that was asked for; else says what a user can do.
     pub(crate) fn fetch(&self, may_fetch: MayFetch, program: &Program, workspace: &Workspace) -> Outcome {
-        let Some(dir) = self.dir.as_deref().filter(|_| is_public(&self.name)) else {
-            return Err(self.missing(workspace));
-        };
-        if !may_fetch.asked(&self.name, dir) {
-            return Err(self.missing(workspace));
-        }
-        let act = |verb: &str| {
+        let dir = self.dir.clone().unwrap_or_else(|| workspace.join("data"));
+        let run = |args: &[&str]| {
             let mut command = program.command();
-            command.args(["data", verb, &self.name, "--data"]).arg(workspace::from_here(dir));
-            process::run(&mut command, Code::Child)
+            command.arg("data").args(args);
+            command
         };
-        act("fetch")?;
-        act("verify")
+        let text = process::output(&mut run(&["list", "--json"]))?;
+        let sets: Vec<Listed> = serde_json::from_str(&text)
+            .map_err(|error| Failure::new(Code::Child, format!("`empssl data list --json`: {error}")))?;
+        let (name, xtask) = (&self.name, workspace.xtask());
+        let place = "say where they are with `--data DIR`";
+        let way = match sets.into_iter().find(|set| set.name == *name) {
+            Some(set) if !set.urls.is_empty() => {
+                if may_fetch.asked(name, &dir) {
+                    let dir = workspace::from_here(&dir);
+                    return ["fetch", "verify"].iter().try_for_each(|verb| {
+                        process::run(run(&[verb, name, "--data"]).arg(&dir), Code::Child)
+                    });
+                }
+                format!("{place}, or let `{xtask} reproduce --dataset {name} --fetch` download and verify them")
+            }
+            Some(set) if !set.instead_of_fetching.is_empty() => format!("{place} ({})", set.instead_of_fetching),
+            _ => place.to_owned(),
+        };
+        Err(Failure::usage(format!("the images of {name} are read from files, and none were given: {way}")))
     }
+}
+
+/// A set as `empssl data list --json` has it, as far as it is of use here.
+#[derive(Deserialize)]
+struct Listed {
+    name: String,
+    /// Of what can be downloaded.
+    urls: Vec<String>,
+    /// What to do where there is nothing to download.
+    instead_of_fetching: String,
 }
 
 /// Whether a missing set may be downloaded.
@@ -145,20 +138,10 @@ fn is_yes(answer: &str) -> bool {
     ["y", "yes"].contains(&answer.trim().to_lowercase().as_str())
 }
 
-fn is_public(name: &str) -> bool {
-    PUBLIC.contains(&name)
-}
-
-/// Whether a folder holds anything but the committed notes.
-fn holds_images(dir: &Path) -> bool {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).any(|path| {
-        path.is_dir() || path.extension().is_some_and(|ending| ARCHIVES.iter().any(|archive| ending == *archive))
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn set(name: &str, dir: Option<&str>) -> ImageSet {
@@ -174,30 +157,12 @@ mod tests {
     }
 
     #[test]
-    fn a_real_set_needs_a_place_that_exists_or_may_be_fetched() {
-        let folder = tempfile::tempdir().unwrap();
-        let workspace = Workspace::at(folder.path());
-        let place = |set: ImageSet, may_fetch| set.place(may_fetch, &workspace);
-        let refusal = |set: ImageSet| place(set, MayFetch::No).unwrap_err();
-        assert_eq!(
-            refusal(set("cifar10", Some("/no/such/folder"))).to_string(),
-            "--data /no/such/folder: there is no such folder"
-        );
-        for (name, words) in [
-            ("cifar10", "`cargo xtask reproduce --dataset cifar10 --fetch`"),
-            ("imagenet100", "image-net.org"),
-            ("folder", "say where they are with `--data DIR`"),
-        ] {
-            let failure = refusal(set(name, None));
-            assert!(failure.to_string().contains(words), "{failure}");
-            assert_eq!(failure.code, Code::Usage);
-        }
-        assert_eq!(place(set("synthetic", Some("ignored")), MayFetch::No).unwrap().dir, None);
-        let fetched = place(set("cifar10", None), MayFetch::Yes).unwrap();
-        assert_eq!(fetched.dir, Some(workspace.join("data")));
-        assert!(place(set("imagenet100", None), MayFetch::Yes).is_err());
-        fs::create_dir_all(workspace.join("data/cifar-10-batches-bin")).unwrap();
-        assert!(place(set("cifar10", None), MayFetch::No).is_ok());
+    fn a_place_must_exist_and_is_the_common_folder_where_none_is_given() {
+        let workspace = Workspace::at(Path::new("/w"));
+        let failure = set("cifar10", Some("/no/such/folder")).place(&workspace).unwrap_err();
+        assert_eq!(failure.to_string(), "--data /no/such/folder: there is no such folder");
+        assert_eq!(set("synthetic", Some("ignored")).place(&workspace).unwrap().dir, None);
+        assert_eq!(set("cifar10", None).place(&workspace).unwrap().dir, Some(workspace.join("data")));
     }
 
     #[test]
@@ -205,14 +170,29 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let workspace = Workspace::at(folder.path());
         let path = folder.path().join("empssl");
-        process::write_script(&path, "#!/bin/sh\necho \"$@\" >> \"$(dirname \"$0\")/seen\"\n");
+        let listed = r#"[{"name": "cifar10", "urls": ["a"], "instead_of_fetching": "", "n_classes": 10},
+            {"name": "imagenet100", "urls": [], "instead_of_fetching": "register at image-net.org"}]"#;
+        let script = format!(
+            "#!/bin/sh\n[ \"$2\" = list ] && {{ echo '{listed}'; exit; }}\necho \"$@\" >> \"$(dirname \"$0\")/seen\"\n"
+        );
+        process::write_script(&path, &script);
         let program = Program { path, commit: None, revision: String::new() };
-        let cifar = set("cifar10", Some("d"));
-        assert!(cifar.fetch(MayFetch::No, &program, &workspace).unwrap_err().to_string().contains("--fetch"));
-        cifar.fetch(MayFetch::Yes, &program, &workspace).unwrap();
+        let refused = |name: &str, may_fetch| {
+            let failure = set(name, Some("d")).fetch(may_fetch, &program, &workspace).unwrap_err();
+            assert_eq!(failure.code, Code::Usage);
+            failure.to_string()
+        };
+        for (name, may_fetch, words) in [
+            ("cifar10", MayFetch::No, "`cargo xtask reproduce --dataset cifar10 --fetch`"),
+            ("imagenet100", MayFetch::Yes, "image-net.org"),
+            ("folder", MayFetch::Yes, "say where they are with `--data DIR`"),
+        ] {
+            let said = refused(name, may_fetch);
+            assert!(said.contains(words) && said.contains("none were given"), "{said}");
+        }
+        set("cifar10", Some("d")).fetch(MayFetch::Yes, &program, &workspace).unwrap();
         let seen = fs::read_to_string(folder.path().join("seen")).unwrap();
         assert_eq!(seen, "data fetch cifar10 --data d\ndata verify cifar10 --data d\n");
-        assert!(set("imagenet100", Some("d")).fetch(MayFetch::Yes, &program, &workspace).is_err());
     }
 
     #[test]

@@ -8,6 +8,8 @@ use empssl_report::words;
 use serde::Deserialize;
 
 use crate::failure::{Code, Context, Failure, Outcome};
+use crate::process;
+use crate::reproduce::program::Program;
 use crate::workspace::Workspace;
 
 /// What of a recipe matters here.
@@ -19,11 +21,16 @@ struct Recipe {
 }
 
 /// The table; `measured` says whether a report of this set and recipe is committed.
-pub(super) fn table(workspace: &Workspace, measured: &dyn Fn(&str, &str) -> bool) -> Outcome<String> {
+/// The program resolves each recipe.
+pub(super) fn table(
+    workspace: &Workspace,
+    program: &Program,
+    measured: &dyn Fn(&str, &str) -> bool,
+) -> Outcome<String> {
     let mut lines =
         vec!["| data | recipe | published linear probe | measured here |".to_owned(), "|---|---|---|---|".to_owned()];
     for path in recipes(&workspace.join("configs"))? {
-        let text = fs::read_to_string(&path).at(Code::Check, "read", &path)?;
+        let text = process::output(program.command().arg("recipe").arg(&path))?;
         let wrong = |error: toml::de::Error| Failure::check(format!("{}: {}", path.display(), error.message()));
         let recipe: Recipe = toml::from_str(&text).map_err(wrong)?;
         if recipe.published.is_empty() {
@@ -68,6 +75,14 @@ fn figures(published: &[Published]) -> String {
     states.iter().map(state).collect::<Vec<_>>().join(", ")
 }
 
+/// A program for tests that takes recipes as they are.
+#[cfg(test)]
+pub(super) fn as_they_are(folder: &Path) -> Program {
+    let path = folder.join("empssl");
+    process::write_script(&path, "#!/bin/sh\ncat \"$2\"\n");
+    Program { path, commit: None, revision: String::new() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,7 +109,8 @@ mod tests {
         ] {
             fs::write(set.join(name), text).unwrap();
         }
-        let table = table(&workspace, &|set, recipe| (set, recipe) == ("cifar10", "two")).unwrap();
+        let program = as_they_are(folder.path());
+        let table = table(&workspace, &program, &|set, recipe| (set, recipe) == ("cifar10", "two")).unwrap();
         let lines: Vec<_> = table.lines().skip(2).collect();
         let link = |name: &str| format!("| cifar10 | [{name}](../configs/cifar10/{name}.toml) |");
         let expected = [
@@ -103,6 +119,6 @@ mod tests {
         ];
         assert_eq!(lines, expected);
         fs::write(set.join("bad.toml"), "dataset = 5\n").unwrap();
-        assert!(super::table(&workspace, &|_, _| false).unwrap_err().to_string().contains("bad.toml"));
+        assert!(super::table(&workspace, &program, &|_, _| false).unwrap_err().to_string().contains("bad.toml"));
     }
 }
