@@ -122,12 +122,12 @@ impl<'a> Sweep<'a> {
 
     /// Runs every cell that is not done, and writes the report whenever one ends.
     fn run(&self, interrupts: &(dyn Fn() -> usize + Sync)) -> Outcome {
-        let say = |line: &str| eprintln!("{line}");
+        let print = |line: &str| eprintln!("{line}");
         let Request { retry, keep_features, deterministic, .. } = *self.request;
-        let runner = Runner { program: &self.program, retry, keep_features, deterministic, interrupts, say: &say };
+        let runner = Runner { program: &self.program, retry, keep_features, deterministic, interrupts, print: &print };
         let ended = || {
             if let Err(failure) = self.report() {
-                say(&format!("warning: {failure}"));
+                print(&format!("warning: {failure}"));
             }
         };
         runner.run_all(&self.plan.cells, &self.slots, &ended);

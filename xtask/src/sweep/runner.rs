@@ -26,8 +26,8 @@ use crate::{process, report, workspace};
 /// The driver's tool.
 const NVIDIA_SMI: &str = "nvidia-smi";
 
-/// How often a long training is told of.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+/// How often the progress of a long training is printed.
+const PRINT_EVERY: Duration = Duration::from_secs(60);
 
 /// How `empssl` ends when it was asked to stop.
 const STOPPED: i32 = 130;
@@ -43,7 +43,7 @@ pub(crate) struct Runner<'a> {
     pub(crate) deterministic: bool,
     pub(crate) interrupts: &'a (dyn Fn() -> usize + Sync),
     /// Takes lines for the reader.
-    pub(crate) say: &'a (dyn Fn(&str) + Sync),
+    pub(crate) print: &'a (dyn Fn(&str) + Sync),
 }
 
 impl Runner<'_> {
@@ -54,7 +54,7 @@ impl Runner<'_> {
             while (self.interrupts)() == 0 {
                 let Some(cell) = cells.get(next.fetch_add(1, Ordering::SeqCst)) else { return };
                 if let Err(failure) = self.run(cell, slot) {
-                    (self.say)(&format!("{}: FAILED: {failure}", cell.name));
+                    (self.print)(&format!("{}: FAILED: {failure}", cell.name));
                 }
                 let _one_at_a_time = talking.lock();
                 ended();
@@ -70,7 +70,7 @@ impl Runner<'_> {
     /// Does what is missing of a cell, and returns how far it came. Only what concerns the cell's own files fails.
     fn run(&self, cell: &Cell, slot: &Slot) -> Outcome<Status> {
         let held = cell.lock(|| {
-            (self.say)(&format!("{}: waiting for a program that an earlier sweep left running there", cell.name));
+            (self.print)(&format!("{}: waiting for a program that an earlier sweep left running there", cell.name));
         })?;
         let mut state = cell.state();
         if cell.is_done() || (state.status == Status::Failed && !self.retry) {
@@ -85,7 +85,7 @@ impl Runner<'_> {
         cell.write_state(&state)?;
         if let Some(error) = &state.error {
             let log = workspace::from_here(&cell.join("log.txt"));
-            (self.say)(&format!("{}: FAILED: {error} ({})", cell.name, log.display()));
+            (self.print)(&format!("{}: FAILED: {error} ({})", cell.name, log.display()));
         }
         Ok(state.status)
     }
@@ -106,7 +106,7 @@ impl Runner<'_> {
                 End::Done if cell.next_step().as_ref() == Some(&step) => {
                     return Err(Failure::new(Code::Child, format!("{} left nothing behind", name(&step))));
                 }
-                End::Done => self.tell(cell, &step),
+                End::Done => self.print_step(cell, &step),
                 End::Stopped => return Ok(Status::Interrupted),
                 End::Failed(why) => return Err(Failure::new(Code::Child, format!("{}: {why}", name(&step)))),
             }
@@ -123,7 +123,7 @@ impl Runner<'_> {
         let mut command = self.program.command();
         command.args(["runs", "--clean"]).arg(workspace::from_here(&cell.folder));
         if let Err(failure) = process::output(&mut command) {
-            (self.say)(&format!("warning: {}: its features stay on the disk: {failure}", cell.name));
+            (self.print)(&format!("warning: {}: its features stay on the disk: {failure}", cell.name));
         }
     }
 
@@ -139,11 +139,11 @@ impl Runner<'_> {
         let noted = noted.and_then(|mut log| writeln!(log, "$ {}", process::shown(&command)));
         noted.at(Code::Child, "write", &log)?;
         let meter = slot.gpu.as_deref().and_then(|gpu| Meter::start(NVIDIA_SMI, gpu));
-        let mut told = Instant::now();
+        let mut printed = Instant::now();
         let mut watch = || {
-            if told.elapsed() >= TELL_EVERY {
-                told = Instant::now();
-                self.tell_progress(cell, step);
+            if printed.elapsed() >= PRINT_EVERY {
+                printed = Instant::now();
+                self.print_progress(cell, step);
             }
         };
         let end = run(&mut command, &log, held, &self.interrupts, &mut watch);
@@ -189,7 +189,7 @@ impl Runner<'_> {
         Ok(command)
     }
 
-    fn tell(&self, cell: &Cell, step: &Step) {
+    fn print_step(&self, cell: &Cell, step: &Step) {
         let text = match step {
             Step::Train | Step::Resume => {
                 let (steps, _, seconds) = cell.progress().unwrap_or_default();
@@ -198,14 +198,14 @@ impl Runner<'_> {
             Step::Score(state) => scored(cell.report(*state)),
             Step::Transfer(target) => format!("on {}: {}", target.set.name, scored(cell.transfer_report(target))),
         };
-        (self.say)(&format!("{}: {text}", cell.name));
+        (self.print)(&format!("{}: {text}", cell.name));
     }
 
-    fn tell_progress(&self, cell: &Cell, step: &Step) {
+    fn print_progress(&self, cell: &Cell, step: &Step) {
         if let (Step::Train | Step::Resume, Some((done, of, seconds))) = (step, cell.progress()) {
             let left = seconds / done.max(1) as f64 * of.saturating_sub(done) as f64;
             let left = words::duration(left);
-            (self.say)(&format!("{}: step {done} of {of}, about {left} of training left", cell.name));
+            (self.print)(&format!("{}: step {done} of {of}, about {left} of training left", cell.name));
         }
     }
 }
