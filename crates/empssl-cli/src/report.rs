@@ -5,8 +5,8 @@
 use empssl_data::{BadImage, Dataset};
 use empssl_model::Portion;
 pub(crate) use empssl_report::report::{
-    Bar, Counts, CurvePoint, Encoder, FeatureFile, Labelled, ModelSummary, PartialCounts, PeakBytes, Probe, Processes, Row,
-    RunReport, SCHEMA_VERSION, Seconds, SkippedImage, TestPoint, Transfer, Versions, View,
+    Bar, Counts, CurvePoint, Encoder, FeatureFile, Labelled, ModelSummary, PartialCounts, PeakBytes, Probe, Processes,
+    Row, RunReport, SCHEMA_VERSION, Seconds, SkippedImage, TestPoint, Transfer, Versions, View,
 };
 use serde::{Deserialize, Serialize};
 
@@ -213,7 +213,11 @@ pub(crate) fn bars(checks: &Checks, rows: &[Row], seconds: &Seconds) -> Vec<Bar>
         |encoder, probe| rows.iter().find(|row| row.encoder == encoder && row.probe == probe).map(|row| row.top1);
     let above = |what: &str, probe, other, bar| {
         // Without one of the rows nothing was shown, and nothing never reaches a bar.
-        Bar::at_least(what, top1(Encoder::Trained, probe).zip(top1(other, probe)).map(|(ours, theirs)| ours - theirs), bar)
+        Bar::at_least(
+            what,
+            top1(Encoder::Trained, probe).zip(top1(other, probe)).map(|(ours, theirs)| ours - theirs),
+            bar,
+        )
     };
     vec![
         above(

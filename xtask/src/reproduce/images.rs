@@ -81,9 +81,9 @@ impl ImageSet {
             Some(set) if !set.urls.is_empty() => {
                 if may_fetch.asked(name, &dir) {
                     let dir = workspace::from_here(&dir);
-                    return ["fetch", "verify"].iter().try_for_each(|verb| {
-                        process::run(run(&[verb, name, "--data"]).arg(&dir), Code::Child)
-                    });
+                    return ["fetch", "verify"]
+                        .iter()
+                        .try_for_each(|verb| process::run(run(&[verb, name, "--data"]).arg(&dir), Code::Child));
                 }
                 format!("{place}, or let `{xtask} reproduce --dataset {name} --fetch` download and verify them")
             }

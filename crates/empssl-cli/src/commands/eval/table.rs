@@ -136,7 +136,14 @@ impl<'a> Tables<'a> {
                     Ok,
                 )?;
                 let probe = probe.into();
-                self.test_curve.push(TestPoint { view: view.into(), n_patches, probe, top1, top5, seconds: banks.test_seconds });
+                self.test_curve.push(TestPoint {
+                    view: view.into(),
+                    n_patches,
+                    probe,
+                    top1,
+                    top5,
+                    seconds: banks.test_seconds,
+                });
             }
         }
         Ok(())
