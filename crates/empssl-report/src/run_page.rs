@@ -75,7 +75,7 @@ impl RunFiles {
     }
 
     fn pictures(&self) -> Vec<Picture> {
-        let patches = self.patches.clone().map(|bytes| patches(bytes));
+        let patches = self.patches.clone().map(patches);
         let scatter = self.scatter.clone().map(|bytes| Picture {
             file: "scatter.svg",
             media: "image/svg+xml",

@@ -60,7 +60,7 @@ fn scored(state: String, report: &Value) -> Scored {
 
 /// How many of how many test images were scored, where that is not all.
 pub(super) fn test_part(scores: &[Scored]) -> Option<Counts> {
-    scores.iter().find_map(|scored| scored.test.clone())
+    scores.iter().find_map(|scored| scored.test)
 }
 
 pub(super) fn last(scores: &[Scored]) -> Option<Last> {
