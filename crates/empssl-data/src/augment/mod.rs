@@ -14,22 +14,17 @@ fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
-/// Runs the AVX2 form where the processor can and the operands are such as it takes, else the portable one.
+/// The AVX2 form where the processor can and the operands are such as it takes, else the portable one; ends the function.
 macro_rules! fastest {
-    ($avx2:expr, if $suits:expr, else $portable:expr) => {
+    ($avx2:expr, if $suits:expr, else $portable:expr) => {{
         #[cfg(target_arch = "x86_64")]
         if crate::augment::has_avx2() && $suits {
             #[expect(unsafe_code, reason = "the compiler cannot know that the processor has been asked")]
             // SAFETY: the AVX2 forms are safe functions that need AVX2 and FMA; `has_avx2` has found both.
-            unsafe {
-                $avx2;
-            }
-        } else {
-            $portable;
+            return unsafe { $avx2 };
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        $portable;
-    };
+        $portable
+    }};
 }
 
 pub mod blur;

@@ -26,9 +26,7 @@ pub fn contrast(pixels: &mut [u8], factor: f32) {
 
 /// The sum of the greys of all pixels.
 fn sum_of_greys(pixels: &mut [u8]) -> u64 {
-    let sum;
-    fastest!(sum = avx2::sum_of_greys(pixels), if true, else sum = portable::sum_of_greys(pixels));
-    sum
+    fastest!(avx2::sum_of_greys(pixels), if true, else portable::sum_of_greys(pixels))
 }
 
 /// Moves all values away from one degenerate value, or towards it.
