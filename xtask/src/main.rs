@@ -3,6 +3,12 @@
 //! This crate starts processes. Of our crates it knows `empssl-report` alone, so that every task begins within seconds on a
 //! bare machine.
 
+// The standard library's macros panic when their reader is gone; those of `print` do not.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+#[macro_use]
+mod print;
+
 mod ci;
 mod dist;
 mod failure;
@@ -73,7 +79,7 @@ fn main() -> ExitCode {
     let workspace = Workspace::locate();
     let command = Cli::command().bin_name(workspace.xtask());
     let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
-    match run(&cli.task, &workspace) {
+    match run(&cli.task, &workspace).and_then(|()| print::all_written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");

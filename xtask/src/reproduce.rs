@@ -294,18 +294,18 @@ pub(crate) fn recipe_file(dataset: &str, recipe: &str, workspace: &Workspace) ->
         return Ok(file);
     }
     if !folder.is_dir() {
-        let known = stems(&configs).join(", ");
+        let known = stems(&configs, Path::is_dir).join(", ");
         return Err(Failure::usage(format!("there is no data set `{dataset}` in configs/; there are: {known}")));
     }
-    let known = stems(&folder).join(", ");
+    let known = stems(&folder, Path::is_file).join(", ");
     Err(Failure::usage(format!("there is no recipe `{recipe}` in configs/{dataset}/; there are: {known}")))
 }
 
-/// The names in a folder without their endings, sorted.
-fn stems(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut stems: Vec<_> =
-        entries.filter_map(|entry| Some(entry.path().file_stem()?.to_string_lossy().into_owned())).collect();
+/// The names of this kind in a folder without their endings, sorted.
+fn stems(folder: &Path, is_kind: fn(&Path) -> bool) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let kind = entries.filter(|path| is_kind(path));
+    let mut stems: Vec<_> = kind.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect();
     stems.sort();
     stems
 }

@@ -27,7 +27,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Train a network by a recipe and save it in a run folder.
-    Train(TrainArgs),
+    Train(Box<TrainArgs>),
     /// Score a run: neighbours and linear probes on frozen features, beside an untrained network and raw pixels.
     Eval(EvalArgs),
     /// Make a run of weights from elsewhere: official EMP-SSL encoders, torchvision's and solo-learn's ResNets.
@@ -58,17 +58,46 @@ fn at_least_one() -> impl TypedValueParser<Value = usize> {
 }
 
 /// Where to compute.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Clone, Default, PartialEq, ClapArgs, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct DeviceArgs {
-    /// auto (CUDA where there is a GPU), cpu, cuda or cuda:N.
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub(crate) device: DeviceChoice,
+    /// auto (CUDA where there is a GPU), cpu, cuda or cuda:N [default: auto].
+    #[arg(long, value_name = "DEVICE")]
+    #[serde(with = "as_text")]
+    pub(crate) device: Option<DeviceChoice>,
     /// CPU threads of the tensor library [default: one per core].
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     pub(crate) threads: Option<usize>,
     /// Kernels that repeat their bits on CUDA, at a price in speed.
     #[arg(long)]
     pub(crate) deterministic: bool,
+}
+
+impl DeviceArgs {
+    /// The device that was asked for.
+    pub(crate) fn choice(&self) -> DeviceChoice {
+        self.device.unwrap_or(DeviceChoice::Auto)
+    }
+}
+
+/// Serializes an argument as it is typed.
+mod as_text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(T::to_string).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, T, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+    {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| text.parse().map_err(de::Error::custom)).transpose()
+    }
 }
 
 /// Which images.
@@ -127,33 +156,17 @@ pub(crate) struct TrainArgs {
     pub(crate) dataset: Option<String>,
     #[command(flatten)]
     pub(crate) images: ImageArgs,
-    #[command(flatten)]
-    pub(crate) compute: DeviceArgs,
     /// The seed of weights, order and patches.
     #[arg(long, default_value_t = 0, value_name = "S")]
     pub(crate) seed: u64,
     /// Change a key of the recipe, as in `--set training.n_patches=4`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Threads that cut patches [default: one per core, at most 16].
-    #[arg(long, value_name = "W", value_parser = at_least_one())]
-    pub(crate) workers: Option<usize>,
+    #[command(flatten)]
+    pub(crate) options: TrainOptions,
     /// Stop after so many steps, for a trial; the schedule stays that of the whole run.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) max_steps: Option<u64>,
-    /// Read and log the metrics every so many steps.
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) log_every: u64,
-    /// Score the features by kNN on labelled training images every so many steps, whatever it costs [default: at least
-    /// ten times a run, as far as less than 2 % of its time suffice].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) monitor_every: Option<u64>,
-    /// Do not score the features while they are being trained.
-    #[arg(long, conflicts_with = "monitor_every")]
-    pub(crate) no_monitor: bool,
-    /// Save a checkpoint every so many steps, as 200, or minutes, as 10min, besides at the end.
-    #[arg(long, default_value = "200", value_name = "N|Nmin")]
-    pub(crate) checkpoint_every: CheckpointEvery,
     #[command(flatten)]
     pub(crate) ranks: RankArgs,
     /// The run folder to write [default: runs/DATASET-RECIPE-sSEED].
@@ -162,10 +175,56 @@ pub(crate) struct TrainArgs {
     /// Replace a run that is already in the folder.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Go on with an interrupted run, in its folder and by its own recipe, data set and seed; --set may change keys that
-    /// leave the result alone.
+    /// Go on with an interrupted run, in its folder and by its own recipe, data set, seed and options of above; --set may
+    /// change keys that leave the result alone, and options that are given replace those of the run.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "dataset", "seed", "out", "force", "partial", "on_bad_image"])]
     pub(crate) resume: Option<PathBuf>,
+}
+
+/// How a training computes and what it reports, which no result depends on but in its last bits. A run keeps what was
+/// asked for until it is resumed with something else.
+#[derive(Debug, Clone, Default, PartialEq, ClapArgs, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct TrainOptions {
+    #[command(flatten)]
+    pub(crate) compute: DeviceArgs,
+    /// Threads that cut patches [default: one per core, at most 16].
+    #[arg(long, value_name = "W", value_parser = at_least_one())]
+    pub(crate) workers: Option<usize>,
+    /// Read and log the metrics every so many steps [default: 10].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) log_every: Option<u64>,
+    /// Score the features by kNN on labelled training images every so many steps [default: every tenth of the run].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) monitor_every: Option<u64>,
+    /// Do not score the features while they are being trained.
+    #[arg(long, conflicts_with = "monitor_every")]
+    pub(crate) no_monitor: bool,
+    /// Save a checkpoint every so many steps, as 200, or minutes, as 10min, besides at the end [default: 200].
+    #[arg(long, value_name = "N|Nmin")]
+    #[serde(with = "as_text")]
+    pub(crate) checkpoint_every: Option<CheckpointEvery>,
+}
+
+impl TrainOptions {
+    /// These options, and those of `before` where nothing is asked for.
+    pub(crate) fn or(self, before: &Self) -> Self {
+        let monitored = if self.no_monitor || self.monitor_every.is_some() { &self } else { before };
+        let (monitor_every, no_monitor) = (monitored.monitor_every, monitored.no_monitor);
+        let compute = DeviceArgs {
+            device: self.compute.device.or(before.compute.device),
+            threads: self.compute.threads.or(before.compute.threads),
+            deterministic: self.compute.deterministic || before.compute.deterministic,
+        };
+        Self {
+            compute,
+            workers: self.workers.or(before.workers),
+            log_every: self.log_every.or(before.log_every),
+            monitor_every,
+            no_monitor,
+            checkpoint_every: self.checkpoint_every.or(before.checkpoint_every),
+        }
+    }
 }
 
 /// `empssl bench`

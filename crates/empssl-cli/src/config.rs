@@ -1,24 +1,27 @@
 //! A recipe, in two stages: [`RunConfig`] is what was typed, [`Run`] is what the program needs, checked once.
 //!
-//! A recipe names every key, so that nothing that shapes a result hides in the program; an unknown key is refused with
-//! the nearest valid one.
+//! - [`file`]: files that extend others, and where in them a mistake is; [`check`]: what is refused;
+//! - [`evaluation`] and [`scores`]: the sections of evaluation; the other sections are the configs of the libraries.
 
 use std::path::Path;
 
 use empssl_data::{PatchConfig, PatchSampler};
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
-use empssl_model::{Arithmetic, Layout, NetworkConfig, Products, ResNetConfig, Stem};
+use empssl_model::{Arithmetic, Layout, NetworkConfig, Products};
 pub(crate) use empssl_report::report::Published;
 use empssl_train::memory::StepMemory;
-use empssl_train::{BatchNormOver, CheckpointEvery, LarsConfig, Length, MemoryMode, TrainConfig};
+use empssl_train::{BatchNormOver, CheckpointEvery, LarsConfig, Length, MemoryMode, TrainConfig, TrainError};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
+pub(crate) use self::check::{in_section, leaves};
 pub(crate) use self::evaluation::{CurveProbe, CurveSection, EvalPass, EvalView, EvaluationSection, ScoredOn};
 pub(crate) use self::scores::ScoresSection;
 use crate::error::CliError;
 
+mod check;
 mod evaluation;
+mod file;
 mod scores;
 
 /// A recipe as it stands in a TOML file.
@@ -28,8 +31,8 @@ pub(crate) struct RunConfig {
     /// The data set, one of those that `empssl data list` names.
     pub(crate) dataset: String,
     pub(crate) patches: PatchConfig,
-    pub(crate) network: NetworkSection,
-    pub(crate) loss: LossSection,
+    pub(crate) network: NetworkConfig,
+    pub(crate) loss: EmpSslLossConfig,
     pub(crate) optimizer: LarsConfig,
     pub(crate) schedule: ScheduleSection,
     pub(crate) training: TrainingSection,
@@ -40,35 +43,6 @@ pub(crate) struct RunConfig {
     /// Numbers others published for this recipe.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) published: Vec<Published>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NetworkSection {
-    pub(crate) backbone: Backbone,
-    pub(crate) stem: Stem,
-    /// Channels of the first stage; 64 is the published width.
-    pub(crate) base_width: i64,
-    /// h
-    pub(crate) hidden: i64,
-    /// d
-    pub(crate) projection: i64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Backbone {
-    Resnet18,
-    Resnet34,
-    Resnet50,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct LossSection {
-    pub(crate) invariance_weight: f64,
-    pub(crate) coding_rate_weight: f64,
-    pub(crate) eps_sq: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -138,21 +112,24 @@ pub(crate) struct Checks {
 }
 
 impl RunConfig {
-    /// Reads a recipe file, with `KEY=VALUE` changes on top.
+    /// Reads a recipe file over those that it extends, with `KEY=VALUE` changes on top.
     pub(crate) fn read(path: &Path, changes: &[String]) -> Result<Self, CliError> {
-        let text = std::fs::read_to_string(path).map_err(|e| CliError::file("cannot read the recipe", path, e))?;
-        Self::parse(&text, changes).map_err(|reason| CliError::Recipe(format!("{}: {reason}", path.display())))
+        let config: Self = file::read(path)?;
+        config.changed(changes).map_err(|reason| CliError::Recipe(format!("{}: {reason}", path.display())))
     }
 
-    /// Parses a recipe; the error is a sentence that names line and key.
-    pub(crate) fn parse(text: &str, changes: &[String]) -> Result<Self, String> {
+    /// Parses texts, each over those before it; the error is a sentence that names line and key.
+    pub(crate) fn parse(texts: &[&str], changes: &[String]) -> Result<Self, String> {
+        file::parse::<Self>(texts)?.changed(changes)
+    }
+
+    /// The recipe with `KEY=VALUE` changes.
+    pub(crate) fn changed(self, changes: &[String]) -> Result<Self, String> {
         if changes.is_empty() {
-            return toml::from_str(text).map_err(|error| explain(text, &error));
+            return Ok(self);
         }
-        // First as it stands, so that its own mistakes are reported with their lines.
-        let config: Self = toml::from_str(text).map_err(|error| explain(text, &error))?;
         // Every key, also one that the file leaves out, may be changed.
-        let mut table = toml::Table::try_from(&config).map_err(|error| error.to_string())?;
+        let mut table = toml::Table::try_from(&self).map_err(|error| error.to_string())?;
         for change in changes {
             apply(&mut table, change)?;
         }
@@ -194,12 +171,6 @@ fn parse_value(text: &str) -> toml::Value {
     parsed.ok().and_then(|mut table| table.remove("value")).unwrap_or_else(|| toml::Value::String(text.to_owned()))
 }
 
-fn explain(text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-    let place = line.map_or(String::new(), |line| format!("line {line}: "));
-    format!("{place}{}", explain_message(error.message()))
-}
-
 /// Adds the nearest valid key to serde's message about an unknown one.
 fn explain_message(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
@@ -228,24 +199,30 @@ pub(crate) struct Run {
     /// The recipe's name, its file's without the ending.
     pub(crate) recipe: String,
     pub(crate) sampler: PatchSampler,
-    pub(crate) network: NetworkConfig,
     pub(crate) loss: EmpSslLoss,
 }
 
 impl Run {
-    /// Checks a recipe.
+    /// Checks a recipe: everything that needs no images.
     pub(crate) fn new(config: RunConfig, recipe: String) -> Result<Self, CliError> {
-        let loss = EmpSslLossConfig {
-            invariance_weight: config.loss.invariance_weight,
-            coding_rate_weight: config.loss.coding_rate_weight,
-            eps_sq: config.loss.eps_sq,
-        };
-        demand_possible(&config)?;
-        let network = config.network.resolve();
-        network.check()?;
-        config.evaluation.check_scores()?;
-        let (sampler, loss) = (PatchSampler::new(&config.patches)?, EmpSslLoss::new(&loss)?);
-        Ok(Self { recipe, sampler, network, loss, config })
+        check::check(&config)?;
+        let sampler = PatchSampler::new(&config.patches).map_err(|error| in_section("patches", error))?;
+        config.network.check().map_err(|error| in_section("network", error))?;
+        let loss = EmpSslLoss::new(&config.loss).map_err(|error| in_section("loss", error))?;
+        config.optimizer.check().map_err(|error| in_section("optimizer", error))?;
+        if config.schedule.horizon == Horizon::Official && matches!(config.training.length, Length::Steps(_)) {
+            let reason = "schedule.horizon = \"official\" counts epochs, so training.length must be in epochs";
+            return Err(CliError::Recipe(reason.to_owned()));
+        }
+        config.evaluation.check()?;
+        let run = Self { config, recipe, sampler, loss };
+        run.train_config(0, &Logging::NONE).check().map_err(in_training)?;
+        Ok(run)
+    }
+
+    /// Checks what only the images tell: that so many can be trained on.
+    pub(crate) fn check_images(&self, n_images: usize) -> Result<(), CliError> {
+        self.train_config(0, &Logging::NONE).check_images(n_images).map_err(in_training)
     }
 
     /// The recipe's name, from its path: `configs/cifar10/quick.toml` is `quick`.
@@ -281,7 +258,7 @@ impl Run {
     /// What a step of this run needs on `device`.
     pub(crate) fn step_memory(&self, device: Device) -> Result<StepMemory, CliError> {
         let activations = self.config.training.arithmetic().activation_kind(Kind::Float, device)?;
-        Ok(StepMemory::estimate(&self.network, self.sampler.side(), Kind::Float, activations))
+        Ok(StepMemory::estimate(&self.config.network, self.sampler.side(), Kind::Float, activations))
     }
 }
 
@@ -292,6 +269,11 @@ pub(crate) struct Logging {
     pub(crate) checkpoint_every: Option<CheckpointEvery>,
 }
 
+impl Logging {
+    /// For a run that nobody follows.
+    const NONE: Self = Self { max_steps: None, log_every: 1, checkpoint_every: None };
+}
+
 impl TrainingSection {
     /// How the network computes while it trains.
     pub(crate) fn arithmetic(&self) -> Arithmetic {
@@ -300,25 +282,10 @@ impl TrainingSection {
     }
 }
 
-impl NetworkSection {
-    fn resolve(&self) -> NetworkConfig {
-        let resnet = match self.backbone {
-            Backbone::Resnet18 => ResNetConfig::resnet18(self.stem),
-            Backbone::Resnet34 => ResNetConfig::resnet34(self.stem),
-            Backbone::Resnet50 => ResNetConfig::resnet50(self.stem),
-        };
-        let resnet = ResNetConfig { base_width: self.base_width, ..resnet };
-        NetworkConfig { resnet, hidden: self.hidden, projection: self.projection }
-    }
-}
-
-/// What no crate below checks: settings that only this file knows.
-fn demand_possible(config: &RunConfig) -> Result<(), CliError> {
-    if config.schedule.horizon == Horizon::Official && matches!(config.training.length, Length::Steps(_)) {
-        let reason = "schedule.horizon = \"official\" counts epochs, so training.length must be in epochs";
-        return Err(CliError::Recipe(reason.to_owned()));
-    }
-    config.evaluation.demand_possible()
+/// A refusal of the training crate, which names the rate as the schedule's key and all others as those of the training.
+pub(crate) fn in_training(error: TrainError) -> CliError {
+    let section = if matches!(error, TrainError::Setting { key: "lr", .. }) { "schedule" } else { "training" };
+    in_section(section, error)
 }
 
 #[cfg(test)]
@@ -326,6 +293,7 @@ mod tests {
     use std::path::PathBuf;
 
     use empssl_eval::{KnnConfig, LinearProbeConfig};
+    use empssl_model::{ResNetConfig, Stem};
 
     use super::*;
 
@@ -341,13 +309,18 @@ mod tests {
         recipes
     }
 
+    fn shipped(name: &str) -> RunConfig {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name);
+        RunConfig::read(&path, &[]).unwrap()
+    }
+
+    /// The smoke recipe with every key.
     fn smoke() -> String {
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/synthetic/smoke.toml"))
-            .unwrap()
+        shipped("synthetic/smoke.toml").to_toml()
     }
 
     fn refusal(text: &str) -> String {
-        let config = RunConfig::parse(text, &[]);
+        let config = RunConfig::parse(&[text], &[]);
         let checked = config.and_then(|config| Run::new(config, "test".into()).map_err(|error| error.to_string()));
         checked.err().expect("the recipe is wrong")
     }
@@ -361,11 +334,11 @@ mod tests {
             assert_eq!(Some(config.dataset.as_str()), path.parent().unwrap().file_name().unwrap().to_str());
             Run::new(config, Run::name_of(&path)).unwrap();
             let text = std::fs::read_to_string(&path).unwrap();
-            assert!(
-                text.starts_with("# ") && text.contains("cargo xtask reproduce"),
-                "{} has no header",
-                path.display()
-            );
+            let shown = path.display();
+            assert!(text.starts_with("# ") && text.contains("cargo xtask reproduce"), "{shown} has no header");
+            let bases = text.lines().find_map(|line| line.strip_prefix("extends = ")).unwrap();
+            assert!(bases.trim_start_matches('[').starts_with("\"../base.toml\""), "{shown} extends {bases}");
+            assert!(text.lines().count() <= 32, "{shown} names more than what differs");
         }
     }
 
@@ -373,27 +346,25 @@ mod tests {
     fn a_recipe_survives_being_stored_with_its_run() {
         for path in shipped_recipes() {
             let config = RunConfig::read(&path, &[]).unwrap();
-            assert_eq!(RunConfig::parse(&config.to_toml(), &[]).unwrap(), config);
+            assert_eq!(RunConfig::parse(&[&config.to_toml()], &[]).unwrap(), config);
         }
     }
 
     #[test]
     fn photographs_get_the_published_patches_and_stem() {
         for (dataset, stem) in [("imagenet100", Stem::Imagenet), ("tiny-imagenet", Stem::TinyImagenet)] {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../configs/{dataset}/one-epoch.toml"));
-            let run = Run::new(RunConfig::read(&path, &[]).unwrap(), "one-epoch".into()).unwrap();
-            assert_eq!(run.config.patches, PatchConfig::imagenet224());
-            assert_eq!(run.network, NetworkConfig::paper(ResNetConfig::resnet18(stem)));
+            let config = shipped(&format!("{dataset}/one-epoch.toml"));
+            assert_eq!(config.patches, PatchConfig::imagenet224());
+            assert_eq!(config.network, NetworkConfig::paper(ResNetConfig::resnet18(stem)));
         }
     }
 
     #[test]
     fn the_one_epoch_recipe_is_the_papers() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/cifar10/one-epoch.toml");
-        let run = Run::new(RunConfig::read(&path, &[]).unwrap(), "one-epoch".into()).unwrap();
+        let run = Run::new(shipped("cifar10/one-epoch.toml"), "one-epoch".into()).unwrap();
         assert_eq!(run.config.patches, PatchConfig::cifar32());
         assert_eq!(run.config.optimizer, LarsConfig::paper());
-        assert_eq!(run.network, NetworkConfig::paper(ResNetConfig::resnet18(Stem::Cifar)));
+        assert_eq!(run.config.network, NetworkConfig::paper(ResNetConfig::resnet18(Stem::Cifar)));
         let (probe, knn) = (&run.config.evaluation.probe, &run.config.evaluation.knn);
         assert_eq!(*probe, LinearProbeConfig::published());
         assert_eq!((knn.main_k(), knn.temperature), (20, KnnConfig::published().temperature));
@@ -405,7 +376,7 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_its_line_and_the_nearest_valid_one() {
-        let text = smoke().replace("momentum = 0.9\nnesterov", "momentun = 0.9\nnesterov");
+        let text = smoke().replace("[optimizer]\nmomentum", "[optimizer]\nmomentun");
         let line = text.lines().position(|line| line.starts_with("momentun")).unwrap() + 1;
         assert_eq!(refusal(&text), format!("line {line}: unknown key `momentun`; did you mean `momentum`?"));
         let text = smoke().replace("k = [1, 5, 20, 200]", "neighbourhood = 20");
@@ -428,33 +399,98 @@ mod tests {
     }
 
     #[test]
-    fn impossible_settings_are_refused_by_name() {
-        let set = |change: &str| {
-            let config = RunConfig::parse(&smoke(), &[change.to_owned()]).unwrap();
-            Run::new(config, "test".into()).err().expect("the setting is impossible").to_string()
+    fn impossible_settings_are_refused_with_their_key_in_full() {
+        let set = |changes: &str| {
+            let changes: Vec<String> = changes.split(' ').map(str::to_owned).collect();
+            let config = RunConfig::parse(&[&smoke()], &changes).unwrap();
+            Run::new(config, "test".into()).err().unwrap_or_else(|| panic!("{changes:?} is possible")).to_string()
         };
-        for (change, named) in [
-            ("patches.side=0", "side"),
-            ("patches.flip_p=nan", "flip_p"),
-            ("loss.eps_sq=nan", "eps_sq"),
-            ("loss.eps_sq=-0.2", "eps_sq"),
-            ("network.base_width=-16", "resnet.base_width"),
-            ("evaluation.n_patches=0", "evaluation.n_patches = 0"),
-            ("evaluation.view=whole", "evaluation.n_patches = 2"),
-            ("evaluation.batch_size=0", "evaluation.batch_size = 0"),
-            ("evaluation.labelled_images=0", "evaluation.labelled_images = 0"),
-            ("evaluation.probe.lr=-1", "evaluation.probe: `lr`"),
-            ("evaluation.knn.k=[0]", "evaluation.knn: `k`"),
-            ("evaluation.knn.k=[]", "evaluation.knn: `k`"),
-            ("schedule.horizon=official", "schedule.horizon"),
+        for (changes, sentence) in [
+            ("dataset=cifar11", "unknown data set `cifar11`: the known ones are "),
+            ("patches.side=0", "`patches.side` is 0, expected "),
+            ("patches.side=100000", "`patches.side` must be at most 4096, found 100000"),
+            (
+                "patches.flip_p=nan",
+                "`patches.flip_p` must be 0 or of a size from 1e-20 to 1e20, which float32 can compute",
+            ),
+            ("patches.blur_sigma=[0.1,inf]", "`patches.blur_sigma` must be 0 or of a size"),
+            ("network.base_width=-16", "`network.base_width` must be at least 1, found -16"),
+            ("network.base_width=9000000000", "`network.base_width` must be at most 65536, found 9000000000"),
+            ("network.hidden=0", "`network.hidden` must be at least 1"),
+            ("network.projection=1000000000", "`network.projection` must be at most 1000000"),
+            ("loss.eps_sq=nan", "`loss.eps_sq` must be 0 or of a size from 1e-20"),
+            ("loss.eps_sq=1e-300", "`loss.eps_sq` must be 0 or of a size from 1e-20"),
+            ("loss.eps_sq=1e300", "`loss.eps_sq` must be 0 or of a size from 1e-20"),
+            ("loss.eps_sq=0.0", "`loss.eps_sq` must be "),
+            ("loss.eps_sq=-0.2", "`loss.eps_sq` must be "),
+            ("loss.invariance_weight=-1.0", "`loss.invariance_weight` must be "),
+            ("optimizer.momentum=1.5", "`optimizer.momentum` must be at least 0 and below 1, found 1.5"),
+            ("optimizer.eta=-1.0", "`optimizer.eta` must be positive and finite, found -1"),
+            ("optimizer.weight_decay=-1.0", "`optimizer.weight_decay` must be at least 0"),
+            ("schedule.lr=nan", "`schedule.lr` must be 0 or of a size"),
+            ("schedule.lr=-1.0", "`schedule.lr` must be positive and finite, found -1"),
+            ("schedule.lr=0.0", "`schedule.lr` must be positive and finite, found 0"),
+            ("schedule.horizon=official", "schedule.horizon = \"official\" counts epochs"),
+            ("training.n_patches=0", "`training.n_patches` must be at least 1, found 0"),
+            ("training.n_patches=1000000000", "`training.n_patches` must be at most 1000000, found 1000000000"),
+            ("training.batch_size=0", "`training.batch_size` must be at least 1, found 0"),
+            (
+                "training.n_patches=1 training.batch_size=1",
+                "`training.batch_size` must be such that n_patches x batch_size",
+            ),
+            (
+                "training.n_patches=1000000 training.batch_size=1000000",
+                "`training.n_patches` must be such that n_patches x",
+            ),
+            ("training.n_patches=20 training.memory={by-patches=9}", "`training.memory.by-patches` must be a divisor"),
+            ("training.memory={by-patches=0}", "`training.memory.by-patches` must be a divisor"),
+            ("training.length={steps=0}", "`training.length` must be at least one epoch or step"),
+            ("training.length={steps=9000000000000}", "`training.length.steps` must be at most 1000000000"),
+            ("training.snapshot_epochs=[2,1]", "`training.snapshot_epochs` must be rising numbers of epochs"),
+            (
+                "training.length={epochs=3} training.snapshot_epochs=[1,5]",
+                "`training.snapshot_epochs` must be epochs that",
+            ),
+            ("evaluation.n_patches=0", "evaluation.n_patches = 0 is not possible: "),
+            ("evaluation.n_patches=1000000000", "`evaluation.n_patches` must be at most 1000000"),
+            ("evaluation.view=whole", "evaluation.n_patches = 2 is not possible: "),
+            ("evaluation.batch_size=0", "evaluation.batch_size = 0 is not possible: "),
+            ("evaluation.labelled_images=0", "evaluation.labelled_images = 0 is not possible: "),
+            (
+                "evaluation.labelled_images=99",
+                "`evaluation.probe.batch_size` must be at most the number of labelled training images, found 100 with 99",
+            ),
+            ("evaluation.probe.lr=-1.0", "`evaluation.probe.lr` must be positive"),
+            ("evaluation.probe.lr=inf", "`evaluation.probe.lr` must be 0 or of a size"),
+            ("evaluation.probe.batch_size=0", "`evaluation.probe.batch_size` must be at least 1"),
+            ("evaluation.probe.epochs=0", "`evaluation.probe.epochs` must be at least 1"),
+            ("evaluation.knn.k=[0]", "`evaluation.knn.k` must be at least 1"),
+            ("evaluation.knn.k=[]", "`evaluation.knn.k` must be at least one number"),
+            ("evaluation.knn.temperature=0.0", "`evaluation.knn.temperature` must be positive"),
+            ("evaluation.curve.published=[4,2]", "evaluation.curve.published = 2 is not possible: "),
+            ("evaluation.scores.few_shares=[2.0]", "`evaluation.scores.few_shares` must be above 0"),
+            ("evaluation.scores.few_seeds=0", "`evaluation.scores.few_seeds` must be at least 1"),
+            ("evaluation.scores.optimum_iterations=0", "`evaluation.scores.optimum_iterations` must be at least 1"),
+            ("evaluation.scores.probe_seeds=0", "`evaluation.scores.probe_seeds` must be at least 1"),
         ] {
-            assert!(set(change).contains(named), "{change}: {}", set(change));
+            assert!(set(changes).starts_with(sentence), "{changes}: {}", set(changes));
         }
     }
 
     #[test]
+    fn too_few_images_are_refused_with_the_key_in_full() {
+        let run = Run::new(shipped("synthetic/smoke.toml"), "smoke".into()).unwrap();
+        assert!(run.check_images(100).is_ok() && run.config.evaluation.check_labelled(100).is_ok());
+        let trained = run.check_images(99).unwrap_err().to_string();
+        assert!(trained.starts_with("`training.batch_size` must be at most the number of images"), "{trained}");
+        let scored = run.config.evaluation.check_labelled(99).unwrap_err();
+        assert!(scored.to_string().ends_with("found 100 with 99 images"), "{scored}");
+        assert_eq!((scored.exit_code(), run.check_images(99).unwrap_err().exit_code()), (4, 4));
+    }
+
+    #[test]
     fn precision_layout_and_memory_are_refused_with_the_list() {
-        let refusal = |change: &str| RunConfig::parse(&smoke(), &[change.to_owned()]).unwrap_err();
+        let refusal = |change: &str| RunConfig::parse(&[&smoke()], &[change.to_owned()]).unwrap_err();
         for (change, list) in [
             ("training.precision=fp16", "unknown variant `fp16`, expected one of `fp32`, `tf32`, `bf16`"),
             ("training.layout=nhwc", "unknown variant `nhwc`, expected `contiguous` or `channels-last`"),
@@ -468,7 +504,7 @@ mod tests {
 
     #[test]
     fn changes_reach_nested_keys_and_wrong_ones_get_a_hint() {
-        let changed = |change: &str| RunConfig::parse(&smoke(), &[change.to_owned()]);
+        let changed = |change: &str| RunConfig::parse(&[&smoke()], &[change.to_owned()]);
         assert_eq!(changed("training.n_patches=7").unwrap().training.n_patches, 7);
         assert_eq!(changed("evaluation.view = whole").unwrap().evaluation.view, EvalView::Whole);
         assert_eq!(changed("training.length={epochs=3}").unwrap().training.length, Length::Epochs(3));

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use empssl_data::DataError;
 use empssl_eval::EvalError;
-use empssl_loss::LossError;
 use empssl_model::ModelError;
 use empssl_torch::processes::GroupError;
 use empssl_torch::{DeviceError, ShimError, TorchFailure};
@@ -19,7 +18,7 @@ Exit codes:
   3    the data could not be read
   4    the recipe is wrong
   5    the device cannot be used
-  6    a file or folder could not be read or written
+  6    a file, a folder or standard output could not be read or written
   130  stopped by Ctrl-C; a run keeps what was learnt";
 
 /// Why a command failed.
@@ -40,8 +39,6 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]
-    Loss(#[from] LossError),
-    #[error(transparent)]
     Shim(#[from] ShimError),
     #[error(transparent)]
     Torch(#[from] TorchFailure),
@@ -55,6 +52,8 @@ pub(crate) enum CliError {
     Run(String),
     #[error("{0}")]
     Unlabelled(String),
+    #[error("cannot write to standard output: {0}; what the command writes to files is there")]
+    Output(String),
     #[error("{faults} of {checks} checks of {name} failed; the lines marked BAD say what is wrong")]
     Faults { name: String, faults: usize, checks: usize },
     /// The processes of a run cannot be started.
@@ -104,14 +103,14 @@ impl CliError {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Recipe(_) | Self::Loss(_) | Self::Data(DataError::BadSetting { .. }) => 4,
+            Self::Recipe(_) | Self::Data(DataError::BadSetting { .. }) => 4,
             Self::Data(DataError::Stopped { .. }) => 130,
             Self::Data(error) if is_about_a_written_file(error) => 6,
             Self::Train(TrainError::Setting { .. }) | Self::Model(ModelError::Config { .. }) => 4,
             Self::Data(_) | Self::AnotherDataset { .. } | Self::Unlabelled(_) | Self::Faults { .. } => 3,
             Self::Device(_) | Self::Train(TrainError::Group(GroupError::Nccl(_))) => 5,
             Self::Train(TrainError::Group(GroupError::TooFewGpus { .. } | GroupError::OneGpu { .. })) => 5,
-            Self::File { .. } | Self::RunExists(_) | Self::RunBusy { .. } | Self::Run(_) => 6,
+            Self::File { .. } | Self::RunExists(_) | Self::RunBusy { .. } | Self::Run(_) | Self::Output(_) => 6,
             Self::Train(TrainError::Checkpoint { .. } | TrainError::OtherRun { .. } | TrainError::NoneWhole { .. }) => {
                 6
             }

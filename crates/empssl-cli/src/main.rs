@@ -3,12 +3,15 @@
 //! - [`args`]: the command line; [`config`]: a recipe as typed, and the checked run it becomes;
 //! - [`commands`]: one file per subcommand; [`run_folder`]: what lies where in the folder of a run;
 //! - [`resume`]: what must be as it was when a run goes on; [`segments`]: which processes took part in it;
-//! - [`progress`]: the bar, the plain lines and `metrics.jsonl`; [`monitor`]: how good the features are becoming;
+//! - [`print`]: lines for the user; [`progress`]: the bar, the plain lines and `metrics.jsonl`; [`monitor`]: how good the features are becoming;
 //!   [`report`]: `run.json` and `report.json`;
 //! - [`ranks`]: one of several processes that work together;
 //! - [`host`]: this process and its machine; [`signals`]: what asks it to stop; [`error`]: every failure and its exit code.
 //!
 //! **Invariant:** no tensor algebra here: if it multiplies matrices it is in the wrong room.
+
+// The macros panic when their reader is gone; `print` does not.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod args;
 mod commands;
@@ -16,6 +19,7 @@ mod config;
 mod error;
 mod host;
 mod monitor;
+mod print;
 mod progress;
 mod ranks;
 mod report;
@@ -33,10 +37,13 @@ use crate::args::{Args, Command};
 use crate::error::CliError;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(answer) => return answered(&answer),
+    };
     // Whatever libtorch throws outside a step, memory that ran out above all, is an error like any other.
     let outcome = catch(|| dispatch(args)).map_err(CliError::from).flatten();
-    match outcome {
+    match outcome.and_then(|()| print::all_written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             ranks::print(&error);
@@ -46,9 +53,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the parser of the command line prints instead of a command: help and version, or what was not understood.
+fn answered(answer: &clap::Error) -> ExitCode {
+    match answer.print() {
+        Err(error) if !answer.use_stderr() => {
+            let error = CliError::Output(error.to_string());
+            ranks::print(&error);
+            ExitCode::from(error.exit_code())
+        }
+        _ => ExitCode::from(answer.exit_code() as u8),
+    }
+}
+
 fn dispatch(args: Args) -> Result<(), CliError> {
     match args.command {
-        Command::Train(args) => commands::train::run(&args),
+        Command::Train(args) => commands::train::run(*args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Import(args) => commands::import::run(&args),
         Command::Export(args) => commands::export::run(&args),

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::error::CliError;
 use crate::monitor::{Check, Monitor};
+use crate::print;
 
 /// Steps before a time to the end is worth showing.
 const STEPS_BEFORE_ETA: u64 = 20;
@@ -26,8 +27,6 @@ pub(crate) struct TrainProgress {
     began: Instant,
     first_step: Option<u64>,
     monitor: Option<Monitor>,
-    /// The step that was just taken.
-    step: u64,
     /// The check of that step, which its record will tell of.
     check: Option<Check>,
     /// Top-1 of the last check, in percent.
@@ -70,7 +69,6 @@ impl TrainProgress {
             began: Instant::now(),
             first_step: None,
             monitor,
-            step: first_step,
             check: None,
             knn: None,
             seconds_of_checks: 0.0,
@@ -96,13 +94,12 @@ impl Observer for TrainProgress {
     }
 
     fn wants_network(&mut self, step: u64, _n_steps: u64) -> bool {
-        self.step = step;
         self.monitor.as_ref().is_some_and(|monitor| monitor.is_due(step))
     }
 
     /// A check that fails ends the checks, never the run.
     fn on_network(&mut self, network: &Network) -> Result<(), TrainError> {
-        match self.monitor.as_mut().map(|monitor| monitor.check(self.step, network)) {
+        match self.monitor.as_ref().map(|monitor| monitor.check(network)) {
             None => {}
             Some(Ok(check)) => {
                 self.seconds_of_checks += check.seconds;
@@ -212,7 +209,7 @@ impl Bar {
                 .filter(|left| !left.is_zero())
                 .map_or(String::new(), |left| format!("  {} left", text_of(left)));
             let message = if self.message.is_empty() { String::new() } else { format!("  {}", self.message) };
-            eprintln!("{} {position}/{length} {}{left}{message}", self.what, self.unit);
+            print::line(format_args!("{} {position}/{length} {}{left}{message}", self.what, self.unit));
         }
     }
 
@@ -223,7 +220,7 @@ impl Bar {
 
     /// Prints a line of its own.
     fn note(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("note: {text}"));
+        self.bar.suspend(|| print::note(text));
     }
 
     fn say(&mut self, message: String) {

@@ -4,7 +4,7 @@
 
 mod supervise;
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tch::Device;
 
 use crate::args::DeviceArgs;
 use crate::error::CliError;
-use crate::host;
+use crate::{host, print};
 
 /// How many processes work together.
 #[derive(Debug, ClapArgs)]
@@ -165,8 +165,8 @@ pub(crate) fn share(member: Option<&Member>) -> (Share, usize) {
 pub(crate) fn compute(asked: &DeviceArgs, member: Option<&Member>) -> Result<DeviceArgs, CliError> {
     let (_, local_world) = share(member);
     let threads = asked.threads.or_else(|| member.map(|_| (host::n_processors() / local_world).max(1)));
-    let device = member.map_or(Ok(asked.device), |member| member.device(asked.device))?;
-    Ok(DeviceArgs { device, threads, deterministic: asked.deterministic })
+    let device = member.map_or(Ok(asked.choice()), |member| member.device(asked.choice()))?;
+    Ok(DeviceArgs { device: Some(device), threads, deterministic: asked.deterministic })
 }
 
 /// Threads that cut patches, divided in the same way where nobody says.
@@ -197,10 +197,10 @@ pub(crate) fn summary(group: &ProcessGroup, traffic: Traffic, steps: u64) -> Str
 /// Prints an error as the program does, with the rank where there are several; an interruption is told once.
 pub(crate) fn print(error: &CliError) {
     match RANK.get() {
-        Some(0) if matches!(error, CliError::Interrupted { .. }) => eprintln!("rank 0: {error}"),
+        Some(0) if matches!(error, CliError::Interrupted { .. }) => print::line(format_args!("rank 0: {error}")),
         Some(_) if matches!(error, CliError::Interrupted { .. }) => {}
-        Some(rank) => eprintln!("rank {rank}: error: {error}"),
-        None => eprintln!("error: {error}"),
+        Some(rank) => print::line(format_args!("rank {rank}: error: {error}")),
+        None => print::line(format_args!("error: {error}")),
     }
 }
 
@@ -208,7 +208,6 @@ pub(crate) fn print(error: &CliError) {
 /// to take it down in order while they do would wait for them or crash.
 pub(crate) fn end_at_once(code: u8) {
     if RANK.get().is_some() {
-        let _ = std::io::stderr().flush();
         signal_hook::low_level::exit(i32::from(code));
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use empssl_train::{BatchNormOver, Checkpoint, Versions};
 
+use crate::config::leaves;
 use crate::error::CliError;
 
 /// Keys, and sections, of a recipe that no result of training depends on.
@@ -48,24 +49,11 @@ fn keys(recipe: &str) -> Result<BTreeMap<String, String>, String> {
     let table: toml::Table = recipe.parse().map_err(|error: toml::de::Error| {
         format!("the recipe in it cannot be understood: {}", error.message().replace('\n', " "))
     })?;
-    let mut found = BTreeMap::new();
-    flatten("", &table, &mut found);
+    let mut found: BTreeMap<_, _> = leaves(&table).into_iter().map(|(key, value)| (key, value.to_string())).collect();
     for (key, value) in IMPLIED {
         found.entry(key.to_owned()).or_insert_with(|| value.to_owned());
     }
     Ok(found)
-}
-
-fn flatten(prefix: &str, table: &toml::Table, found: &mut BTreeMap<String, String>) {
-    for (key, value) in table {
-        let key = format!("{prefix}{key}");
-        match value {
-            toml::Value::Table(inner) => flatten(&format!("{key}."), inner, found),
-            value => {
-                found.insert(key, value.to_string());
-            }
-        }
-    }
 }
 
 /// What differs from the process before in ways that may show in the last bits, one line each.

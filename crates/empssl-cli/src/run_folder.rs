@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::CliError;
-use crate::host;
+use crate::{host, print};
 
 /// The folder of one run.
 #[derive(Debug, Clone)]
@@ -67,7 +67,8 @@ impl RunFolder {
                 return Err(CliError::RunBusy { run: self.0.clone(), holder: holder.trim().to_owned() });
             }
             Err(TryLockError::Error(reason)) => {
-                eprintln!("note: {} cannot be locked ({reason}): nothing else may train there now", path.display());
+                let path = path.display();
+                print::note(format_args!("{path} cannot be locked ({reason}): nothing else may train there now"));
             }
             Ok(()) => {}
         }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::args::TrainOptions;
 use crate::host;
 use crate::report::Machine;
 
@@ -18,8 +19,9 @@ pub(crate) struct Segment {
     /// Processes that shared every batch; how many moves the last bits.
     #[serde(default = "one")]
     pub(crate) ranks: usize,
-    pub(crate) log_every: u64,
-    pub(crate) checkpoint_every: String,
+    /// What was asked for, in this call or in those before it.
+    #[serde(default)]
+    pub(crate) options: TrainOptions,
     /// Keys changed with `--set`; at a resume only such as do not change the result.
     pub(crate) changes: Vec<String>,
     pub(crate) command: String,
@@ -71,8 +73,7 @@ mod tests {
             },
             workers: 1,
             ranks: 1,
-            log_every: 10,
-            checkpoint_every: "200".to_owned(),
+            options: TrainOptions::default(),
             changes: Vec::new(),
             command: "empssl train".to_owned(),
             from_step,

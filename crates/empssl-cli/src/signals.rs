@@ -9,6 +9,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
 use crate::error::CliError;
+use crate::print;
 
 /// The signals, and what users call them.
 const ASKING: [(c_int, &str); 3] = [(SIGINT, "Ctrl-C"), (SIGTERM, "SIGTERM"), (SIGHUP, "the end of its terminal")];
@@ -50,7 +51,7 @@ impl Stop {
                 low_level::exit(130);
             }
             if !note.is_empty() {
-                eprintln!("{note}");
+                print::line(note);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! How large a network is, checked before it is built.
 
-use serde::{Deserialize, Serialize};
+use serde::ser::Error as _;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ModelError;
 
@@ -82,9 +83,20 @@ impl Block {
     }
 }
 
+/// The backbones that recipes name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backbone {
+    /// [`ResNetConfig::resnet18`]
+    Resnet18,
+    /// [`ResNetConfig::resnet34`]
+    Resnet34,
+    /// [`ResNetConfig::resnet50`]
+    Resnet50,
+}
+
 /// A residual network without its classifier.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResNetConfig {
     /// The block that the stages are made of.
     pub block: Block,
@@ -112,20 +124,39 @@ impl ResNetConfig {
         Self { block: Block::Bottleneck, ..Self::resnet34(stem) }
     }
 
+    /// The network of this name.
+    pub fn of(backbone: Backbone, stem: Stem) -> Self {
+        match backbone {
+            Backbone::Resnet18 => Self::resnet18(stem),
+            Backbone::Resnet34 => Self::resnet34(stem),
+            Backbone::Resnet50 => Self::resnet50(stem),
+        }
+    }
+
+    /// The name of these blocks, whatever their width; `None` for a network that recipes cannot name.
+    pub fn backbone(&self) -> Option<Backbone> {
+        let all = [Backbone::Resnet18, Backbone::Resnet34, Backbone::Resnet50];
+        let is = |backbone: &Backbone| {
+            let Self { block, layers, .. } = Self::of(*backbone, self.stem);
+            (block, layers) == (self.block, self.layers)
+        };
+        all.into_iter().find(is)
+    }
+
     /// The width of the pooled output.
     pub fn width(&self) -> i64 {
         self.base_width * 8 * self.block.expansion()
     }
 
     fn check(&self) -> Result<(), ModelError> {
-        check_positive("resnet.base_width", self.base_width)?;
-        self.layers.iter().try_for_each(|&blocks| check_positive("resnet.layers", blocks))
+        check_positive("base_width", self.base_width)?;
+        self.layers.iter().try_for_each(|&blocks| check_positive("layers", blocks))
     }
 }
 
-/// The whole network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The whole network; serialized as the section `[network]` of a recipe.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "Section")]
 pub struct NetworkConfig {
     /// The backbone.
     pub resnet: ResNetConfig,
@@ -152,6 +183,33 @@ impl NetworkConfig {
     }
 }
 
+/// How a recipe spells a network.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Section {
+    backbone: Backbone,
+    stem: Stem,
+    base_width: i64,
+    hidden: i64,
+    projection: i64,
+}
+
+impl From<Section> for NetworkConfig {
+    fn from(Section { backbone, stem, base_width, hidden, projection }: Section) -> Self {
+        Self { resnet: ResNetConfig { base_width, ..ResNetConfig::of(backbone, stem) }, hidden, projection }
+    }
+}
+
+impl Serialize for NetworkConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let ResNetConfig { layers, stem, base_width, .. } = self.resnet;
+        let Some(backbone) = self.resnet.backbone() else {
+            return Err(S::Error::custom(format!("recipes have no name for a ResNet with {layers:?} blocks")));
+        };
+        Section { backbone, stem, base_width, hidden: self.hidden, projection: self.projection }.serialize(serializer)
+    }
+}
+
 fn check_positive(key: &'static str, found: i64) -> Result<(), ModelError> {
     if found > 0 { Ok(()) } else { Err(ModelError::Config { key, found }) }
 }
@@ -175,6 +233,26 @@ mod tests {
     }
 
     #[test]
+    fn a_network_is_spelled_as_in_recipes() {
+        for (backbone, resnet) in [
+            ("resnet18", ResNetConfig::resnet18(Stem::Cifar)),
+            ("resnet34", ResNetConfig::resnet34(Stem::CifarPadded)),
+            ("resnet50", ResNetConfig::resnet50(Stem::TinyImagenet)),
+        ] {
+            let stem = resnet.stem.name();
+            let config = NetworkConfig { resnet: ResNetConfig { base_width: 8, ..resnet }, hidden: 5, projection: 3 };
+            let spelled = serde_json::json!({
+                "backbone": backbone, "stem": stem, "base_width": 8, "hidden": 5, "projection": 3
+            });
+            assert_eq!(serde_json::to_value(&config).unwrap(), spelled);
+            assert_eq!(serde_json::from_value::<NetworkConfig>(spelled).unwrap(), config);
+            let other = ResNetConfig { layers: [1, 1, 1, 1], ..config.resnet.clone() };
+            let error = serde_json::to_value(NetworkConfig { resnet: other, ..config }).unwrap_err().to_string();
+            assert_eq!(error, "recipes have no name for a ResNet with [1, 1, 1, 1] blocks");
+        }
+    }
+
+    #[test]
     fn sizes_must_be_positive() {
         let good = NetworkConfig::paper(ResNetConfig::resnet18(Stem::Cifar));
         assert_eq!(good.check().map_err(|e| e.to_string()), Ok(()));
@@ -184,7 +262,7 @@ mod tests {
         bad[2].hidden = -1;
         bad[3].projection = 0;
         let messages = bad.map(|config| config.check().unwrap_err().to_string());
-        for (message, key) in messages.iter().zip(["resnet.base_width", "resnet.layers", "hidden", "projection"]) {
+        for (message, key) in messages.iter().zip(["base_width", "layers", "hidden", "projection"]) {
             assert!(message.contains(key) && message.contains("at least 1"), "{message}");
         }
     }

@@ -47,7 +47,7 @@ mod state;
 pub mod weights;
 
 pub use arithmetic::{Arithmetic, Layout, Products};
-pub use config::{Block, NetworkConfig, Portion, ResNetConfig, Stem};
+pub use config::{Backbone, Block, NetworkConfig, Portion, ResNetConfig, Stem};
 pub use error::{ModelError, StateMismatch};
 pub use footprint::StageElements;
 pub use layers::{Mode, Part, SharedNorm};

@@ -3,6 +3,7 @@
 //! libtorch keeps CUDA in `libtorch_cuda.so`, which registers itself when it is loaded. No symbol of it is named by
 //! this program, so the linker would drop it and CUDA would read as absent; [`open`] loads it by hand.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -34,6 +35,16 @@ impl FromStr for DeviceChoice {
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda(0)),
             _ => text.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Self::Cuda).ok_or_else(unknown),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
         }
     }
 }
@@ -206,6 +217,9 @@ mod tests {
         assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
         assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
+        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(3)] {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
         for wrong in ["gpu", "cuda:", "cuda:-1", "cuda:x", ""] {
             let error = wrong.parse::<DeviceChoice>().unwrap_err();
             assert!(error.to_string().contains("auto, cpu, cuda or cuda:N"), "{error}");

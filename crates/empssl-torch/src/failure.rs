@@ -5,6 +5,7 @@
 //! the default panic message off the screen and returns what libtorch said. Any other panic is a bug and goes on.
 
 use std::cell::{Cell, RefCell};
+use std::io::Write;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
@@ -76,7 +77,8 @@ pub fn catch<T>(body: impl FnOnce() -> T) -> Result<T, TorchFailure> {
     match torch_message(text) {
         Some(message) => Err(classify(&message)),
         None => {
-            eprintln!("{}", SILENCED.take());
+            // Whoever reads standard error may be gone, and a second panic would hide the first.
+            let _ = std::io::stderr().write_all(format!("{}\n", SILENCED.take()).as_bytes());
             panic::resume_unwind(payload)
         }
     }

@@ -100,17 +100,18 @@ impl TrainConfig {
         (n_images / self.batch_size) as u64
     }
 
-    /// Refuses impossible settings, by name.
-    pub(crate) fn check(&self, n_images: usize) -> Result<(), TrainError> {
+    /// Refuses settings that are impossible with any images, by name.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`], which names the first.
+    pub fn check(&self) -> Result<(), TrainError> {
         let (n, b) = (self.n_patches, self.batch_size);
         TrainError::check(n >= 1, "n_patches", "at least 1", n)?;
         TrainError::check(b >= 1, "batch_size", "at least 1", b)?;
         let normalisable =
             "such that n_patches x batch_size is at least 2, or batch normalisation has nothing to normalise";
-        TrainError::check(n * b >= 2, "batch_size", normalisable, b)?;
+        TrainError::check(n.saturating_mul(b) >= 2, "batch_size", normalisable, b)?;
         self.memory.check(n, b)?;
-        let filled = "at most the number of images, or not one batch is full";
-        TrainError::check(b <= n_images, "batch_size", filled, format!("{b} with {n_images} images"))?;
         TrainError::check(self.length.steps(1) >= 1, "length", "at least one epoch or step", 0)?;
         TrainError::check(self.lr > 0.0 && self.lr.is_finite(), "lr", "positive and finite", self.lr)?;
         TrainError::check(self.t_max != Some(0), "t_max", "at least one step", 0)?;
@@ -118,7 +119,25 @@ impl TrainConfig {
         TrainError::check(self.log_every >= 1, "log_every", "at least 1", 0)?;
         let saves = !matches!(self.checkpoint_every, Some(CheckpointEvery::Steps(0)));
         TrainError::check(saves, "checkpoint_every", "at least 1", 0)?;
-        self.check_snapshots(self.steps_per_epoch(n_images))
+        let epochs = &self.snapshot_epochs;
+        let rising = epochs.windows(2).all(|pair| pair[0] < pair[1]) && !epochs.contains(&0);
+        let expected = "rising numbers of epochs, the first at least 1";
+        TrainError::check(rising, "snapshot_epochs", expected, format!("{epochs:?}"))?;
+        match self.length {
+            Length::Epochs(last) => self.check_snapshots(last),
+            Length::Steps(_) => Ok(()),
+        }
+    }
+
+    /// Refuses settings that are impossible with so many images, by name.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`], which names the first.
+    pub fn check_images(&self, n_images: usize) -> Result<(), TrainError> {
+        let (b, steps_per_epoch) = (self.batch_size, self.steps_per_epoch(n_images));
+        let filled = "at most the number of images, or not one batch is full";
+        TrainError::check(steps_per_epoch >= 1, "batch_size", filled, format!("{b} with {n_images} images"))?;
+        self.check_snapshots(self.length.steps(steps_per_epoch) / steps_per_epoch)
     }
 
     /// Refuses settings that so many processes cannot share.
@@ -132,14 +151,11 @@ impl TrainConfig {
         TrainError::check(norms == BatchNormOver::Global || at_once >= 2, "batch_size", normalisable, found())
     }
 
-    fn check_snapshots(&self, steps_per_epoch: u64) -> Result<(), TrainError> {
-        let (epochs, last) = (&self.snapshot_epochs, self.length.steps(steps_per_epoch) / steps_per_epoch);
-        let key = "snapshot_epochs";
-        let rising = epochs.windows(2).all(|pair| pair[0] < pair[1]) && !epochs.contains(&0);
-        TrainError::check(rising, key, "rising numbers of epochs, the first at least 1", format!("{epochs:?}"))?;
+    fn check_snapshots(&self, last: u64) -> Result<(), TrainError> {
+        let epochs = &self.snapshot_epochs;
+        let found = format!("{epochs:?} in a run of {last} full epochs");
         let reached = epochs.iter().all(|&epoch| epoch <= last);
-        let found = || format!("{epochs:?} in a run of {last} full epochs");
-        TrainError::check(reached, key, "epochs that the run completes", found())
+        TrainError::check(reached, "snapshot_epochs", "epochs that the run completes", found)
     }
 }
 
@@ -173,7 +189,7 @@ pub(crate) mod tests {
     #[test]
     fn impossible_settings_are_refused_by_name() {
         type Spoil = fn(&mut TrainConfig);
-        let refusals: [(&str, Spoil); 16] = [
+        let refusals: [(&str, Spoil); 17] = [
             ("n_patches", |c| c.n_patches = 0),
             ("batch_size", |c| c.batch_size = 0),
             ("batch_size", |c| (c.n_patches, c.batch_size) = (1, 1)),
@@ -190,12 +206,14 @@ pub(crate) mod tests {
             ("snapshot_epochs", |c| c.snapshot_epochs = vec![0, 1]),
             ("snapshot_epochs", |c| c.snapshot_epochs = vec![2, 1]),
             ("snapshot_epochs", |c| c.snapshot_epochs = vec![1, 3]),
+            ("snapshot_epochs", |c| (c.length, c.snapshot_epochs) = (Length::Steps(4), vec![2])),
         ];
-        assert!(config().check(14).is_ok());
+        let check = |config: &TrainConfig| config.check().and_then(|()| config.check_images(14));
+        assert!(check(&config()).is_ok());
         for (key, spoil) in refusals {
             let mut config = config();
             spoil(&mut config);
-            let error = config.check(14).unwrap_err().to_string();
+            let error = check(&config).unwrap_err().to_string();
             assert!(error.starts_with(&format!("`{key}` must be")), "{error}");
         }
     }

@@ -42,7 +42,11 @@ impl LarsConfig {
         Self { momentum: 0.9, weight_decay: 1e-4, eta: 0.005, nesterov: true, clip: true, exclude_bias_and_norm: true }
     }
 
-    fn check(&self) -> Result<(), TrainError> {
+    /// Refuses impossible settings, by name.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`], which names the first.
+    pub fn check(&self) -> Result<(), TrainError> {
         let fraction = (0.0..1.0).contains(&self.momentum);
         TrainError::check(fraction, "momentum", "at least 0 and below 1", self.momentum)?;
         let decays = self.weight_decay >= 0.0 && self.weight_decay.is_finite();

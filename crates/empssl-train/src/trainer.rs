@@ -59,7 +59,8 @@ impl Trainer {
         config: TrainConfig,
         n_images: usize,
     ) -> Result<Self, TrainError> {
-        config.check(n_images)?;
+        config.check()?;
+        config.check_images(n_images)?;
         let lars = Lars::new(network.parameters(), lars)?;
         let steps_per_epoch = config.steps_per_epoch(n_images);
         let all_finite = Tensor::ones([], (Kind::Bool, network.device()));

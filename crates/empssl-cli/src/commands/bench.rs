@@ -53,7 +53,7 @@ fn measure(run: Run, args: &BenchStepArgs, images: ImageSource, device: Device) 
     let rate = product_rate(device, network.activation_kind(), tf32)?;
     let training = &run.config.training;
     let (n, b) = (training.n_patches, training.batch_size);
-    let operations = StepOperations::count(&run.network, run.sampler.side(), training.memory, n, b);
+    let operations = StepOperations::count(&run.config.network, run.sampler.side(), training.memory, n, b);
     Ok(StepReport {
         schema_version: 1,
         began,
@@ -64,7 +64,7 @@ fn measure(run: Run, args: &BenchStepArgs, images: ImageSource, device: Device) 
         processors: host::n_processors(),
         workers: source.n_workers,
         warmup: args.warmup,
-        parameters: run.network.n_parameters(),
+        parameters: run.config.network.n_parameters(),
         measured: Measured::new(&times, &operations, rate, n * b),
         peak_bytes,
         name: run.recipe,

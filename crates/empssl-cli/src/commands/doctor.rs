@@ -33,8 +33,9 @@ fn check_machine(args: &DeviceArgs) -> Result<Device, CliError> {
     say(format_args!("CUDA          {}", cuda_text(&cuda)));
     say(format_args!("NCCL          {}", nccl_text(&cuda)));
     let broken = cuda.as_ref().is_err_and(|problem| *problem != CudaProblem::NoDriver);
-    let choice = if broken && args.device == DeviceChoice::Auto { DeviceChoice::Cpu } else { args.device };
-    let device = commands::prepare(&DeviceArgs { device: choice, ..*args })?;
+    let auto = args.choice() == DeviceChoice::Auto;
+    let device = Some(if broken && auto { DeviceChoice::Cpu } else { args.choice() });
+    let device = commands::prepare(&DeviceArgs { device, ..args.clone() })?;
     say(format_args!("device        {}", device_text(device)));
     if let Some(memory) = memory::device_memory(device)? {
         say(format_args!("device memory {} free of {}", Bytes(memory.free), Bytes(memory.total)));
@@ -47,7 +48,7 @@ fn check_machine(args: &DeviceArgs) -> Result<Device, CliError> {
     ));
     say(format_args!("threads       {} of {} processors", tch::get_num_threads(), host::n_processors()));
     match cuda {
-        Err(problem) if broken && args.device == DeviceChoice::Auto => Err(DeviceError::Unusable(problem).into()),
+        Err(problem) if broken && auto => Err(DeviceError::Unusable(problem).into()),
         _ if version::matches() == Some(false) => {
             let (running, built_for) = (version::running().unwrap_or_default(), version::built_for());
             Err(CliError::Run(format!(

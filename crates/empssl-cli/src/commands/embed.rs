@@ -14,13 +14,14 @@ use crate::args::EmbedArgs;
 use crate::commands::encode::Encoder;
 use crate::commands::say;
 use crate::error::CliError;
+use crate::print;
 use crate::progress::Bar;
 
 pub(crate) fn run(args: &EmbedArgs) -> Result<(), CliError> {
     let encoder = Encoder::open(&args.encode)?;
     let set = open_images(&args.inputs, args.on_bad_image.into())?;
     for bad in set.skipped() {
-        eprintln!("left out {}: {}", bad.path.display(), bad.reason);
+        print::line(format_args!("left out {}: {}", bad.path.display(), bad.reason));
     }
     let about = About {
         n_rows: set.len(),

@@ -24,7 +24,7 @@ const CPU_MAP_BYTES: i64 = 16 << 20;
 /// How many patches of a run go through its network at once when nothing is trained.
 pub(crate) fn patches_per_call(run: &Run, device: Device) -> i64 {
     let side = run.sampler.side() as i64;
-    let map = run.network.resnet.base_width * side * side * Kind::Float.elt_size_in_bytes() as i64;
+    let map = run.config.network.resnet.base_width * side * side * Kind::Float.elt_size_in_bytes() as i64;
     if device.is_cuda() { PATCHES_PER_CALL } else { (CPU_MAP_BYTES / map).max(1) }
 }
 
@@ -86,7 +86,7 @@ impl Encoder {
             (saved.run, checkpoint, Some(saved.identity.data.source), portion)
         } else {
             let checkpoint = Checkpoint::load(path)?;
-            let config = RunConfig::parse(&checkpoint.recipe, &[])
+            let config = RunConfig::parse(&[&checkpoint.recipe], &[])
                 .map_err(|reason| CliError::file("cannot use the recipe in", path, reason))?;
             (Run::new(config, Run::name_of(path))?, checkpoint, images_of(path), Portion::Full)
         };
@@ -120,9 +120,9 @@ impl Encoder {
     /// The numbers of a row.
     pub(crate) fn width(&self) -> i64 {
         match self.features {
-            FeatureChoice::Features => self.run.network.hidden,
-            FeatureChoice::Backbone => self.run.network.resnet.width(),
-            FeatureChoice::Projection => self.run.network.projection,
+            FeatureChoice::Features => self.run.config.network.hidden,
+            FeatureChoice::Backbone => self.run.config.network.resnet.width(),
+            FeatureChoice::Projection => self.run.config.network.projection,
         }
     }
 

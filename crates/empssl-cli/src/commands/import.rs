@@ -3,22 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use empssl_model::import::{self, Import};
-use empssl_model::{Block, Network, ResNetConfig};
+use empssl_model::{Backbone, Block, Network, NetworkConfig, ResNetConfig};
 use empssl_train::{Checkpoint, Position, Versions};
 use tch::Device;
 
 use crate::args::ImportArgs;
 use crate::commands::{self, ImageSource, SavedRun, say};
-use crate::config::{Backbone, NetworkSection, Run, RunConfig};
+use crate::config::{Run, RunConfig};
 use crate::error::CliError;
 use crate::report::{DataIdentity, Imported, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
 use crate::run_folder::{self, RunFolder, write_json};
 
-/// What is evaluated by where no recipe is named: the paper's settings for small images and for photographs.
-const RECIPES: [&str; 2] = [
-    include_str!("../../../../configs/cifar10/one-epoch.toml"),
-    include_str!("../../../../configs/imagenet100/one-epoch.toml"),
-];
+/// What is evaluated by where no recipe is named: the paper's settings for small images, and over them those for
+/// photographs.
+const RECIPES: [&str; 2] =
+    [include_str!("../../../../configs/base.toml"), include_str!("../../../../configs/photographs.toml")];
 
 pub(crate) fn run(args: &ImportArgs) -> Result<(), CliError> {
     let import = import::read(&args.file)?;
@@ -29,7 +28,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<(), CliError> {
     (config.checks, config.published) = (None, Vec::new());
     let run = Run::new(config, name)?;
     tch::manual_seed(args.seed as i64);
-    let network = import.network(&run.network)?;
+    let network = import.network(&run.config.network)?;
     let path = args.out.clone().unwrap_or_else(|| default_folder(&args.file));
     let (folder, _lock) = RunFolder::create(&path, args.force)?;
     run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
@@ -41,22 +40,22 @@ pub(crate) fn run(args: &ImportArgs) -> Result<(), CliError> {
 
 /// The recipe that was named, which must fit, or the paper's with the sizes of the weights; `--set` has the last word.
 fn recipe(args: &ImportArgs, import: &Import) -> Result<(RunConfig, String), CliError> {
-    let found = section(&args.file, import)?;
+    let found = (&import.resnet, backbone(&args.file, &import.resnet)?);
     let (config, name) = match &args.recipe {
         Some(path) => (RunConfig::read(path, &args.set)?, Run::name_of(path)),
-        None => (derived(import, &found, &args.set)?, "imported".to_owned()),
+        None => (derived(import, &args.set)?, "imported".to_owned()),
     };
-    let section = &config.network;
-    let stem_fits = import.stems().contains(&section.stem);
+    let NetworkConfig { resnet, hidden, projection } = &config.network;
+    let stem_fits = import.stems().contains(&resnet.stem);
     let differing = [
-        difference("backbone", &section.backbone, &found.backbone),
+        resnet.backbone().and_then(|backbone| difference("backbone", &backbone, &found.1)),
         (!stem_fits).then(|| {
-            let (recipe, weights) = (section.stem.name(), found.stem.name());
+            let (recipe, weights) = (resnet.stem.name(), found.0.stem.name());
             format!("`network.stem` is \"{recipe}\" there and \"{weights}\" in the weights")
         }),
-        difference("base_width", &section.base_width, &found.base_width),
-        import.hidden.and_then(|hidden| difference("hidden", &section.hidden, &hidden)),
-        import.projection.and_then(|projection| difference("projection", &section.projection, &projection)),
+        difference("base_width", &resnet.base_width, &found.0.base_width),
+        import.hidden.and_then(|found| difference("hidden", hidden, &found)),
+        import.projection.and_then(|found| difference("projection", projection, &found)),
     ];
     let named: Vec<String> = differing.into_iter().flatten().collect();
     match named.is_empty() {
@@ -76,32 +75,24 @@ fn difference<T: PartialEq + std::fmt::Debug>(key: &str, recipe: &T, weights: &T
 
 /// The paper's recipe for the weights' stem, with their sizes. What the file does not say, the width of heads that it
 /// does not have, stays the paper's and is not used.
-fn derived(import: &Import, found: &NetworkSection, changes: &[String]) -> Result<RunConfig, CliError> {
-    let text = RECIPES[usize::from(import.resnet.stem.pools())];
-    let mut config = RunConfig::parse(text, &[]).map_err(CliError::Recipe)?;
-    config.network = NetworkSection {
+fn derived(import: &Import, changes: &[String]) -> Result<RunConfig, CliError> {
+    let texts = &RECIPES[..1 + usize::from(import.resnet.stem.pools())];
+    let mut config = RunConfig::parse(texts, &[]).map_err(CliError::Recipe)?;
+    config.network = NetworkConfig {
+        resnet: import.resnet.clone(),
         hidden: import.hidden.unwrap_or(config.network.hidden),
         projection: import.projection.unwrap_or(config.network.projection),
-        ..found.clone()
     };
-    RunConfig::parse(&config.to_toml(), changes).map_err(CliError::Recipe)
+    config.changed(changes).map_err(CliError::Recipe)
 }
 
 /// The backbone as recipes name it.
-fn section(file: &Path, import: &Import) -> Result<NetworkSection, CliError> {
-    let ResNetConfig { block, layers, base_width, stem } = import.resnet;
-    let backbone = match (block, layers) {
-        (Block::Basic, [2, 2, 2, 2]) => Backbone::Resnet18,
-        (Block::Basic, [3, 4, 6, 3]) => Backbone::Resnet34,
-        (Block::Bottleneck, [3, 4, 6, 3]) => Backbone::Resnet50,
-        _ => {
-            let what = format!("{layers:?} {} blocks", if block == Block::Basic { "basic" } else { "bottleneck" });
-            let reason = format!("its stages have {what}; ResNet-18, -34 and -50 are known");
-            return Err(CliError::file("cannot import", file, reason));
-        }
-    };
-    let (hidden, projection) = (import.hidden.unwrap_or_default(), import.projection.unwrap_or_default());
-    Ok(NetworkSection { backbone, stem, base_width, hidden, projection })
+fn backbone(file: &Path, resnet: &ResNetConfig) -> Result<Backbone, CliError> {
+    resnet.backbone().ok_or_else(|| {
+        let blocks = if resnet.block == Block::Basic { "basic" } else { "bottleneck" };
+        let reason = format!("its stages have {:?} {blocks} blocks; ResNet-18, -34 and -50 are known", resnet.layers);
+        CliError::file("cannot import", file, reason)
+    })
 }
 
 /// The weights, at step 0 of no training.

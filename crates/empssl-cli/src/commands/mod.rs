@@ -14,7 +14,6 @@ pub(crate) mod recipe;
 pub(crate) mod runs;
 pub(crate) mod train;
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use empssl_data::options::DEFAULT_ROOT;
@@ -28,11 +27,12 @@ use tch::Device;
 use crate::args::{BadImage, DeviceArgs, ImageArgs};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
-use crate::host;
+pub(crate) use crate::print::say;
 use crate::progress::seconds_at;
 use crate::report::{self, DataIdentity, Machine, PeakBytes, RunIdentity};
 use crate::resume;
 use crate::run_folder::{RunFolder, read_json};
+use crate::{host, print};
 
 /// The epoch of random draws that belong to no epoch: what is scored or drawn is never what was trained on.
 pub(crate) const NO_EPOCH: u64 = u64::MAX;
@@ -41,7 +41,7 @@ pub(crate) const NO_EPOCH: u64 = u64::MAX;
 /// asks for it where it is due, and everything else, evaluation above all, never does.
 pub(crate) fn prepare(compute: &DeviceArgs) -> Result<Device, CliError> {
     // Opening CUDA comes first: libtorch looks for it once, and everything after may be what makes it look.
-    let device = device::select(compute.device)?;
+    let device = device::select(compute.choice())?;
     determinism::set_deterministic(compute.deterministic)?;
     precision::set_tf32(false)?;
     let threads = compute.threads.unwrap_or_else(host::n_processors).max(1);
@@ -154,18 +154,18 @@ impl SavedRun {
         let files = self.folder.checkpoints();
         let LastCheckpoint { checkpoint, passed_over } = files.last()?;
         let Some(checkpoint) = checkpoint else {
-            eprintln!("note: no checkpoint was saved yet, so the run begins at its first step");
+            print::note("no checkpoint was saved yet, so the run begins at its first step");
             return Ok((None, false));
         };
         let path = if passed_over.is_some() { files.previous() } else { files.newest() };
         let checkpoint = self.own(&path, checkpoint)?;
         if let Some(damage) = &passed_over {
             let (step, aside) = (checkpoint.step, files.damaged());
-            eprintln!(
+            print::line(format_args!(
                 "warning: {damage}; the run goes on from {}, of step {step}, and a damaged file is kept as {}",
                 path.display(),
                 aside.display()
-            );
+            ));
         }
         Ok((Some(checkpoint), passed_over.is_some()))
     }
@@ -208,13 +208,6 @@ pub(crate) const PREFETCH: usize = 2;
 /// Threads that cut patches: as asked for, or as the machine has processors.
 pub(crate) fn n_workers(asked: Option<usize>) -> usize {
     asked.unwrap_or_else(host::default_workers).max(1)
-}
-
-/// Prints a line for the user. Where nobody reads on, as behind `| head`, the program has nothing left to do.
-pub(crate) fn say(line: impl std::fmt::Display) {
-    if let Err(error) = writeln!(io::stdout(), "{line}") {
-        std::process::exit(i32::from(error.kind() != io::ErrorKind::BrokenPipe));
-    }
 }
 
 /// Which images to open, from flags or from a run.

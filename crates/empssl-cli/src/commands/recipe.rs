@@ -96,6 +96,10 @@ impl Outline {
     fn new(run: Run, source: &ImageSource) -> Result<Self, CliError> {
         let [train, test] = [source.open(Split::Train)?, source.open(Split::Test)?];
         let (training, evaluation) = (&run.config.training, &run.config.evaluation);
+        run.check_images(train.len())?;
+        if let Some(labels) = train.labels() {
+            evaluation.check_labelled(evaluation.labelled_images.min(labels.len()))?;
+        }
         let steps_an_epoch = (train.len() / training.batch_size.max(1)) as u64;
         let steps = match training.length {
             Length::Epochs(epochs) => epochs.saturating_mul(steps_an_epoch),
@@ -114,7 +118,7 @@ impl Outline {
             dataset: source.name.clone(),
             data,
             patch_side: run.sampler.side(),
-            parameters: run.network.n_parameters(),
+            parameters: run.config.network.n_parameters(),
             precision: training.precision,
             training: TrainingOutline {
                 n_patches: training.n_patches,
@@ -128,8 +132,8 @@ impl Outline {
                 n_patches: evaluation.n_patches,
                 scored_on: evaluation.scored_on,
                 images,
-                untrained: FeatureCost::of(&[evaluation.row_pass()], images, run.network.hidden),
-                trained: FeatureCost::of(&evaluation.trained_passes(), images, run.network.hidden),
+                untrained: FeatureCost::of(&[evaluation.row_pass()], images, run.config.network.hidden),
+                trained: FeatureCost::of(&evaluation.trained_passes(), images, run.config.network.hidden),
                 pixel_bytes: FeatureCost::of(&[EvalPass::of_pixels()], images, n_pixels(run.sampler.side() as i64))
                     .bytes,
             },

@@ -13,6 +13,7 @@ use self::scores::{Best, Last};
 use crate::args::RunsArgs;
 use crate::commands::say;
 use crate::error::CliError;
+use crate::print;
 use crate::progress::last_step;
 use crate::report::{Counts, RunIdentity};
 use crate::run_folder::{RunFolder, read_json};
@@ -147,7 +148,7 @@ fn list(folders: &[RunFolder], args: &RunsArgs) -> Result<(), CliError> {
         match Listed::of(folder) {
             Ok(run) => runs.push(run),
             // One damaged file must not hide the other runs.
-            Err(reason) => eprintln!("note: {} is left out: {reason}", folder.path().display()),
+            Err(reason) => print::note(format_args!("{} is left out: {reason}", folder.path().display())),
         }
     }
     if args.json {

@@ -6,31 +6,43 @@ use empssl_data::{Dataset, Split};
 use empssl_model::Network;
 use empssl_torch::processes::ProcessGroup;
 use empssl_train::memory::{demand_room, room};
-use empssl_train::{BatchSource, CheckpointPlan, Outcome, StepRecord, TrainConfig, Trainer, Versions};
+use empssl_train::{BatchSource, CheckpointEvery, CheckpointPlan, Outcome, StepRecord, TrainConfig, Trainer, Versions};
 use tch::{Device, Kind};
 
-use crate::args::TrainArgs;
+use crate::args::{TrainArgs, TrainOptions};
 use crate::commands::{self, ImageSource, PREFETCH, SavedRun, data, import};
-use crate::config::{Logging, Run, RunConfig};
+use crate::config::{Logging, Run, RunConfig, in_training};
 use crate::error::CliError;
 use crate::host;
 use crate::monitor::{self, Monitor};
+use crate::print;
 use crate::progress::TrainProgress;
 use crate::ranks::{self, Among, Member, Role};
 use crate::report::{DataIdentity, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
 use crate::resume;
-use crate::run_folder::{self, RunFolder, RunLock, write_json};
+use crate::run_folder::{self, RunFolder, RunLock, read_json, write_json};
 use crate::segments::{self, Segment};
 use crate::signals::Stop;
 
-pub(crate) fn run(args: &TrainArgs) -> Result<(), CliError> {
+/// Metrics are read and logged every so many steps when nobody asks for another number.
+const LOG_EVERY: u64 = 10;
+/// Checkpoints when nobody asks for others.
+const CHECKPOINT_EVERY: CheckpointEvery = CheckpointEvery::Steps(200);
+
+pub(crate) fn run(mut args: TrainArgs) -> Result<(), CliError> {
+    if let Some(path) = &args.resume {
+        let identity: RunIdentity = read_json(&RunFolder::open(path)?.identity())?;
+        if let Some(last) = identity.segments.last() {
+            args.options = args.options.or(&last.options);
+        }
+    }
     match args.ranks.role()? {
-        Role::Supervise(nproc) => args.ranks.supervise(nproc, args.compute.device),
-        Role::Work(None) => train(args, None),
+        Role::Supervise(nproc) => args.ranks.supervise(nproc, args.options.compute.choice()),
+        Role::Work(None) => train(&args, None),
         Role::Work(Some(member)) => {
-            let device = commands::prepare(&ranks::compute(&args.compute, Some(&member))?)?;
+            let device = commands::prepare(&ranks::compute(&args.options.compute, Some(&member))?)?;
             let group = member.join(device)?;
-            let outcome = train(args, Some((&member, &group)));
+            let outcome = train(&args, Some((&member, &group)));
             ranks::part(group, outcome)
         }
     }
@@ -73,13 +85,13 @@ impl<'a> Job<'a> {
         let images = ImageSource::new(args.dataset.as_ref().unwrap_or(&config.dataset), &args.images)?;
         config.dataset.clone_from(&images.name);
         let run = Run::new(config, Run::name_of(path))?;
-        let device = commands::prepare(&ranks::compute(&args.compute, member)?)?;
+        let device = commands::prepare(&ranks::compute(&args.options.compute, member)?)?;
         let dataset = images.open(Split::Train)?;
         let mut trainer = new_trainer(&run, args, args.seed, &dataset, device, member)?;
         join(&mut trainer, among, &run, &dataset)?;
         let identity = identity(&run, args.seed, &dataset, images, &trainer, device);
         let path = args.out.clone().unwrap_or_else(|| default_folder(&identity));
-        let source = |dataset| batch_source(&run, dataset, ranks::workers(args.workers, member));
+        let source = |dataset| batch_source(&run, dataset, ranks::workers(args.options.workers, member));
         let group = among.map(|(_, group)| group);
         if !ranks::is_first(member) {
             let (folder, source) = (RunFolder::of_another(&path), source(dataset));
@@ -87,11 +99,12 @@ impl<'a> Job<'a> {
         }
         let (folder, lock) = RunFolder::create(&path, args.force)?;
         run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
-        // With these two files a run that is killed can go on; what takes longer comes after them.
-        write_json(&folder.identity(), &identity)?;
-        data::draw(&dataset, &run.sampler, args.seed, &folder.patches())?;
         let source = source(dataset);
-        Ok(Self { folder, lock: Some(lock), group, run, identity, source, trainer, device })
+        let mut job = Self { folder, lock: Some(lock), group, run, identity, source, trainer, device };
+        // With these two files a run that is killed can go on; what takes longer comes after them.
+        job.begin(args)?;
+        data::draw(&job.source.dataset, &job.run.sampler, args.seed, &job.folder.patches())?;
+        Ok(job)
     }
 
     /// A run that was stopped, at its last checkpoint.
@@ -101,7 +114,7 @@ impl<'a> Job<'a> {
         let lock = RunFolder::open(path).and_then(|folder| is_first.then(|| folder.lock()).transpose())?;
         let saved = SavedRun::open(path, args.images.data.as_deref(), &args.set)?;
         import::demand_training(&saved)?;
-        let device = commands::prepare(&ranks::compute(&args.compute, member)?)?;
+        let device = commands::prepare(&ranks::compute(&args.options.compute, member)?)?;
         let (checkpoint, is_newest_damaged) = saved.last_checkpoint()?;
         if checkpoint.is_none() {
             saved.demand_stored_recipe()?;
@@ -115,11 +128,11 @@ impl<'a> Job<'a> {
             let world = ranks::share(member).0.world as u64;
             let on_ranks = resume::note_on_ranks(checkpoint.world, world, run.config.training.batch_norm)?;
             let notes = notes.iter().chain(&on_ranks).filter(|_| is_first);
-            notes.for_each(|note| eprintln!("note: {note}"));
+            notes.for_each(print::note);
         }
         // All have read the folder when they have met; only then does the first write there.
         join(&mut trainer, among, &run, &dataset)?;
-        let source = batch_source(&run, dataset, ranks::workers(args.workers, member));
+        let source = batch_source(&run, dataset, ranks::workers(args.options.workers, member));
         let group = among.map(|(_, group)| group);
         if !is_first {
             return Ok(Self { folder, lock, group, run, identity, source, trainer, device });
@@ -134,7 +147,9 @@ impl<'a> Job<'a> {
         identity.machine = commands::machine(device);
         identity.model = model_summary(&run, trainer.n_steps(), trainer.n_epochs());
         identity.command = format!("{}; {}", identity.command, commands::command_line());
-        Ok(Self { folder, lock, group, run, identity, source, trainer, device })
+        let mut job = Self { folder, lock, group, run, identity, source, trainer, device };
+        job.begin(args)?;
+        Ok(job)
     }
 
     fn train(mut self, args: &TrainArgs, stop: &Stop) -> Result<(), CliError> {
@@ -144,14 +159,11 @@ impl<'a> Job<'a> {
             return self.end(outcome, stop);
         }
         self.announce(args);
-        let segment = self.segment(args);
-        segments::begin(&mut self.identity.segments, segment);
-        write_json(&self.folder.identity(), &self.identity)?;
         commands::reset_peaks(self.device)?;
         let (first_step, n_steps) = (self.trainer.steps_done(), self.trainer.n_steps());
         // What the ranks said to begin alike is no part of a step.
         let said_before = self.group.map(ProcessGroup::traffic).unwrap_or_default();
-        let monitor = self.monitor(args)?;
+        let monitor = self.monitor(&args.options)?;
         let mut progress = TrainProgress::new(&self.folder.metrics(), first_step, n_steps, monitor)?;
         let plan = CheckpointPlan {
             files: Some(self.folder.checkpoints()),
@@ -165,7 +177,7 @@ impl<'a> Job<'a> {
         let outcome = outcome?;
         if let Some(group) = self.group {
             let steps = self.trainer.steps_done() - first_step;
-            eprintln!("{}", ranks::summary(group, group.traffic().since(said_before), steps));
+            print::line(ranks::summary(group, group.traffic().since(said_before), steps));
         }
         self.note(last.map_or(seconds_before, |last| last.seconds), commands::peaks(self.device)?)?;
         if outcome == Outcome::Finished {
@@ -187,19 +199,17 @@ impl<'a> Job<'a> {
     }
 
     /// Who looks at the features meanwhile.
-    fn monitor(&self, args: &TrainArgs) -> Result<Option<Monitor>, CliError> {
-        if args.no_monitor {
+    fn monitor(&self, options: &TrainOptions) -> Result<Option<Monitor>, CliError> {
+        if options.no_monitor {
             return Ok(None);
         }
         let model = &self.identity.model;
         let job = monitor::Job {
             n_steps: self.trainer.n_steps(),
-            first_step: self.trainer.steps_done(),
-            patches_a_step: model.patches_a_step(),
             patches_at_once: (model.norm_patches * model.batch_size) as i64,
         };
         let BatchSource { dataset, n_workers, .. } = &self.source;
-        Monitor::new(&self.run, dataset, self.identity.seed, self.device, *n_workers, args.monitor_every, job)
+        Monitor::new(&self.run, dataset, self.identity.seed, self.device, *n_workers, options.monitor_every, job)
     }
 
     /// Writes into `run.json` how far training has come.
@@ -215,27 +225,28 @@ impl<'a> Job<'a> {
         write_json(&self.folder.identity(), &self.identity)
     }
 
-    /// What this process is about to do.
-    fn segment(&self, args: &TrainArgs) -> Segment {
-        Segment {
+    /// Writes into `run.json` what this process is about to do.
+    fn begin(&mut self, args: &TrainArgs) -> Result<(), CliError> {
+        let segment = Segment {
             began: host::utc_now(),
             ended: None,
             host: host::name(),
             machine: self.identity.machine.clone(),
             workers: self.source.n_workers,
             ranks: self.group.map_or(1, ProcessGroup::world),
-            log_every: args.log_every,
-            checkpoint_every: args.checkpoint_every.to_string(),
+            options: args.options.clone(),
             changes: args.set.clone(),
             command: commands::command_line(),
             from_step: self.trainer.steps_done(),
             to_step: None,
-        }
+        };
+        segments::begin(&mut self.identity.segments, segment);
+        write_json(&self.folder.identity(), &self.identity)
     }
 
     fn announce(&self, args: &TrainArgs) {
         let model = &self.identity.model;
-        eprintln!(
+        print::line(format_args!(
             "{}: {} images, recipe {}, {} parameters, {} steps of {} x {} patches on {}",
             self.source.dataset.name(),
             self.source.dataset.len(),
@@ -245,33 +256,38 @@ impl<'a> Job<'a> {
             model.batch_size,
             model.n_patches,
             self.identity.machine.device_name
-        );
+        ));
         if let Some(group) = self.group {
             let (world, here) = (group.world(), group.local_world());
             let norms = self.run.config.training.batch_norm;
-            eprintln!(
+            print::line(format_args!(
                 "{world} ranks, {here} of them on this host, share every batch; BatchNorm is {norms}; tensors go by {}",
                 group.engines()
-            );
+            ));
         }
         if let Some(max_steps) = args.max_steps {
-            eprintln!("trial: {max_steps} steps at most");
+            print::line(format_args!("trial: {max_steps} steps at most"));
         }
-        for bad in self.source.dataset.skipped() {
-            eprintln!("left out {}: {}", bad.path.display(), bad.reason);
+        let (set, evaluation) = (&self.source.dataset, &self.run.config.evaluation);
+        let labelled = set.labels().map(|labels| labels.len().min(evaluation.labelled_images));
+        if let Some(Err(reason)) = labelled.map(|n| evaluation.check_labelled(n)) {
+            print::note(format_args!("`empssl eval` will refuse this run: {reason}"));
+        }
+        for bad in set.skipped() {
+            print::line(format_args!("left out {}: {}", bad.path.display(), bad.reason));
         }
     }
 
     fn conclude(&self, last: Option<StepRecord>, seconds_of_checks: f64) {
         let training = &self.identity.training;
         let loss = last.map_or(String::new(), |last| format!(", loss {:.2}", last.loss));
-        eprintln!(
+        print::line(format_args!(
             "trained {} steps in {:.1} s ({:.0} patches/s, {seconds_of_checks:.1} s of kNN){loss}; saved in {}",
             training.steps,
             training.seconds,
             training.patches_per_s,
             self.folder.path().display()
-        );
+        ));
     }
 }
 
@@ -292,8 +308,11 @@ fn new_trainer(
     device: Device,
     member: Option<&Member>,
 ) -> Result<Trainer, CliError> {
-    let logging =
-        Logging { max_steps: args.max_steps, log_every: args.log_every, checkpoint_every: Some(args.checkpoint_every) };
+    let logging = Logging {
+        max_steps: args.max_steps,
+        log_every: args.options.log_every.unwrap_or(LOG_EVERY),
+        checkpoint_every: Some(args.options.checkpoint_every.unwrap_or(CHECKPOINT_EVERY)),
+    };
     let (share, here) = ranks::share(member);
     build_share(run, run.train_config(seed, &logging), dataset, device, (share.world, here))
 }
@@ -316,6 +335,7 @@ fn build_share(
     device: Device,
     (world, here): (usize, usize),
 ) -> Result<Trainer, CliError> {
+    config.check_images(dataset.len()).map_err(in_training)?;
     let need = run.step_memory(device)?;
     let own = TrainConfig { batch_size: (config.batch_size / world).max(1), ..config.clone() };
     demand_room(&need, &own, device, here)?;
@@ -340,7 +360,7 @@ fn keep_freed_memory(need: u64, device: Device) -> Result<(), CliError> {
 /// The network before training: the same for the same seed, on every device.
 pub(crate) fn initial_network(run: &Run, seed: u64, device: Device) -> Result<Network, CliError> {
     tch::manual_seed(seed as i64);
-    Ok(Network::new(&run.network, Kind::Float, device)?)
+    Ok(Network::new(&run.config.network, Kind::Float, device)?)
 }
 
 /// Where the run's patches come from, cut by so many threads.
@@ -376,7 +396,7 @@ fn identity(
 pub(crate) fn model_summary(run: &Run, steps: u64, epochs: f64) -> ModelSummary {
     let training = &run.config.training;
     let mut model = ModelSummary {
-        parameters: run.network.n_parameters(),
+        parameters: run.config.network.n_parameters(),
         patch_side: run.sampler.side(),
         n_patches: training.n_patches,
         test_patches: run.config.evaluation.n_patches,

@@ -2,10 +2,11 @@
 
 use clap::ValueEnum;
 use empssl_data::{PatchGrid, View};
-use empssl_eval::{EvalError, KnnConfig, LinearProbe, LinearProbeConfig, WeightedKnn};
+use empssl_eval::{KnnConfig, LinearProbe, LinearProbeConfig, WeightedKnn};
 pub(crate) use empssl_report::report::ScoredOn;
 use serde::{Deserialize, Serialize};
 
+use super::check::{in_section, must_be};
 use super::scores::ScoresSection;
 use crate::error::CliError;
 
@@ -75,14 +76,14 @@ impl EvalView {
         self == Self::Published
     }
 
-    /// Refuses numbers of patches that an image has not in this view.
-    pub(crate) fn demand_patches(self, key: &str, n_patches: usize) -> Result<(), CliError> {
-        let refuse = |rule: String| Err(impossible(key, n_patches, &rule));
+    /// Refuses numbers of patches that an image has not in this view; `key` is the key in full.
+    pub(crate) fn check_patches(self, key: &str, n_patches: usize) -> Result<(), CliError> {
+        let refuse = |rule: &str| Err(impossible(key, n_patches, rule));
         match self {
-            _ if n_patches == 0 => refuse("at least one patch an image is needed".to_owned()),
-            Self::Whole if n_patches != 1 => refuse("the whole image is one view, so it must be 1".to_owned()),
+            _ if n_patches == 0 => refuse("at least one patch an image is needed"),
+            Self::Whole if n_patches != 1 => refuse("the whole image is one view, so it must be 1"),
             Self::Grid | Self::GridFlip => match PatchGrid::new(n_patches, self == Self::GridFlip) {
-                Err(reason) => refuse(format!("the patches form no lattice ({reason})")),
+                Err(reason) => refuse(&format!("the patches form no lattice ({reason})")),
                 Ok(_) => Ok(()),
             },
             _ => Ok(()),
@@ -159,10 +160,10 @@ impl CurveSection {
         passes.collect()
     }
 
-    fn demand_possible(&self) -> Result<(), CliError> {
+    fn check(&self) -> Result<(), CliError> {
         for view in EvalView::ALL {
             let (key, counts) = (format!("evaluation.curve.{}", view.name().replace('-', "_")), self.counts(view));
-            counts.iter().try_for_each(|&count| view.demand_patches(&key, count))?;
+            counts.iter().try_for_each(|&count| view.check_patches(&key, count))?;
             if let Some(pair) = counts.windows(2).find(|pair| pair[0] >= pair[1]) {
                 return Err(impossible(&key, pair[1], "the numbers of patches must increase"));
             }
@@ -196,25 +197,30 @@ impl EvaluationSection {
         [vec![first], others].concat()
     }
 
-    /// Refuses impossible scores before anything is trained.
-    pub(super) fn check_scores(&self) -> Result<(), CliError> {
-        let refuse = |section: &str, error: EvalError| CliError::Recipe(format!("evaluation.{section}: {error}"));
-        LinearProbe::new(&self.probe, 0).map_err(|error| refuse("probe", error))?;
-        WeightedKnn::new(&self.knn).map_err(|error| refuse("knn", error))?;
-        let scores = self.scores.iter().try_for_each(ScoresSection::check);
-        scores.map_err(|error| refuse("scores", error))
-    }
-
-    /// What no crate below checks.
-    pub(super) fn demand_possible(&self) -> Result<(), CliError> {
-        self.view.demand_patches("evaluation.n_patches", self.n_patches)?;
+    /// Refuses what is impossible with any images.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        self.view.check_patches("evaluation.n_patches", self.n_patches)?;
         if self.batch_size == 0 {
             return Err(impossible("evaluation.batch_size", 0, "at least one image a batch is needed"));
         }
         if self.labelled_images == 0 {
             return Err(impossible("evaluation.labelled_images", 0, "a probe needs labelled images"));
         }
-        self.curve.iter().try_for_each(CurveSection::demand_possible)
+        LinearProbe::new(&self.probe, 0).map_err(|error| in_section("evaluation.probe", error))?;
+        WeightedKnn::new(&self.knn).map_err(|error| in_section("evaluation.knn", error))?;
+        self.scores.iter().try_for_each(ScoresSection::check)?;
+        self.curve.iter().try_for_each(CurveSection::check)?;
+        self.check_labelled(self.labelled_images)
+    }
+
+    /// Refuses a probe whose batches so many labelled images do not fill.
+    pub(crate) fn check_labelled(&self, n_images: usize) -> Result<(), CliError> {
+        let batch = self.probe.batch_size;
+        if batch <= n_images as i64 {
+            return Ok(());
+        }
+        let (key, rule) = ("evaluation.probe.batch_size", "at most the number of labelled training images");
+        Err(CliError::Recipe(must_be(key, rule, format!("{batch} with {n_images} images"))))
     }
 }
 
@@ -227,8 +233,7 @@ mod tests {
     use super::*;
 
     fn section(view: EvalView, n_patches: usize, curve: Option<CurveSection>) -> EvaluationSection {
-        let config =
-            crate::config::RunConfig::parse(include_str!("../../../../configs/synthetic/smoke.toml"), &[]).unwrap();
+        let config = crate::config::RunConfig::parse(&[include_str!("../../../../configs/base.toml")], &[]).unwrap();
         EvaluationSection { view, n_patches, curve, ..config.evaluation }
     }
 
@@ -256,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_view_has_the_numbers_of_patches_that_an_image_has_in_it() {
-        let refused = |view: EvalView, n| view.demand_patches("key", n).err().map(|error| error.to_string());
+        let refused = |view: EvalView, n| view.check_patches("key", n).err().map(|error| error.to_string());
         for (view, good, bad) in [
             (EvalView::Published, vec![1, 3, 128], vec![0]),
             (EvalView::Grid, vec![1, 2, 4, 16], vec![0, 3, 7]),
@@ -278,8 +283,8 @@ mod tests {
             whole,
             probes: vec![CurveProbe::Knn],
         };
-        curve(&[1, 2, 4, 20], &[1, 4], true).demand_possible().unwrap();
-        let refused = |curve: CurveSection| curve.demand_possible().unwrap_err().to_string();
+        curve(&[1, 2, 4, 20], &[1, 4], true).check().unwrap();
+        let refused = |curve: CurveSection| curve.check().unwrap_err().to_string();
         assert_eq!(
             refused(curve(&[1, 4, 4], &[], false)),
             "evaluation.curve.published = 4 is not possible: the numbers of patches must increase"

@@ -3,6 +3,9 @@
 use empssl_eval::{EvalError, FewLabels, LogisticProbe, LogisticProbeConfig, ProbePrecision};
 use serde::{Deserialize, Serialize};
 
+use super::check::must_be;
+use crate::error::CliError;
+
 /// What is scored beside the published probe and vote, and how often.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,44 +26,25 @@ impl ScoresSection {
     }
 
     /// Refuses what the scores would refuse, before anything is trained.
-    pub(super) fn check(&self) -> Result<(), EvalError> {
-        LogisticProbe::new(&self.optimum(), 0)?;
-        let few_seeds: Vec<u64> = (0..self.few_seeds as u64).collect();
-        for &share in &self.few_shares {
-            FewLabels::new(&self.optimum(), share, &few_seeds)?;
-        }
-        if self.probe_seeds == 0 {
-            let (key, expected, found) = ("probe_seeds", "at least 1", "0".to_owned());
-            return Err(EvalError::Setting { key, expected, found });
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_score_would_refuse_is_refused_with_its_key() {
-        let good = ScoresSection {
-            probe_seeds: 1,
-            optimum_precision: ProbePrecision::Float64,
-            optimum_iterations: 10,
-            few_shares: vec![0.1],
-            few_seeds: 2,
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        let refuse = |key: &str, rule: &str, found: String| {
+            CliError::Recipe(must_be(&format!("evaluation.scores.{key}"), rule, found))
         };
-        let refused = |section: ScoresSection| section.check().err().map(|error| error.to_string());
-        assert_eq!(refused(good.clone()), None);
-        assert_eq!(refused(ScoresSection { few_shares: vec![], few_seeds: 0, ..good.clone() }), None);
-        let bad = [
-            ("probe_seeds", ScoresSection { probe_seeds: 0, ..good.clone() }),
-            ("max_iterations", ScoresSection { optimum_iterations: 0, ..good.clone() }),
-            ("share", ScoresSection { few_shares: vec![2.0], ..good.clone() }),
-            ("seeds", ScoresSection { few_seeds: 0, ..good }),
-        ];
-        for (key, section) in bad {
-            assert!(refused(section).unwrap().starts_with(&format!("`{key}` must be ")), "{key}");
+        let under = |key: &'static str| {
+            move |error: EvalError| match error {
+                EvalError::Setting { expected, found, .. } => refuse(key, expected, found),
+                error => error.into(),
+            }
+        };
+        LogisticProbe::new(&self.optimum(), 0).map_err(under("optimum_iterations"))?;
+        for &share in &self.few_shares {
+            FewLabels::new(&self.optimum(), share, &[0]).map_err(under("few_shares"))?;
+        }
+        let seeds =
+            [("probe_seeds", self.probe_seeds, true), ("few_seeds", self.few_seeds, !self.few_shares.is_empty())];
+        match seeds.into_iter().find(|&(_, n, is_needed)| is_needed && n == 0) {
+            Some((key, ..)) => Err(refuse(key, "at least 1", "0".to_owned())),
+            None => Ok(()),
         }
     }
 }

@@ -75,15 +75,3 @@ fn the_doctor_says_which_memory_modes_fit_a_recipe() {
     let text = doctor("network.base_width=1");
     assert!(text.lines().filter(|line| line.starts_with("  ")).all(|line| line.ends_with("  fits")), "{text}");
 }
-
-#[test]
-fn a_reader_who_stops_reading_is_no_error() {
-    use std::process::{Command, Stdio};
-
-    let mut command = Command::new(env!("CARGO_BIN_EXE_empssl"));
-    command.args(["data", "info", "synthetic"]).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success() && output.stderr.is_empty(), "{}", crate::stderr(&output));
-}

@@ -10,7 +10,7 @@
 //! - `resident`: what a long run takes of the memory;
 //! - `help`: the texts of `--help`, as snapshots;
 //! - `monitor`: kNN while a run goes on; `embed`: features of any images, and neighbours;
-//! - `refusals`: every bad input, with its sentence and exit code;
+//! - `refusals`: every bad input, with its sentence and exit code; `terminal`: readers who leave;
 //! - `transfer`: a run scored on other images;
 //! - `weights`: weights from elsewhere and for elsewhere;
 //! - `shared`: the same program on genuine images, where they are at hand.
@@ -29,6 +29,7 @@ mod refusals;
 mod resident;
 mod resume;
 mod shared;
+mod terminal;
 mod transfer;
 mod weights;
 
@@ -80,6 +81,10 @@ fn train(folder: &Path, more: &[&str]) -> Output {
     let recipe = recipe("synthetic/smoke.toml");
     let changes = ["training.length={steps=4}", "training.batch_size=8", "evaluation.probe.epochs=2"];
     let mut arguments = training(&recipe, &changes);
+    // The checks would take longer than the steps.
+    if !more.iter().any(|word| word.ends_with("monitor") || *word == "--monitor-every") {
+        arguments.push("--no-monitor");
+    }
     arguments.extend(more);
     empssl(folder, &arguments)
 }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
 
 use serde_json::Value;
 
-use crate::{empssl, recipe, refuses, stdout, succeeds};
+use crate::{empssl, recipe, refuses, stderr, stdout, succeeds, train};
 
 /// Every figure published for EMP-SSL's linear probe: data set, recipe, epochs, top-1.
 const PUBLISHED: &[(&str, &str, u64, &[f64])] = &[
@@ -52,8 +53,12 @@ fn shipped() -> BTreeSet<String> {
         .collect()
 }
 
+/// A recipe with every key, which the program is asked for once.
 fn table(name: &str) -> toml::Table {
-    fs::read_to_string(recipe(&format!("{name}.toml"))).unwrap().parse().unwrap()
+    static ASKED: Mutex<BTreeMap<String, toml::Table>> = Mutex::new(BTreeMap::new());
+    let file = recipe(&format!("{name}.toml"));
+    let ask = || stdout(&succeeds(empssl(Path::new("."), &["recipe", file.to_str().unwrap()]))).parse().unwrap();
+    ASKED.lock().unwrap().entry(name.to_owned()).or_insert_with(ask).clone()
 }
 
 /// The published figures of a recipe by epochs.
@@ -125,6 +130,58 @@ fn recipes_of_one_kind_differ_only_where_their_names_say() {
             }
         }
     }
+}
+
+#[test]
+fn every_command_refuses_an_impossible_recipe_with_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = recipe("synthetic/smoke.toml");
+    let file = file.to_str().unwrap();
+    for (change, code, sentence) in [
+        ("schedule.lr=nan", 4, "error: `schedule.lr` must be 0 or of a size from 1e-20 to 1e20"),
+        ("optimizer.eta=-1.0", 4, "error: `optimizer.eta` must be positive and finite, found -1"),
+        ("training.n_patches=1000000000", 4, "error: `training.n_patches` must be at most 1000000, found 1000000000"),
+        ("training.memory={by-patches=9}", 4, "error: `training.memory.by-patches` must be a divisor of n_patches"),
+        ("evaluation.labelled_images=9", 4, "error: `evaluation.probe.batch_size` must be at most the number of"),
+        ("loss.eps_sq=1e-300", 4, "error: `loss.eps_sq` must be 0 or of a size from 1e-20 to 1e20"),
+        ("dataset=cifar11", 3, "error: unknown data set `cifar11`"),
+    ] {
+        let set = ["--set", change];
+        for command in [
+            &["recipe", file][..],
+            &["recipe", file, "--json"],
+            &["doctor", "--recipe", file],
+            &["train", "--recipe", file],
+            &["bench", "step", "--recipe", file],
+        ] {
+            let found = refuses(&empssl(folder.path(), &[command, &set].concat()), code);
+            assert!(found.starts_with(sentence), "{command:?}: {found}");
+        }
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn too_few_labelled_images_are_refused_before_features_are_computed() {
+    let folder = tempfile::tempdir().unwrap();
+    crate::refusals::tree(folder.path(), 5);
+    let more = ["--dataset", "folder", "--data", "tree", "--out", "run"];
+    let text = stderr(&succeeds(train(folder.path(), &more)));
+    let sentence =
+        "`evaluation.probe.batch_size` must be at most the number of labelled training images, found 100 with 10";
+    assert!(text.contains(&format!("note: `empssl eval` will refuse this run: {sentence}")), "{text}");
+    let refused = refuses(&empssl(folder.path(), &["eval", "run", "--device", "cpu"]), 4);
+    assert!(refused.starts_with(&format!("error: {sentence}")), "{refused}");
+    assert!(!folder.path().join("run/features").exists());
+    let set = ["--set", "evaluation.probe.batch_size=4", "--set", "evaluation.probe.lr=nan"];
+    let refused = refuses(&empssl(folder.path(), &[&["eval", "run", "--device", "cpu"], &set[..]].concat()), 4);
+    assert!(refused.starts_with("error: `evaluation.probe.lr` must be 0 or of a size"), "{refused}");
+    let file = recipe("folder/smoke.toml");
+    let outline = ["recipe", file.to_str().unwrap(), "--json", "--data", "tree"];
+    let small = [&outline[..], &["--set", "training.batch_size=5"]].concat();
+    let refused = refuses(&empssl(folder.path(), &outline), 4);
+    assert!(refused.starts_with("error: `training.batch_size` must be at most the number of images"), "{refused}");
+    assert!(refuses(&empssl(folder.path(), &small), 4).starts_with(&format!("error: {sentence}")));
 }
 
 #[test]

@@ -49,6 +49,45 @@ fn a_resumed_run_demands_its_own_recipe_where_it_shapes_the_result() {
     assert_eq!(json(&folder.path().join("run/run.json"))["segments"][1]["changes"][0], "evaluation.knn.k=[7]");
 }
 
+/// The step that a checkpoint's header tells of.
+fn has_step(file: &Path, step: u64) -> bool {
+    let text = format!("\"step\":\"{step}\"");
+    fs::read(file).unwrap().windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[test]
+fn a_resumed_run_keeps_its_options_until_they_are_changed_and_a_trials_limit_for_one_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let options = ["--log-every", "1", "--checkpoint-every", "2", "--monitor-every", "3", "--deterministic"];
+    let more = ["--set", "training.length={steps=6}", "--max-steps", "1", "--out", "run"];
+    succeeds(train(folder.path(), &[&options[..], &more].concat()));
+    let resume = |more: &[&str]| succeeds(empssl(folder.path(), &[&["train", "--resume", "run"], more].concat()));
+    resume(&["--max-steps", "5"]);
+    assert_eq!(steps(&run), [1, 2, 3, 4, 5]);
+    assert!(has_step(&run.join("checkpoint.previous.safetensors"), 4), "a checkpoint every two steps");
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let checked: Vec<bool> = metrics.lines().map(|line| line.contains("\"monitor\"")).collect();
+    // A trial ends with a check.
+    assert_eq!(checked, [true, false, true, false, true]);
+    resume(&["--log-every", "4", "--checkpoint-every", "10min", "--no-monitor", "--workers", "2", "--threads", "2"]);
+    assert_eq!(steps(&run), [1, 2, 3, 4, 5, 6], "the limit of a trial is forgotten");
+    let segments = json(&run.join("run.json"))["segments"].clone();
+    assert_eq!(segments[0]["options"], segments[1]["options"]);
+    let compute = serde_json::json!({ "device": "cpu", "threads": 1, "deterministic": true });
+    let first = serde_json::json!({
+        "compute": compute, "workers": 1, "log_every": 1, "monitor_every": 3, "no_monitor": false, "checkpoint_every": "2"
+    });
+    assert_eq!(segments[1]["options"], first);
+    assert_eq!((&segments[1]["workers"], &segments[1]["machine"]["threads"]), (&1.into(), &1.into()));
+    let compute = serde_json::json!({ "device": "cpu", "threads": 2, "deterministic": true });
+    let changed = serde_json::json!({
+        "compute": compute, "workers": 2, "log_every": 4, "monitor_every": null, "no_monitor": true,
+        "checkpoint_every": "10min"
+    });
+    assert_eq!(segments[2]["options"], changed);
+}
+
 #[test]
 fn a_damaged_checkpoint_is_passed_over_with_a_warning_when_training_and_refused_when_scoring() {
     let folder = tempfile::tempdir().unwrap();

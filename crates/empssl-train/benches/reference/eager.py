@@ -20,6 +20,7 @@ There is one memory mode, that which keeps everything. One line of JSON is print
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -118,10 +119,28 @@ class Lars:
         self.sgd.step()
 
 
+def load(path):
+    """A recipe file over those that it extends."""
+    with open(path, "rb") as file:
+        own = tomllib.load(file)
+    bases, recipe = own.pop("extends", []), {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        merge(recipe, load(os.path.join(os.path.dirname(path), base)))
+    return merge(recipe, own)
+
+
+def merge(recipe, own):
+    for key, value in own.items():
+        if isinstance(value, dict) and isinstance(recipe.get(key), dict):
+            merge(recipe[key], value)
+        else:
+            recipe[key] = value
+    return recipe
+
+
 def read_recipe(arguments):
     """The recipe with the changes of --set and of the short options."""
-    with open(arguments.recipe, "rb") as file:
-        recipe = tomllib.load(file)
+    recipe = load(arguments.recipe)
     short = {"training.n_patches": arguments.n, "training.batch_size": arguments.b, "patches.side": arguments.side}
     changes = [change.split("=", 1) for change in arguments.set]
     for key, value in changes + [(key, str(value)) for key, value in short.items() if value is not None]:

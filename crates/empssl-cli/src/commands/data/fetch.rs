@@ -5,6 +5,7 @@ use std::path::Path;
 use super::watch::Watch;
 use crate::commands::say;
 use crate::error::CliError;
+use crate::print;
 
 pub(super) fn run(name: &str, data: &Path) -> Result<(), CliError> {
     let mut watch = Watch::new()?;
@@ -14,6 +15,6 @@ pub(super) fn run(name: &str, data: &Path) -> Result<(), CliError> {
         let how = if part.was_there { "already complete" } else { "complete" };
         say(format_args!("{}: {how}", part.path.display()));
     }
-    eprintln!("next: empssl data verify {name} --data {}", data.display());
+    print::line(format_args!("next: empssl data verify {name} --data {}", data.display()));
     Ok(())
 }

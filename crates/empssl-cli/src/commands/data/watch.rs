@@ -8,6 +8,7 @@ use empssl_data::progress::{Progress, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::CliError;
+use crate::print;
 use crate::signals::Stop;
 
 /// How often a plain line is printed when nobody watches a terminal.
@@ -39,7 +40,7 @@ impl Watch {
         self.bar.set_position(progress.done);
         if self.bar.is_hidden() && self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            eprintln!("{} {}: {}", verb(progress.stage), progress.what, amount(progress));
+            print::line(format_args!("{} {}: {}", verb(progress.stage), progress.what, amount(progress)));
         }
         if self.stop.flag().load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

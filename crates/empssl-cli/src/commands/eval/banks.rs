@@ -14,6 +14,7 @@ use super::store::BankStore;
 use crate::commands::{self, NO_EPOCH, encode};
 use crate::config::{EvalPass, EvalView, Run};
 use crate::error::CliError;
+use crate::print;
 use crate::progress::Bar;
 use crate::report::{FeatureFile, PeakBytes};
 
@@ -105,7 +106,7 @@ impl BankMaker<'_> {
             None => (self.store.scratch(&name, build)?, false),
         };
         if reused {
-            eprintln!("note: features taken from {}", file.path().display());
+            print::note(format_args!("features taken from {}", file.path().display()));
         }
         let kept = encoded.checksum.is_some().then(|| format!("{name}.safetensors"));
         self.used.push(FeatureFile {

@@ -14,6 +14,7 @@ use empssl_torch::catch;
 use super::banks::Banks;
 use crate::config::{CurveProbe, Run, ScoredOn, ScoresSection};
 use crate::error::CliError;
+use crate::print;
 use crate::report::{Encoder, Probe};
 
 /// How far the seeds of a repeated score are from one another, so that runs of seeds 0, 1, 2 share none.
@@ -76,7 +77,8 @@ impl Scores {
     /// Takes a row, and tells who waits for the next one.
     fn push(&mut self, score: Score) {
         let (encoder, probe) = (self.encoder.name(), score.probe.name());
-        eprintln!("scored {encoder} {probe}: {:.2} % in {:.1} s", score.accuracy.top1, score.seconds);
+        let (top1, seconds) = (score.accuracy.top1, score.seconds);
+        print::line(format_args!("scored {encoder} {probe}: {top1:.2} % in {seconds:.1} s"));
         self.rows.push(score);
     }
 }

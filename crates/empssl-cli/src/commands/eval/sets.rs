@@ -59,16 +59,17 @@ impl LabelledSets {
             }
         };
         let share: Vec<usize> = share(learnt.len(), at_most, seed).into_iter().map(|index| learnt[index]).collect();
+        evaluation.check_labelled(share.len())?;
         let labelled = train.subset(&share)?;
         let absent_classes = absent_classes(&labelled);
         if !absent_classes.is_empty() {
             let (absent, n) = (absent_classes.len(), train.class_names().len());
             let names = absent_classes[..absent.min(5)].join(", ");
             let more = if absent > 5 { ", ..." } else { "" };
-            eprintln!(
+            crate::print::line(format_args!(
                 "note: {absent} of {n} classes have no labelled training image ({names}{more}), so test images of theirs can \
                  hardly be right; evaluation.labelled_images is {at_most}"
-            );
+            ));
         }
         Ok(Self {
             counts,

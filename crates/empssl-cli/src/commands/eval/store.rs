@@ -7,6 +7,7 @@ use empssl_eval::{BankFile, BankSpec, EvalError};
 
 use crate::args::FeatureUse;
 use crate::error::CliError;
+use crate::print;
 
 /// The file by which a folder of banks is held.
 const LOCK: &str = ".lock";
@@ -44,7 +45,7 @@ impl BankStore {
             FeatureUse::Reuse => return Ok((fitting(&path, spec)?, true)),
             FeatureUse::Auto => match fitting(&path, spec) {
                 Ok(file) => return Ok((file, true)),
-                Err(reason) => eprintln!("note: {reason}; these features are computed again"),
+                Err(reason) => print::note(format_args!("{reason}; these features are computed again")),
             },
         }
         Ok((build(&path)?, false))

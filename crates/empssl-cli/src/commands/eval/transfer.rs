@@ -25,7 +25,7 @@ pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str) -> Result<(
     let (train, test) = (source.open(Split::Train)?, source.open(Split::Test)?);
     let transfer = Transfer { trained_on: identity.data.name.clone(), patches: shown(run, &train)? };
     let (there, here) = (&transfer.trained_on, train.name());
-    eprintln!("note: trained on {there}, scored on {here}; {}", transfer.patches);
+    crate::print::note(format_args!("trained on {there}, scored on {here}; {}", transfer.patches));
     let sets = LabelledSets::of(&train, test, &run.config.evaluation, identity.seed)?;
     let prefix = format!("{}-", source.name);
     let (sets, prefix) = (&sets, &prefix);
@@ -76,7 +76,7 @@ impl Origin {
     /// A checkpoint holds the recipe and the seed; what only its run's folder would tell is left open.
     fn of_file(path: &Path, checkpoint: Checkpoint, args: &EvalArgs) -> Result<Self, CliError> {
         let fault = |reason: String| CliError::Recipe(format!("the recipe within {}: {reason}", path.display()));
-        let config = RunConfig::parse(&checkpoint.recipe, &args.set).map_err(fault)?;
+        let config = RunConfig::parse(&[&checkpoint.recipe], &args.set).map_err(fault)?;
         let run = Run::new(config, Run::name_of(path))?;
         let identity = identity(&run, &checkpoint);
         Ok(Self { run, identity, checkpoint, features: path.with_extension("features"), report: path.to_owned() })

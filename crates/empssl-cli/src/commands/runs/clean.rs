@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::commands::eval::store::lock_file;
 use crate::commands::say;
 use crate::error::CliError;
+use crate::print;
 use crate::run_folder::RunFolder;
 
 /// What was removed of one run.
@@ -29,7 +30,7 @@ pub(super) fn run(folders: &[RunFolder], named: bool, json: bool) -> Result<(), 
     for folder in folders {
         match clean(folder) {
             Ok(cleaned) => all.push(cleaned),
-            Err(busy @ CliError::RunBusy { .. }) if !named => eprintln!("note: {busy}"),
+            Err(busy @ CliError::RunBusy { .. }) if !named => print::note(busy),
             Err(error) => return Err(error),
         }
     }
