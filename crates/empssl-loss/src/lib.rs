@@ -22,9 +22,10 @@
 //! use tch::{Device, Kind, Tensor};
 //!
 //! # let (n, b, d) = (4, 8, 16);
-//! # let weight = Tensor::randn([12, d], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+//! # let wave = |rows, columns| Tensor::arange(rows * columns, (Kind::Float, Device::Cpu)).sin().view([rows, columns]);
+//! # let weight = wave(12, d).set_requires_grad(true);
 //! # let encoder = |patches: &Tensor| patches.matmul(&weight);
-//! # let patches = Tensor::randn([n * b, 12], (Kind::Float, Device::Cpu));
+//! # let patches = wave(n * b, 12);
 //! let loss = EmpSslLoss::new(&EmpSslLossConfig::paper())?;
 //! let z = encoder(&patches); // [n * b, d], patch-major: row i * b + j is patch i of image j
 //! let z = z.view([n, b, d]);
@@ -44,8 +45,8 @@
 //! use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 //! use tch::{Device, Kind, Tensor};
 //!
-//! # let own = Tensor::randn([4, 3, 16], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-//! # let others = Tensor::randn([4, 5, 16], (Kind::Float, Device::Cpu));
+//! # let wave = |b| Tensor::arange(4 * b * 16, (Kind::Float, Device::Cpu)).sin().view([4, b, 16]);
+//! # let (own, others) = (wave(3).set_requires_grad(true), wave(5));
 //! let loss = EmpSslLoss::new(&EmpSslLossConfig::paper())?;
 //! let gathered = Tensor::cat(&[&own.detach(), &others], 1); // [n, images of all processes, d], own images first
 //! let (terms, gradient) = loss.value_and_gradient(&gathered)?;

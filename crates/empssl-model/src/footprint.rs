@@ -148,7 +148,7 @@ mod tests {
             for resnet in [ResNetConfig::resnet18(stem), ResNetConfig::resnet34(stem), ResNetConfig::resnet50(stem)] {
                 let resnet = ResNetConfig { base_width: 4, ..resnet };
                 let config = NetworkConfig { resnet, hidden: 24, projection: 10 };
-                let network = Network::new(&config, Kind::Float, Device::Cpu).unwrap();
+                let network = Network::new(&config, 1, Kind::Float, Device::Cpu).unwrap();
                 assert_eq!(config.n_parameters(), n_parameters_of(&network), "{config:?}");
             }
         }
@@ -175,7 +175,7 @@ mod tests {
         for (stem, side) in [(Stem::Cifar, 9), (Stem::CifarPadded, 9), (Stem::Imagenet, 33)] {
             let resnet = ResNetConfig { base_width: 4, layers: [1, 1, 2, 1], ..ResNetConfig::resnet50(stem) };
             let config = NetworkConfig { resnet, hidden: 24, projection: 10 };
-            let network = Network::new(&config, Kind::Float, Device::Cpu).unwrap();
+            let network = Network::new(&config, 1, Kind::Float, Device::Cpu).unwrap();
             let mut x = Tensor::ones([2, 3, side, side], (Kind::Float, Device::Cpu));
             for (stage, elements) in network.stages().iter().zip(config.stage_elements(side)) {
                 assert_eq!(elements.input, x.numel() as i64 / 2, "{config:?}");

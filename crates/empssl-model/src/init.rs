@@ -3,9 +3,21 @@
 //! tch's own layers start otherwise: its BatchNorm gains are uniform in (0, 1), its linear weights sqrt(6) times wider
 //! than PyTorch's, its convolution biases 0.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use tch::{Device, Kind, Tensor};
 
 const FLOAT_CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+/// Held while weights are drawn: all threads share libtorch's generator.
+static DRAWING: Mutex<()> = Mutex::new(());
+
+/// Seeds libtorch's generator; until the guard is dropped, no other network draws from it.
+pub(crate) fn seeded(seed: u64) -> MutexGuard<'static, ()> {
+    let drawing = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
+    tch::manual_seed(seed as i64);
+    drawing
+}
 
 /// torchvision's ResNet convolutions: normal, mean 0, variance `2 / fan_out` (`kaiming_normal_`, `mode="fan_out"`).
 pub(crate) fn kaiming_normal_fan_out(shape: [i64; 4]) -> Tensor {

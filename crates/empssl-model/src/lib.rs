@@ -16,16 +16,15 @@
 //! - [`Network::stages`] runs it in parts, for steps that keep less than a whole pass in memory; [`Arithmetic`] says
 //!   how convolutions and products are computed.
 //! - Weights start as PyTorch's do, which is not how tch's own layers start, and are drawn on the CPU in float32
-//!   whatever the device and type: after `tch::manual_seed` a seed means one network everywhere.
+//!   whatever the device and type: a seed means one network everywhere.
 //!
 //! ```
 //! use empssl_model::{Mode, Network, NetworkConfig, ResNetConfig, Stem};
 //! use tch::{Device, Kind, Tensor};
 //!
-//! tch::manual_seed(0);
 //! let resnet = ResNetConfig { base_width: 8, ..ResNetConfig::resnet18(Stem::Cifar) };
-//! let network = Network::new(&NetworkConfig { resnet, hidden: 64, projection: 32 }, Kind::Float, Device::Cpu)?;
-//! let patches = Tensor::rand([6, 3, 32, 32], (Kind::Float, Device::Cpu));
+//! let network = Network::new(&NetworkConfig { resnet, hidden: 64, projection: 32 }, 0, Kind::Float, Device::Cpu)?;
+//! let patches = Tensor::arange(6 * 3 * 32 * 32, (Kind::Float, Device::Cpu)).sin().view([6, 3, 32, 32]);
 //! let embedding = network.forward(&patches, Mode::Train);
 //! assert_eq!(embedding.features.size(), [6, 64]);
 //! assert_eq!(embedding.projections.size(), [6, 32]);

@@ -161,12 +161,7 @@ impl TrainConfig {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::sync::Mutex;
-
     use super::*;
-
-    /// Held while weights are drawn: libtorch's generator is shared by all tests that run at this moment.
-    pub(crate) static DRAWING: Mutex<()> = Mutex::new(());
 
     /// Settings of a run of six steps.
     pub(crate) fn config() -> TrainConfig {

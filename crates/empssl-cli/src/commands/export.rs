@@ -15,7 +15,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<(), CliError> {
     let saved = SavedRun::open(&args.run, None, &[])?;
     let portion = Portion::from(args.part);
     demand_portion(&saved, portion)?;
-    let mut network = Network::new(&saved.run.config.network, Kind::Float, Device::Cpu)?;
+    let mut network = Network::new(&saved.run.config.network, 0, Kind::Float, Device::Cpu)?;
     saved.load(&mut network, &saved.checkpoint(args.snapshot.epochs)?)?;
     match args.format {
         Format::Safetensors => {

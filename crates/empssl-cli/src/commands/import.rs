@@ -27,8 +27,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<(), CliError> {
     // Both are claims about trainings by the recipe, of which this is none.
     (config.checks, config.published) = (None, Vec::new());
     let run = Run::new(config, name)?;
-    tch::manual_seed(args.seed as i64);
-    let network = import.network(&run.config.network)?;
+    let network = import.network(&run.config.network, args.seed)?;
     let path = args.out.clone().unwrap_or_else(|| default_folder(&args.file));
     let (folder, _lock) = RunFolder::create(&path, args.force)?;
     run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;

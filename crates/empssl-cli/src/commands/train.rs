@@ -359,8 +359,7 @@ fn keep_freed_memory(need: u64, device: Device) -> Result<(), CliError> {
 
 /// The network before training: the same for the same seed, on every device.
 pub(crate) fn initial_network(run: &Run, seed: u64, device: Device) -> Result<Network, CliError> {
-    tch::manual_seed(seed as i64);
-    Ok(Network::new(&run.config.network, Kind::Float, device)?)
+    Ok(Network::new(&run.config.network, seed, Kind::Float, device)?)
 }
 
 /// Where the run's patches come from, cut by so many threads.

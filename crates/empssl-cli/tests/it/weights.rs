@@ -112,7 +112,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     assert!(import(&whole[..whole.len() / 2]).contains("zip archive is damaged"));
 
     let resnet = ResNetConfig { layers: [1, 1, 1, 1], base_width: 1, ..ResNetConfig::resnet18(Stem::Cifar) };
-    let other = Network::new(&NetworkConfig { resnet, hidden: 2, projection: 2 }, Kind::Float, Device::Cpu).unwrap();
+    let other = Network::new(&NetworkConfig { resnet, hidden: 2, projection: 2 }, 1, Kind::Float, Device::Cpu).unwrap();
     weights::write(&folder.path().join("file.pt"), &other.state_dict(), &BTreeMap::new()).unwrap();
     let sentence = refuses(&empssl(folder.path(), &["import", "file.pt"]), 6);
     assert!(sentence.contains("[1, 1, 1, 1] basic blocks; ResNet-18, -34 and -50 are known"), "{sentence}");
@@ -136,7 +136,7 @@ fn close(ours: &Tensor, theirs: &Tensor, tolerance: f64) {
 fn official() -> Network {
     let import = import::read(&fixture("official.pt")).unwrap();
     let config = NetworkConfig { resnet: import.resnet.clone(), hidden: 4, projection: 3 };
-    import.network(&config).unwrap()
+    import.network(&config, 1).unwrap()
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn the_python_example_gets_our_numbers_from_every_export() {
     let x = images(folder.path());
     for (stem, parts) in [(Stem::Cifar, &["backbone", "encoder", "full"][..]), (Stem::Imagenet, &["full"])] {
         let config = NetworkConfig { resnet: ResNetConfig::resnet18(stem), hidden: 24, projection: 6 };
-        let network = Network::new(&config, Kind::Float, Device::Cpu).unwrap();
+        let network = Network::new(&config, 1, Kind::Float, Device::Cpu).unwrap();
         let _ = network.forward(&x, Mode::Train);
         weights::write(&folder.path().join("w.safetensors"), &network.state_dict(), &BTreeMap::new()).unwrap();
         succeeds(empssl(folder.path(), &["import", "w.safetensors", "--force"]));

@@ -60,7 +60,7 @@ fn a_backward_pass_needs_a_graph() {
 
 #[test]
 fn a_backward_pass_works_where_gradients_are_switched_off() {
-    let z = Tensor::randn([2, 4, 8], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let z = Tensor::arange(64, (Kind::Float, Device::Cpu)).sin().view([2, 4, 8]).set_requires_grad(true);
     let _no_graph = tch::no_grad_guard();
     let _ = paper().backward(&z).expect("the projections carry a graph");
     assert!(z.grad().defined());

@@ -58,13 +58,13 @@ impl Import {
     }
 
     /// The network of the given sizes with these weights, in float32 on the CPU. What the file does not hold keeps the
-    /// weights that are drawn for it: call `tch::manual_seed` before.
+    /// weights that are drawn for it from `seed`.
     ///
     /// # Errors
     /// [`ModelError::State`], which names every key that is missing, unexpected or of another shape; [`ModelError::Config`]
     /// for impossible sizes; [`ModelError::NotFinite`] when a weight is no number; [`ModelError::TooFew`] when so large a
     /// network cannot be what the file holds.
-    pub fn network(&self, config: &NetworkConfig) -> Result<Network, ModelError> {
+    pub fn network(&self, config: &NetworkConfig, seed: u64) -> Result<Network, ModelError> {
         config.check()?;
         let held: usize = self.tensors.iter().map(|(_, tensor)| tensor.numel()).sum();
         let needed = self.needed(config);
@@ -72,7 +72,7 @@ impl Import {
         if needed > 4 * held as i64 {
             return Err(ModelError::TooFew { needed, held });
         }
-        let mut network = Network::new(config, Kind::Float, Device::Cpu)?;
+        let mut network = Network::new(config, seed, Kind::Float, Device::Cpu)?;
         network.load_portion_state_dict(self.portion, &self.tensors)?;
         let finite = |tensor: &Tensor| !tensor.is_floating_point() || tensor.isfinite().all().int64_value(&[]) != 0;
         match network.portion_state_dict(self.portion).into_iter().find(|(_, tensor)| !finite(tensor)) {

@@ -41,7 +41,7 @@ fn the_official_encoder_gives_the_features_that_python_computed() {
         assert_eq!((&import.resnet, import.portion), (&expected, Portion::Full), "{name}");
         assert_eq!((import.hidden, import.projection), (Some(4), Some(3)));
         assert!(import.left_out.is_empty() && import.notes.is_empty(), "{:?}", import.notes);
-        let ours = import.network(&config(&import)).unwrap().forward(&patches(), Mode::Eval);
+        let ours = import.network(&config(&import), 2).unwrap().forward(&patches(), Mode::Eval);
         close("backbone", &ours.backbone, &outputs["backbone"]);
         close("features", &ours.features, &outputs["features"]);
         close("z", &ours.projections, &outputs["z"]);
@@ -56,7 +56,7 @@ fn torchvisions_classifier_and_solo_learns_heads_are_left_out_by_name() {
     assert!(import.notes.iter().any(|note| note.contains("pooled output is what is scored")), "{:?}", import.notes);
     assert!(import.notes.iter().any(|note| note.contains("ImageNet's mean")), "{:?}", import.notes);
     assert_eq!(import.stems(), [Stem::TinyImagenet, Stem::Imagenet]);
-    import.network(&config(&import)).unwrap();
+    import.network(&config(&import), 2).unwrap();
 
     let import = read(&fixture("solo.ckpt")).unwrap();
     assert_eq!((import.resnet.stem, import.portion), (Stem::CifarPadded, Portion::Backbone));
@@ -66,15 +66,15 @@ fn torchvisions_classifier_and_solo_learns_heads_are_left_out_by_name() {
     for part in ["34 x 34", "omegaconf.dictconfig.DictConfig", "nothing of them was carried out"] {
         assert!(import.notes.iter().any(|note| note.contains(part)), "{part}: {:?}", import.notes);
     }
-    let padded = import.network(&config(&import)).unwrap().encode_backbone(&patches(), Mode::Eval);
+    let padded = import.network(&config(&import), 2).unwrap().encode_backbone(&patches(), Mode::Eval);
     let resnet = ResNetConfig { stem: Stem::Cifar, ..import.resnet.clone() };
-    let plain = import.network(&NetworkConfig { resnet, ..config(&import) }).unwrap();
+    let plain = import.network(&NetworkConfig { resnet, ..config(&import) }, 2).unwrap();
     assert_ne!(padded, plain.encode_backbone(&patches(), Mode::Eval), "the padding shows");
 }
 
 fn tiny(block: Block, stem: Stem) -> Network {
     let resnet = ResNetConfig { block, layers: [1, 2, 1, 1], base_width: 2, stem };
-    Network::new(&NetworkConfig { resnet, hidden: 6, projection: 5 }, Kind::Float, Device::Cpu).unwrap()
+    Network::new(&NetworkConfig { resnet, hidden: 6, projection: 5 }, 1, Kind::Float, Device::Cpu).unwrap()
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn every_network_and_portion_is_recognised_by_its_shapes() {
                 let import = recognise(Source::of(network.portion_state_dict(portion))).unwrap();
                 assert_eq!((&import.resnet, import.portion), (&network.config().resnet, portion));
                 assert_eq!((import.hidden, import.projection), heads);
-                let again = import.network(network.config()).unwrap().portion_state_dict(portion);
+                let again = import.network(network.config(), 2).unwrap().portion_state_dict(portion);
                 assert_eq!(again, state, "bit for bit");
             }
             let network = tiny(block, stem);
@@ -103,7 +103,7 @@ fn every_network_and_portion_is_recognised_by_its_shapes() {
 
 fn mismatch(state: state::State) -> StateMismatch {
     let import = recognise(Source::of(state)).unwrap();
-    match import.network(&NetworkConfig { hidden: 6, projection: 5, resnet: import.resnet.clone() }) {
+    match import.network(&NetworkConfig { hidden: 6, projection: 5, resnet: import.resnet.clone() }, 2) {
         Err(ModelError::State(mismatch)) => mismatch,
         other => panic!("expected a mismatch, found {other:?}"),
     }
@@ -136,7 +136,7 @@ fn counters_that_old_files_lack_begin_at_zero_and_wide_numbers_are_rounded_with_
     let import = recognise(Source::of(state)).unwrap();
     assert!(import.notes.iter().any(|note| note.contains("before PyTorch 0.4.1")), "{:?}", import.notes);
     assert!(import.notes.iter().any(|note| note.contains("rounded to float32")), "{:?}", import.notes);
-    let loaded = import.network(network.config()).unwrap();
+    let loaded = import.network(network.config(), 2).unwrap();
     assert_eq!(loaded.backbone_state_dict(), network.backbone_state_dict());
 }
 
@@ -162,7 +162,7 @@ fn weights_that_are_no_numbers_or_far_too_few_are_refused() {
     let (key, tensor) = state.iter_mut().find(|(key, _)| key.ends_with("layer2.1.bn1.bias")).unwrap();
     let (key, _) = (key.clone(), tensor.fill_(f64::NAN));
     let import = recognise(Source::of(state)).unwrap();
-    let refusal = import.network(network.config()).unwrap_err().to_string();
+    let refusal = import.network(network.config(), 2).unwrap_err().to_string();
     assert_eq!(refusal, format!("`{key}` holds numbers that are not finite"));
 
     // A few small tensors that claim to be a network of terabytes.
@@ -170,7 +170,7 @@ fn weights_that_are_no_numbers_or_far_too_few_are_refused() {
     let mut state = vec![("conv1.weight".to_owned(), zeros(&[wide, 3, 3, 3]))];
     state.extend((1..=4).map(|i| (format!("layer{i}.0.conv1.weight"), zeros(&[1]))));
     let import = recognise(Source::of(state)).unwrap();
-    let refusal = import.network(&config(&import)).unwrap_err();
+    let refusal = import.network(&config(&import), 2).unwrap_err();
     assert!(matches!(refusal, ModelError::TooFew { .. }), "{refusal}");
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use empssl_model::{Mode, ModelError, Network, StateMismatch, weights};
 use tch::{Device, Kind, Tensor};
 
-use crate::{build, patches, tiny, values};
+use crate::{build, build_seeded, patches, tiny, values};
 
 type State = Vec<(String, Tensor)>;
 
@@ -37,7 +37,7 @@ fn a_file_carries_a_network_into_a_fresh_one() {
 
     let file = weights::read(&path).expect("the file is whole");
     assert_eq!(file.metadata, metadata);
-    let mut fresh = build(&tiny(), Kind::Float);
+    let mut fresh = build_seeded(&tiny(), Kind::Float, 2);
     assert_ne!(projections(&fresh), projections(&source));
     fresh.load_state_dict(&file.tensors).expect("the file fits");
     assert_eq!(projections(&fresh), projections(&source));
@@ -54,7 +54,7 @@ fn a_backbone_travels_alone_under_torchvisions_names() {
     state.push(("fc.weight".to_owned(), Tensor::zeros([1000, 32], (Kind::Float, Device::Cpu))));
     state.push(("fc.bias".to_owned(), Tensor::zeros([1000], (Kind::Float, Device::Cpu))));
 
-    let mut fresh = build(&tiny(), Kind::Float);
+    let mut fresh = build_seeded(&tiny(), Kind::Float, 2);
     let head = |network: &Network| values(&network.parameters().last().expect("there are parameters").1);
     let head_before = head(&fresh);
     fresh.load_backbone_state_dict(&state).expect("the backbone fits");
@@ -69,13 +69,13 @@ fn a_backbone_travels_alone_under_torchvisions_names() {
 #[test]
 fn numbers_are_converted_and_the_network_keeps_its_type() {
     let source = trained();
-    let mut wide = build(&tiny(), Kind::Double);
+    let mut wide = build_seeded(&tiny(), Kind::Double, 2);
     wide.load_state_dict(&source.state_dict()).expect("float32 weights fit a float64 network");
     assert!(wide.parameters().iter().all(|(_, tensor)| tensor.kind() == Kind::Double && tensor.requires_grad()));
     let (ours, theirs) = (wide.state_dict(), source.state_dict());
     assert!(ours.iter().zip(&theirs).all(|((_, a), (_, b))| values(a) == values(b)));
 
-    let mut narrow = build(&tiny(), Kind::Float);
+    let mut narrow = build_seeded(&tiny(), Kind::Float, 3);
     narrow.load_state_dict(&wide.state_dict()).expect("float64 weights fit a float32 network");
     assert_eq!(narrow.kind(), Kind::Float);
     assert_eq!(projections(&narrow), projections(&source));
@@ -86,7 +86,7 @@ fn the_prefix_of_data_parallel_is_dropped() {
     let source = trained();
     let prefixed: State =
         source.state_dict().into_iter().map(|(key, tensor)| (format!("module.{key}"), tensor)).collect();
-    let mut fresh = build(&tiny(), Kind::Float);
+    let mut fresh = build_seeded(&tiny(), Kind::Float, 2);
     fresh.load_state_dict(&prefixed).expect("the prefix is known");
     assert_eq!(projections(&fresh), projections(&source));
 }
@@ -105,7 +105,7 @@ fn every_key_at_fault_is_named_and_nothing_is_copied() {
             _ => {}
         }
     }
-    let mut network = build(&tiny(), Kind::Float);
+    let mut network = build_seeded(&tiny(), Kind::Float, 2);
     let before = projections(&network);
     let refusal = network.load_state_dict(&state).expect_err("the weights do not fit");
     let message = refusal.to_string();

@@ -12,8 +12,6 @@ mod loading;
 mod network;
 mod python;
 
-use std::sync::{Mutex, PoisonError};
-
 use empssl_model::{Network, NetworkConfig, ResNetConfig, Stem};
 use tch::{Device, Kind, Tensor};
 
@@ -23,18 +21,12 @@ fn tiny() -> NetworkConfig {
     NetworkConfig { resnet, hidden: 16, projection: 8 }
 }
 
-/// Held while weights are drawn: libtorch's generator is shared by all tests that run at this moment.
-static DRAWING: Mutex<()> = Mutex::new(());
-
 fn build(config: &NetworkConfig, kind: Kind) -> Network {
-    let _alone = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
-    Network::new(config, kind, Device::Cpu).expect("the configuration is valid")
+    build_seeded(config, kind, 1)
 }
 
-fn build_seeded(config: &NetworkConfig, kind: Kind, seed: i64) -> Network {
-    let _alone = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::manual_seed(seed);
-    Network::new(config, kind, Device::Cpu).expect("the configuration is valid")
+fn build_seeded(config: &NetworkConfig, kind: Kind, seed: u64) -> Network {
+    Network::new(config, seed, kind, Device::Cpu).expect("the configuration is valid")
 }
 
 /// All values of a tensor, in row-major order.

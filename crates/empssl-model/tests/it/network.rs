@@ -121,15 +121,20 @@ fn a_seed_means_one_network_whatever_its_type() {
     assert_eq!(state(Kind::Float, 5), reference);
     assert_eq!(state(Kind::Double, 5), reference);
     assert_ne!(state(Kind::Float, 6), reference);
+    std::thread::scope(|scope| {
+        let networks = [5, 6, 5, 6].map(|seed| scope.spawn(move || state(Kind::Float, seed)));
+        let [first, other, second, _] = networks.map(|network| network.join().expect("it is built"));
+        assert!(first == reference && second == reference && other != reference, "threads see one another's draws");
+    });
 }
 
 #[test]
 fn impossible_networks_are_refused() {
     let config = NetworkConfig { hidden: 0, ..tiny() };
-    let message = Network::new(&config, Kind::Float, Device::Cpu).expect_err("refused").to_string();
+    let message = Network::new(&config, 1, Kind::Float, Device::Cpu).expect_err("refused").to_string();
     assert_eq!(message, "`hidden` must be at least 1, found 0");
     for kind in [Kind::Half, Kind::BFloat16, Kind::Int64] {
-        let refusal = Network::new(&tiny(), kind, Device::Cpu).expect_err("refused");
+        let refusal = Network::new(&tiny(), 1, kind, Device::Cpu).expect_err("refused");
         assert!(matches!(refusal, ModelError::Kind { found } if found == kind), "{refusal}");
     }
 }
@@ -295,7 +300,7 @@ impl SharedNorm for Whole {
 
 #[test]
 fn a_shared_batch_is_normalised_by_whoever_knows_the_others() {
-    let (own, mut shared) = (build(&tiny(), Kind::Double), build(&tiny(), Kind::Double));
+    let (own, mut shared) = (build(&tiny(), Kind::Double), build_seeded(&tiny(), Kind::Double, 2));
     shared.load_state_dict(&own.state_dict()).unwrap();
     let norm = Arc::new(Whole::default());
     shared.set_shared_norm(Some(norm.clone()));

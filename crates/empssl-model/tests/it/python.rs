@@ -10,7 +10,7 @@ use empssl_golden::Python;
 use empssl_model::{Mode, NetworkConfig, ResNetConfig, Stem, weights};
 use tch::{Kind, Tensor};
 
-use crate::{build, patches, values};
+use crate::{build, build_seeded, patches, values};
 
 /// The structure of the official encoder (tsb0601/EMP-SSL `model/model.py`) with narrower heads. It loads our files
 /// strictly, runs them on our patches, and saves its outputs, and its weights after a step of training mode.
@@ -93,7 +93,7 @@ fn round_trip(python: &Python, config: &NetworkConfig, stem: &str) {
     close("z", &ours.projections, &theirs["z"]);
     close("backbone", &ours.backbone, &theirs["backbone"]);
 
-    let mut fresh = build(config, Kind::Float);
+    let mut fresh = build_seeded(config, Kind::Float, 2);
     fresh.load_state_dict(&read(folder.path(), "theirs.safetensors")).expect("PyTorch's weights fit");
     close("z_after", &fresh.forward(&x, Mode::Eval).projections, &theirs["z_after"]);
 }

@@ -1,14 +1,11 @@
 //! The three roads against each other.
 
-use std::sync::PoisonError;
-
 use empssl_loss::EmpSslLossConfig;
 use empssl_model::{Arithmetic, Layout, NetworkConfig, Products, ResNetConfig, Stem};
 use empssl_torch::precision;
 use tch::{Device, Kind};
 
 use super::*;
-use crate::config::tests::DRAWING;
 
 /// Parts of a step, images, side of a patch.
 const N: i64 = 4;
@@ -24,10 +21,7 @@ fn noise(count: i64, seed: f64) -> Tensor {
 /// The same network every time, with running statistics that its patches have moved.
 fn network(kind: Kind) -> Network {
     let resnet = ResNetConfig { base_width: 4, layers: [1, 2, 1, 1], ..ResNetConfig::resnet18(Stem::Cifar) };
-    let network = {
-        let _alone = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
-        Network::new(&NetworkConfig { resnet, hidden: 16, projection: 8 }, kind, Device::Cpu).unwrap()
-    };
+    let network = Network::new(&NetworkConfig { resnet, hidden: 16, projection: 8 }, 1, kind, Device::Cpu).unwrap();
     no_grad(|| {
         for (index, (_, parameter)) in network.parameters().iter().enumerate() {
             let fan_in = parameter.numel() as f64 / parameter.size()[0] as f64;

@@ -1,7 +1,6 @@
 //! Whole runs in miniature.
 
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use empssl_data::{Dataset, OnBadImage, OpenOptions, PatchConfig, PatchSampler, Split};
@@ -9,7 +8,7 @@ use empssl_loss::EmpSslLossConfig;
 use empssl_model::{NetworkConfig, ResNetConfig, Stem};
 
 use super::*;
-use crate::config::tests::{DRAWING, config};
+use crate::config::tests::config;
 use crate::config::{CheckpointEvery, Length};
 use crate::gradient::MemoryMode;
 
@@ -27,11 +26,7 @@ fn source() -> BatchSource {
 fn trainer(config: TrainConfig) -> Trainer {
     let resnet = ResNetConfig { base_width: 4, ..ResNetConfig::resnet18(Stem::Cifar) };
     let network = NetworkConfig { resnet, hidden: 16, projection: 8 };
-    let network = {
-        let _alone = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
-        tch::manual_seed(3);
-        Network::new(&network, Kind::Float, Device::Cpu).unwrap()
-    };
+    let network = Network::new(&network, 3, Kind::Float, Device::Cpu).unwrap();
     let loss = EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap();
     Trainer::new(network, loss, &LarsConfig::paper(), config, 14).unwrap()
 }

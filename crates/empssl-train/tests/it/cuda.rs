@@ -16,7 +16,7 @@ fn gradient(
     tf32: bool,
     weights: &[(String, Tensor)],
 ) -> Tensor {
-    let mut network = Network::new(&config(), Kind::Float, device).unwrap();
+    let mut network = Network::new(&config(), 1, Kind::Float, device).unwrap();
     network.load_state_dict(weights).unwrap();
     network.set_arithmetic(arithmetic).unwrap();
     let patches = (Tensor::arange(4 * 16 * 3 * 32 * 32, (Kind::Double, Device::Cpu)) * 12.9898).sin() * 127.0 + 128.0;
@@ -46,7 +46,7 @@ fn every_precision_layout_and_mode_points_where_the_cpu_points() {
         return;
     }
     empssl_torch::precision::set_tf32(false).unwrap();
-    let weights = Network::new(&config(), Kind::Float, Device::Cpu).unwrap().state_dict();
+    let weights = Network::new(&config(), 1, Kind::Float, Device::Cpu).unwrap().state_dict();
     let cpu = gradient(Device::Cpu, Arithmetic::PLAIN, MemoryMode::Whole, false, &weights);
     for layout in LAYOUTS {
         for memory in [MemoryMode::Whole, MemoryMode::ByStage] {

@@ -42,7 +42,7 @@ pub(crate) fn config(log_every: u64) -> TrainConfig {
 
 pub(crate) fn trainer(config: TrainConfig, device: Device) -> Trainer {
     let resnet = ResNetConfig { base_width: 4, ..ResNetConfig::resnet18(Stem::Cifar) };
-    let network = Network::new(&NetworkConfig { resnet, hidden: 16, projection: 8 }, Kind::Float, device).unwrap();
+    let network = Network::new(&NetworkConfig { resnet, hidden: 16, projection: 8 }, 1, Kind::Float, device).unwrap();
     let loss = EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap();
     Trainer::new(network, loss, &LarsConfig::paper(), config, IMAGES).unwrap()
 }

@@ -90,9 +90,9 @@ impl Job {
 
     /// Another one on every rank but rank 0, whose weights all get.
     fn network(&self) -> Network {
-        tch::manual_seed(if self.is_first() { 3 } else { 4 });
+        let seed = if self.is_first() { 3 } else { 4 };
         let resnet = ResNetConfig { base_width: 4, layers: [1, 1, 1, 1], ..ResNetConfig::resnet18(Stem::Cifar) };
-        Network::new(&NetworkConfig { resnet, hidden: 16, projection: 8 }, self.kind, Device::Cpu).unwrap()
+        Network::new(&NetworkConfig { resnet, hidden: 16, projection: 8 }, seed, self.kind, Device::Cpu).unwrap()
     }
 
     /// The gradient of one step at given patches, and the statistics after it.

@@ -78,7 +78,7 @@ impl Case<'_> {
         let resnet =
             ResNetConfig { block, layers: layers.try_into().unwrap(), base_width: self.i64("base_width"), stem };
         let config = NetworkConfig { resnet, hidden: self.i64("hidden_dim"), projection: self.i64("z_dim") };
-        Network::new(&config, self.kind, Device::Cpu).unwrap()
+        Network::new(&config, 1, self.kind, Device::Cpu).unwrap()
     }
 
     fn loss(&self) -> EmpSslLoss {

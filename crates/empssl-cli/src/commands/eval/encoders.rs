@@ -80,7 +80,7 @@ mod tests {
 
     fn network() -> Network {
         let resnet = ResNetConfig { base_width: 2, layers: [1, 1, 1, 1], ..ResNetConfig::resnet18(Stem::Cifar) };
-        Network::new(&NetworkConfig { resnet, hidden: 6, projection: 4 }, Kind::Float, Device::Cpu).unwrap()
+        Network::new(&NetworkConfig { resnet, hidden: 6, projection: 4 }, 1, Kind::Float, Device::Cpu).unwrap()
     }
 
     #[test]
