@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use empssl_model::Network;
 use empssl_train::{Observer, StepRecord, TrainError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
 use crate::monitor::{Check, Monitor};
@@ -114,15 +114,17 @@ impl Observer for TrainProgress {
     }
 
     fn on_record(&mut self, record: &StepRecord) -> Result<(), TrainError> {
-        self.last = Some(*record);
+        self.last = Some(record.clone());
         let failed = |reason: String| TrainError::Observer(format!("cannot write {}: {reason}", self.path));
         let line = Line { record, monitor: self.check.take() };
         let line = serde_json::to_string(&line).map_err(|e| failed(e.to_string()))?;
         writeln!(self.metrics, "{line}").map_err(|e| failed(e.to_string()))?;
         let knn = self.knn.map_or(String::new(), |top1| format!("  kNN {top1:.1} %"));
         self.bar.say(format!(
-            "loss {:.2}  invariance {:.3}  coding rate {:.1}{knn}  {:.0} patches/s",
-            record.loss, record.invariance, record.coding_rate, record.patches_per_s
+            "loss {:.2}{}{knn}  {:.0} patches/s",
+            record.loss,
+            parts_of(record),
+            record.patches_per_s
         ));
         Ok(())
     }
@@ -132,17 +134,29 @@ impl Observer for TrainProgress {
     }
 }
 
+/// The terms of the objective, each after two spaces.
+fn parts_of(record: &StepRecord) -> String {
+    record.parts.iter().map(|(name, value)| format!("  {} {value:.3}", name.replace('_', " "))).collect()
+}
+
+/// What is read of a line of `metrics.jsonl`.
+#[derive(Deserialize)]
+struct Logged {
+    step: u64,
+    seconds: f64,
+}
+
 /// The lines of a metrics file up to a step, with what they say.
-fn records(path: &Path, last_step: u64) -> Result<Vec<(String, StepRecord)>, CliError> {
+fn records(path: &Path, last_step: u64) -> Result<Vec<(String, Logged)>, CliError> {
     let bytes = match std::fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         read => read.map_err(|e| CliError::file("cannot read", path, e))?,
     };
     let text = String::from_utf8_lossy(&bytes);
-    let mut kept: Vec<(String, StepRecord)> = Vec::new();
+    let mut kept: Vec<(String, Logged)> = Vec::new();
     let mut damage = None;
     for (index, line) in text.lines().enumerate() {
-        let record = serde_json::from_str::<StepRecord>(line).ok();
+        let record = serde_json::from_str::<Logged>(line).ok();
         let expected = kept.last().map_or(1, |(_, last)| last.step + 1);
         match record.filter(|record| record.step >= expected) {
             Some(record) if record.step > last_step => break,
@@ -253,18 +267,21 @@ fn text_of(time: Duration) -> String {
 mod tests {
     use super::*;
 
+    fn record(step: u64) -> StepRecord {
+        let parts = vec![("invariance", -0.5), ("coding_rate", 9.0)];
+        StepRecord { step, epoch: 0, lr: 0.3, loss: -1.0, parts, patches_per_s: 1.0, seconds: 2.0 }
+    }
+
     fn line(step: u64) -> String {
-        let record = StepRecord {
-            step,
-            epoch: 0,
-            lr: 0.3,
-            loss: -1.0,
-            invariance: -0.5,
-            coding_rate: 9.0,
-            patches_per_s: 1.0,
-            seconds: 2.0,
-        };
-        serde_json::to_string(&record).unwrap() + "\n"
+        serde_json::to_string(&record(step)).unwrap() + "\n"
+    }
+
+    #[test]
+    fn every_term_of_the_objective_has_its_key_and_its_place() {
+        let keys =
+            r#"{"step":1,"epoch":0,"lr":0.3,"loss":-1.0,"invariance":-0.5,"coding_rate":9.0,"patches_per_s":1.0,"#;
+        assert_eq!(line(1), keys.to_owned() + "\"seconds\":2.0}\n");
+        assert_eq!(parts_of(&record(1)), "  invariance -0.500  coding rate 9.000");
     }
 
     #[test]
@@ -274,8 +291,7 @@ mod tests {
         std::fs::write(&path, format!("{}{}{}{}", line(1), line(10), line(20), &line(30)[..7])).unwrap();
         let mut progress = TrainProgress::new(&path, 10, 40, None).unwrap();
         assert_eq!(progress.seconds_before, 2.0);
-        let record: StepRecord = serde_json::from_str(&line(20)).unwrap();
-        progress.on_record(&record).unwrap();
+        progress.on_record(&record(20)).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}{}{}", line(1), line(10), line(20)));
     }
 
@@ -284,10 +300,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         let mut progress = TrainProgress::new(&path, 0, 40, None).unwrap();
-        let record: StepRecord = serde_json::from_str(&line(1)).unwrap();
         progress.check = Some(Check { knn_top1: 41.5, knn_top5: 90.0, images: 1000, patches: 1, seconds: 0.25 });
-        progress.on_record(&record).unwrap();
-        progress.on_record(&StepRecord { step: 10, ..record }).unwrap();
+        progress.on_record(&record(1)).unwrap();
+        progress.on_record(&record(10)).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let monitor = r#","monitor":{"knn_top1":41.5,"knn_top5":90.0,"images":1000,"patches":1,"seconds":0.25}}"#;
         let checked = line(1).trim_end().strip_suffix('}').unwrap().to_owned() + monitor + "\n";

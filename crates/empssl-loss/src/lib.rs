@@ -30,7 +30,7 @@
 //! let z = encoder(&patches); // [n * b, d], patch-major: row i * b + j is patch i of image j
 //! let z = z.view([n, b, d]);
 //! let terms = loss.backward(&z)?; // the gradient now sits in the encoder's parameters
-//! println!("{:.3} = total, {:.3} nats of coding rate", terms.total.double_value(&[]), terms.coding_rate.double_value(&[]));
+//! println!("{:.3} = total, {:.3} nats of coding rate", terms.total.double_value(&[]), terms.part("coding_rate").double_value(&[]));
 //! # assert!(weight.grad().abs().sum(Kind::Float).double_value(&[]) > 0.0);
 //! # assert!(terms.total.double_value(&[]).is_finite());
 //! # Ok::<(), empssl_loss::LossError>(())

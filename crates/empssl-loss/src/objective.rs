@@ -30,17 +30,31 @@ impl EmpSslLossConfig {
 
 /// What one evaluation of the objective found: 0-d tensors on the device of the projections.
 ///
+/// `total` is `invariance_weight * invariance - coding_rate_weight * coding_rate`, with the parts
+///
+/// - `invariance`: minus the mean cosine between a projection and its image's mean, from -1 (all patches agree) to 1;
+/// - `coding_rate`: the mean rate over the patches, in nats; 0 or more.
+///
 /// Read them when they are logged, not every step: on a GPU each read waits for the device. Where projections are not
 /// finite, or so long that their Gram matrix overflows or cannot be told from a singular one, the terms and the gradient
 /// are NaN or infinite; check `total` and no such step goes unseen.
 #[derive(Debug)]
 pub struct LossTerms {
-    /// `invariance_weight * invariance - coding_rate_weight * coding_rate`, to be minimised; negative as a rule.
+    /// To be minimised; negative as a rule.
     pub total: Tensor,
-    /// Minus the mean cosine between a projection and its image's mean, from -1 (all patches agree) to 1.
-    pub invariance: Tensor,
-    /// The mean rate over the patches, in nats; 0 or more.
-    pub coding_rate: Tensor,
+    /// The terms by name, without their weights.
+    pub parts: Vec<(&'static str, Tensor)>,
+}
+
+impl LossTerms {
+    /// The part of this name.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn part(&self, name: &str) -> &Tensor {
+        let found = self.parts.iter().find(|(part, _)| *part == name);
+        &found.unwrap_or_else(|| panic!("the objective has no part `{name}`")).1
+    }
 }
 
 /// The training objective of EMP-SSL, for projections of shape `[n, b, d]`.
@@ -110,7 +124,7 @@ impl EmpSslLoss {
 
     fn terms(&self, invariance: Tensor, coding_rate: Tensor) -> LossTerms {
         let total = &invariance * self.config.invariance_weight - &coding_rate * self.config.coding_rate_weight;
-        LossTerms { total, invariance, coding_rate }
+        LossTerms { total, parts: vec![("invariance", invariance), ("coding_rate", coding_rate)] }
     }
 
     fn closed_form(&self, z: &Tensor) -> (LossTerms, Tensor) {

@@ -50,5 +50,5 @@ pub use config::{Backbone, Block, NetworkConfig, Portion, ResNetConfig, Stem};
 pub use error::{ModelError, StateMismatch};
 pub use footprint::StageElements;
 pub use layers::{Mode, Part, SharedNorm};
-pub use network::{Embedding, Network, Stage};
+pub use network::{Embedding, Network, Stage, network_input};
 pub use script::ScriptModule;

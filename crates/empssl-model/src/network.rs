@@ -244,6 +244,12 @@ impl Network {
     }
 }
 
+/// What a network takes for patches as they are cut: bytes `[n, b, 3, s, s]` to numbers `x / 127.5 - 1` of `kind`,
+/// `[n * b, 3, s, s]` (tsb0601/EMP-SSL `dataset/aug.py`: ToTensor, then Normalize with mean and deviation 0.5).
+pub fn network_input(patches: &Tensor, kind: Kind) -> Tensor {
+    patches.flatten(0, 1).to_kind(kind) / 127.5 - 1.0
+}
+
 impl fmt::Debug for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, device) = (self.kind(), self.device());
@@ -376,7 +382,8 @@ mod tests {
     /// mean over four positions makes quarters of the whole numbers, which float32 holds up to 2^22.
     #[test]
     fn stored_and_rounded_bf16_agree_to_the_bit_where_sums_are_exact() {
-        let patches = (Tensor::arange(6 * 3 * 16 * 16, (Kind::Float, Device::Cpu)) * 37.0).remainder(61.0).remainder(5.0);
+        let patches =
+            (Tensor::arange(6 * 3 * 16 * 16, (Kind::Float, Device::Cpu)) * 37.0).remainder(61.0).remainder(5.0);
         let patches = (patches - 2.0).view([6, 3, 16, 16]);
         for layout in [crate::Layout::Contiguous, crate::Layout::ChannelsLast] {
             let outputs = Compute::every_grid(layout).map(|compute| {

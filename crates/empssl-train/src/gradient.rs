@@ -1,4 +1,4 @@
-//! The gradient of one step, by three roads that keep more or less of it in memory.
+//! The gradient of one step, in three memory modes that keep more or less of it.
 //!
 //! ```text
 //! whole       patches -> network, all of it kept -> z -> objective, dz -> back through the network
@@ -12,24 +12,23 @@
 //! of the whole step to within rounding. By patches, BatchNorm normalises each part by its own statistics, which is
 //! another training than the published one wherever a part is not the whole.
 //!
-//! The running statistics move once a step on every road: while the projections are computed, never when something is
+//! The running statistics move once a step in every mode: while the projections are computed, never when something is
 //! run again. By patches they move towards the mean of the parts' statistics; the running variance is hence that within
 //! a part, which is what the network was trained on.
 
 use std::fmt;
 
 use empssl_loss::{EmpSslLoss, LossTerms};
-use empssl_model::{Mode, Network, Part};
+use empssl_model::{Mode, Network, Part, network_input};
 use empssl_torch::ShimError;
 use empssl_torch::autograd::backward;
 use empssl_torch::precision::Tf32Scope;
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
+use tracing::info_span;
 
 use crate::error::TrainError;
-use crate::phase::Phase;
 use crate::ranks::Ranks;
-use crate::source::network_input;
 
 /// What a step keeps in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,10 +79,10 @@ impl fmt::Display for MemoryMode {
 
 /// Which statistics BatchNorm normalises by in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Norms {
+pub enum BatchNormStats {
     /// The batch's, as in all training here; the running ones move.
     Batch,
-    /// The running ones, which stay: the network is a fixed function of each patch, and all roads have one gradient.
+    /// The running ones, which stay: the network is a fixed function of each patch, and all modes have one gradient.
     Running,
 }
 
@@ -93,7 +92,7 @@ pub struct StepPlan {
     /// What is kept.
     pub memory: MemoryMode,
     /// What is normalised by.
-    pub norms: Norms,
+    pub norms: BatchNormStats,
     /// Whether the network, and it alone, may use TF32; where this is false the process's switches stay as they are.
     pub tf32: bool,
 }
@@ -102,57 +101,31 @@ impl StepPlan {
     /// Adds the gradient of the objective with respect to every parameter to what the parameters have, for patches
     /// `[n, b, 3, s, s]` in bytes on the network's device.
     ///
+    /// Where the batch is shared with other `ranks`, the patches are those of this process's images, the terms those of
+    /// all images, and the gradients, of which the parameters had none before, the sums over the ranks.
+    ///
     /// # Errors
-    /// When the objective refuses its projections, or libtorch fails.
+    /// When the objective refuses its projections, libtorch fails, or a rank is lost.
     ///
     /// # Panics
     /// When libtorch fails in a forward pass; [`empssl_torch::catch`] makes an error of it.
-    pub fn backward(&self, network: &Network, loss: &EmpSslLoss, patches: &Tensor) -> Result<LossTerms, TrainError> {
-        self.backward_in_phases(network, loss, patches, &mut |_| ())
-    }
-
-    /// [`Self::backward`], which tells `enter` of every phase that begins: [`Phase::Forward`], [`Phase::Loss`],
-    /// [`Phase::Again`] where something is run once more, and [`Phase::Backward`].
-    ///
-    /// # Errors
-    /// As [`Self::backward`].
-    ///
-    /// # Panics
-    /// As [`Self::backward`].
-    pub fn backward_in_phases(
+    pub fn backward(
         &self,
         network: &Network,
         loss: &EmpSslLoss,
         patches: &Tensor,
-        enter: &mut dyn FnMut(Phase),
-    ) -> Result<LossTerms, TrainError> {
-        self.backward_among(None, network, loss, patches, enter)
-    }
-
-    /// [`Self::backward_in_phases`] for one of several processes: the patches are those of its images, the terms those
-    /// of all images, and the gradients, of which the parameters had none before, the sums over the ranks.
-    ///
-    /// # Errors
-    /// As [`Self::backward`], and when a rank is lost.
-    ///
-    /// # Panics
-    /// As [`Self::backward`].
-    pub fn backward_among(
-        &self,
         ranks: Option<&mut Ranks>,
-        network: &Network,
-        loss: &EmpSslLoss,
-        patches: &Tensor,
-        enter: &mut dyn FnMut(Phase),
     ) -> Result<LossTerms, TrainError> {
         let _tf32 = self.scope(true)?;
-        let mut step = Step { plan: *self, network, loss, patches, ranks, enter };
+        let mut step = Step { plan: *self, network, loss, patches, ranks };
         let terms = match self.memory {
             MemoryMode::Whole => step.whole(),
             MemoryMode::ByStage => step.by_stage(),
             MemoryMode::ByPatches(part) => step.by_patches(part as i64),
         }?;
-        step.ranks.map_or(Ok(()), Ranks::finish_pass)?;
+        if let Some(ranks) = step.ranks {
+            info_span!("backward").in_scope(|| ranks.finish_pass())?;
+        }
         Ok(terms)
     }
 
@@ -163,21 +136,21 @@ impl StepPlan {
 
     /// How the network is run the first time in a step.
     fn first(&self) -> Mode {
-        if self.norms == Norms::Batch { Mode::Train } else { Mode::Eval }
+        if self.norms == BatchNormStats::Batch { Mode::Train } else { Mode::Eval }
     }
 
     /// How the network is run the first time on a part of the step.
     fn first_of(&self, part: Part) -> Mode {
-        if self.norms == Norms::Batch { Mode::Part(part) } else { Mode::Eval }
+        if self.norms == BatchNormStats::Batch { Mode::Part(part) } else { Mode::Eval }
     }
 
     /// How the network is run again on what it has seen in this step.
     fn again(&self) -> Mode {
-        if self.norms == Norms::Batch { Mode::Again } else { Mode::Eval }
+        if self.norms == BatchNormStats::Batch { Mode::Again } else { Mode::Eval }
     }
 }
 
-/// One step on its road.
+/// One step in its memory mode.
 struct Step<'a> {
     plan: StepPlan,
     network: &'a Network,
@@ -185,22 +158,19 @@ struct Step<'a> {
     /// `[n, b, 3, s, s]`, bytes.
     patches: &'a Tensor,
     ranks: Option<&'a mut Ranks>,
-    enter: &'a mut dyn FnMut(Phase),
 }
 
 impl Step<'_> {
     fn whole(&mut self) -> Result<LossTerms, TrainError> {
-        (self.enter)(Phase::Forward);
-        let z = self.network.forward(&self.input(0, self.n()), self.plan.first()).projections;
+        let forward = || self.network.forward(&self.input(0, self.n()), self.plan.first()).projections;
+        let z = info_span!("forward").in_scope(forward);
         let (terms, gradient) = self.objective(&z)?;
-        (self.enter)(Phase::Backward);
-        self.begin_last_pass();
-        backward(&z, &gradient)?;
+        self.last_backward(&z, &gradient)?;
         Ok(terms)
     }
 
     fn by_stage(&mut self) -> Result<LossTerms, TrainError> {
-        (self.enter)(Phase::Forward);
+        let forward = info_span!("forward").entered();
         let [below @ .., last] = self.network.stages();
         let mut x = self.input(0, self.n());
         let mut kept = Vec::new();
@@ -210,22 +180,18 @@ impl Step<'_> {
         }
         // Nothing comes between the forward and the backward pass of the last stage, so it runs once.
         let x = x.set_requires_grad(true);
-        let (terms, mut gradient) = {
-            let z = last.forward(&x, self.plan.first());
-            let (terms, gradient) = self.objective(&z)?;
-            (self.enter)(Phase::Backward);
-            // Each parameter belongs to one stage, so every gradient is the last of its parameter.
-            self.begin_last_pass();
-            backward(&z, &gradient)?;
-            (terms, x.grad())
-        };
+        let z = last.forward(&x, self.plan.first());
+        drop(forward);
+        let (terms, gradient) = self.objective(&z)?;
+        // Each parameter belongs to one stage, so every gradient is the last of its parameter.
+        self.last_backward(&z, &gradient)?;
+        drop((z, gradient));
+        let mut gradient = x.grad();
         drop(x);
         while let Some((stage, x)) = kept.pop() {
             let x = x.set_requires_grad(!kept.is_empty()); // patches need no gradient
-            (self.enter)(Phase::Again);
-            let y = stage.forward(&x, self.plan.again());
-            (self.enter)(Phase::Backward);
-            backward(&y, &gradient)?;
+            let y = info_span!("recompute").in_scope(|| stage.forward(&x, self.plan.again()));
+            info_span!("backward").in_scope(|| backward(&y, &gradient))?;
             gradient = x.grad();
         }
         Ok(terms)
@@ -233,20 +199,29 @@ impl Step<'_> {
 
     fn by_patches(&mut self, part: i64) -> Result<LossTerms, TrainError> {
         let (n, b) = (self.n(), self.b());
-        (self.enter)(Phase::Forward);
-        let z = self.projections(part);
+        let z = info_span!("forward").in_scope(|| self.projections(part));
         let (terms, gradient) = self.objective(&z)?;
         drop(z);
         for from in (0..n).step_by(part as usize) {
-            (self.enter)(Phase::Again);
-            let z = self.network.forward(&self.input(from, part), self.plan.again()).projections;
-            (self.enter)(Phase::Backward);
+            let forward = || self.network.forward(&self.input(from, part), self.plan.again()).projections;
+            let z = info_span!("recompute").in_scope(forward);
+            let gradient = gradient.narrow(0, from * b, part * b);
             if from + part == n {
-                self.begin_last_pass();
+                self.last_backward(&z, &gradient)?;
+            } else {
+                info_span!("backward").in_scope(|| backward(&z, &gradient))?;
             }
-            backward(&z, &gradient.narrow(0, from * b, part * b))?;
         }
         Ok(terms)
+    }
+
+    /// The last backward pass of the step, during which the ranks begin to sum the gradients that are complete.
+    fn last_backward(&mut self, z: &Tensor, gradient: &Tensor) -> Result<(), TrainError> {
+        let _span = info_span!("backward").entered();
+        if let Some(ranks) = &mut self.ranks {
+            ranks.begin_last_pass();
+        }
+        Ok(backward(z, gradient)?)
     }
 
     /// The projections of all patches, `[n * b, d]`, without graph, computed part by part.
@@ -266,8 +241,8 @@ impl Step<'_> {
 
     /// The terms of the objective for all projections `[n * b, d]`, and its gradient with respect to them; b are the
     /// images of this process.
-    fn objective(&mut self, z: &Tensor) -> Result<(LossTerms, Tensor), TrainError> {
-        (self.enter)(Phase::Loss);
+    fn objective(&self, z: &Tensor) -> Result<(LossTerms, Tensor), TrainError> {
+        let _span = info_span!("loss").entered();
         let _exact = self.plan.scope(false)?;
         let own = z.detach().view([self.n(), self.b(), -1]);
         let Some(ranks) = &self.ranks else {
@@ -276,12 +251,6 @@ impl Step<'_> {
         };
         let (terms, gradient) = self.loss.value_and_gradient(&ranks.gather(&own)?)?;
         Ok((terms, ranks.own_slice(&gradient).flatten(0, 1)))
-    }
-
-    fn begin_last_pass(&mut self) {
-        if let Some(ranks) = &mut self.ranks {
-            ranks.begin_last_pass();
-        }
     }
 
     /// What the network takes for `count` patches of every image from the patch `from` on, `[count * b, 3, s, s]`.

@@ -28,7 +28,7 @@ pub struct LarsConfig {
     pub weight_decay: f64,
     /// Trust coefficient: the largest relative change of a weight tensor in one step.
     pub eta: f64,
-    /// Looks one step ahead along the momentum; needs a momentum.
+    /// Nesterov's form of the momentum; needs a momentum.
     pub nesterov: bool,
     /// Limits the local rate to the schedule's rate, so that the scaling only ever slows a tensor down.
     pub clip: bool,
@@ -52,8 +52,8 @@ impl LarsConfig {
         let decays = self.weight_decay >= 0.0 && self.weight_decay.is_finite();
         TrainError::check(decays, "weight_decay", "at least 0 and finite", self.weight_decay)?;
         TrainError::check(self.eta > 0.0 && self.eta.is_finite(), "eta", "positive and finite", self.eta)?;
-        let looks_ahead = !self.nesterov || self.momentum > 0.0;
-        TrainError::check(looks_ahead, "nesterov", "false without a momentum", self.nesterov)
+        let has_momentum = !self.nesterov || self.momentum > 0.0;
+        TrainError::check(has_momentum, "nesterov", "false without a momentum", self.nesterov)
     }
 }
 
@@ -85,16 +85,8 @@ struct Slot {
     plain: bool,
 }
 
-/// A parameter that moves in this step, with a gradient of its layout.
-struct Moving<'a> {
-    slot: &'a Slot,
-    /// The place of the slot.
-    index: usize,
-    gradient: Tensor,
-}
-
 impl Lars {
-    /// Takes charge of `parameters`, which keep sharing their storage with the network.
+    /// An optimizer of `parameters`, which keep sharing their storage with the network.
     ///
     /// # Errors
     /// [`TrainError::Setting`] for a setting out of range; [`TrainError::Mismatch`] when there is no parameter, a name
@@ -136,10 +128,8 @@ impl Lars {
         TrainError::check_tensors("the gradients", self.problems_with_gradients(gradients))?;
         let _guard = tch::no_grad_guard();
         self.follow_layouts();
-        let given = self.slots.iter().zip(gradients).enumerate();
-        let moving = given.filter_map(|(index, (slot, gradient))| Some(Moving::new(slot, index, (*gradient)?)));
-        let moving: Vec<_> = moving.collect();
-        self.rows.step(&self.config, lr, &self.slots, &moving).map_err(refused)
+        let given = gradients.iter().enumerate().filter_map(|(index, gradient)| Some((index, (*gradient)?)));
+        self.rows.step(&self.config, lr, &self.slots, &given.collect::<Vec<_>>()).map_err(refused)
     }
 
     /// A network may change the layout of its weights in memory; buffers follow.
@@ -216,19 +206,6 @@ impl Slot {
         let (expected, found) = (form(&self.parameter), form(tensor));
         let describe = |(kind, shape): (Kind, Vec<i64>)| format!("{kind:?} of {shape:?}");
         (expected != found).then(|| format!("`{}` is {}, expected {}", self.name, describe(found), describe(expected)))
-    }
-}
-
-impl<'a> Moving<'a> {
-    fn new(slot: &'a Slot, index: usize, gradient: &Tensor) -> Self {
-        let gradient = if gradient.stride() == slot.parameter.stride() {
-            gradient.shallow_clone()
-        } else {
-            let mut same = slot.parameter.zeros_like();
-            same.copy_(gradient);
-            same
-        };
-        Self { slot, index, gradient }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Who watches a run: progress bars, logs, monitors.
 
 use empssl_model::Network;
+use serde::Serializer;
 
 use crate::error::TrainError;
-use crate::phase::Phase;
 
 /// What is known about one logged step.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct StepRecord {
     /// Steps done so far in the whole run, the first being 1.
     pub step: u64,
@@ -14,16 +14,19 @@ pub struct StepRecord {
     pub epoch: u64,
     /// The learning rate it was taken with.
     pub lr: f64,
-    /// The objective, `invariance_weight * invariance - coding_rate_weight * coding_rate`.
+    /// The objective, which is minimised.
     pub loss: f64,
-    /// Minus the mean cosine of each projection with its image's mean projection.
-    pub invariance: f64,
-    /// The mean total coding rate R of a patch view.
-    pub coding_rate: f64,
+    /// Its terms by name, as [`empssl_loss::LossTerms::parts`] has them; serialised as fields beside the others.
+    #[serde(flatten, serialize_with = "by_name")]
+    pub parts: Vec<(&'static str, f64)>,
     /// Patches trained on per second since the record before.
     pub patches_per_s: f64,
     /// Seconds of training so far, in this process and in earlier ones of the same run.
     pub seconds: f64,
+}
+
+fn by_name<S: Serializer>(parts: &[(&'static str, f64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(parts.iter().copied())
 }
 
 /// Watches a run. Every method may do nothing.
@@ -32,11 +35,8 @@ pub trait Observer {
     /// from it here.
     fn on_step(&mut self, _step: u64, _n_steps: u64) {}
 
-    /// A phase begins, and with it the one before it ends. The device may still be computing what was issued in it.
-    fn on_phase(&mut self, _phase: Phase) {}
-
-    /// Whether to be shown the network after this step, the first being 1; such a step has a record, whatever the
-    /// rhythm of the others.
+    /// Whether to be shown the network after this step, the first being 1; such a step has a record, whichever others
+    /// have.
     fn wants_network(&mut self, _step: u64, _n_steps: u64) -> bool {
         false
     }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor, no_grad};
 
 use crate::error::TrainError;
+use crate::policy::StepActions;
 
 /// Which patches BatchNorm looks at where several processes share a batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,16 +63,9 @@ pub struct Ranks {
     norms: BatchNormOver,
 }
 
-/// What a rank wants after a step; if one does, all do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Wish {
-    pub(crate) stop: bool,
-    pub(crate) save: bool,
-}
-
 impl Ranks {
-    /// Lets `network`, which is on the CPU or on the group's device, share its batches with the group. Gradients travel in buckets of about
-    /// `bucket_bytes`, [`GradientBuckets::BYTES`] where nothing speaks for another size.
+    /// Lets `network`, which is on the CPU or on the group's device, share its batches with the group. Gradients are summed
+    /// in buckets of about `bucket_bytes`, [`GradientBuckets::BYTES`] where nothing speaks for another size.
     ///
     /// # Errors
     /// When the network is elsewhere.
@@ -105,7 +99,7 @@ impl Ranks {
     }
 
     /// Gives every rank the tensors of rank 0, in place.
-    pub(crate) fn hand_out(&self, tensors: &[(String, Tensor)]) -> Result<(), TrainError> {
+    pub(crate) fn broadcast(&self, tensors: &[(String, Tensor)]) -> Result<(), TrainError> {
         let given = tensors.iter().try_for_each(|(_, tensor)| self.group.broadcast(tensor, 0));
         given.map_err(TrainError::from)
     }
@@ -132,15 +126,15 @@ impl Ranks {
         Ok(self.buckets.finish()?)
     }
 
-    /// What all ranks do after a step.
-    pub(crate) fn agree(&self, wish: Wish) -> Result<Wish, TrainError> {
-        let wishes = Tensor::from_slice(&[i64::from(wish.stop), i64::from(wish.save)]);
-        self.group.largest(&wishes)?;
-        Ok(Wish { stop: wishes.int64_value(&[0]) > 0, save: wishes.int64_value(&[1]) > 0 })
+    /// The actions of this rank after a step, with the stop and the checkpoint of every rank: if one does, all do.
+    pub(crate) fn all_reduce_actions(&self, own: StepActions) -> Result<StepActions, TrainError> {
+        let flags = Tensor::from_slice(&[i64::from(own.stop), i64::from(own.checkpoint)]);
+        self.group.largest(&flags)?;
+        Ok(StepActions { stop: flags.int64_value(&[0]) > 0, checkpoint: flags.int64_value(&[1]) > 0, ..own })
     }
 
-    /// Makes the network what a checkpoint may hold. The device has done all that was asked of it and nothing of that
-    /// failed: what a collective leaves that was broken off is no number to be saved.
+    /// Makes the network ready to be saved: waits until the device has done all that was asked of it, and fails if any of
+    /// that failed, since an interrupted collective leaves undefined numbers.
     pub(crate) fn settle(&self, network: &Network) -> Result<(), TrainError> {
         if self.norms == BatchNormOver::PerRank {
             self.average_statistics(network)?;

@@ -7,21 +7,21 @@ use empssl_model::Network;
 use empssl_torch::catch;
 use empssl_torch::processes::{GradientBuckets, ProcessGroup};
 use tch::{Device, Kind, Tensor, no_grad};
+use tracing::info_span;
 
+use crate::batches::BatchSource;
 use crate::checkpoint::{Checkpoint, Position, Versions};
+use crate::checkpoint_files::CheckpointFiles;
 use crate::clock::Clock;
 use crate::config::TrainConfig;
 use crate::error::TrainError;
-use crate::feed::{Feed, Turn};
-use crate::gradient::{Norms, StepPlan};
-use crate::keep::{CheckpointFiles, Rhythm};
+use crate::gradient::{BatchNormStats, StepPlan};
 use crate::lars::{Lars, LarsConfig};
 use crate::memory;
 use crate::observer::{Observer, StepRecord};
-use crate::phase::Phase;
-use crate::ranks::{BatchNormOver, Ranks, Share, Wish};
+use crate::policy::{CheckpointPolicy, StepActions};
+use crate::ranks::{BatchNormOver, Ranks, Share};
 use crate::schedule::CosineSchedule;
-use crate::source::BatchSource;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +41,10 @@ pub struct Trainer {
     steps_per_epoch: u64,
     /// Steps done so far.
     step: u64,
-    /// The device's word on whether every loss so far was finite; read only at log time.
+    /// Whether every loss so far was finite, on the device; read only when metrics are.
     all_finite: Tensor,
+    /// The last loss that was read.
+    last_loss: Option<f64>,
     /// Other processes, where the batches are shared.
     ranks: Option<Ranks>,
 }
@@ -64,7 +66,7 @@ impl Trainer {
         let lars = Lars::new(network.parameters(), lars)?;
         let steps_per_epoch = config.steps_per_epoch(n_images);
         let all_finite = Tensor::ones([], (Kind::Bool, network.device()));
-        Ok(Self { network, loss, lars, config, steps_per_epoch, step: 0, all_finite, ranks: None })
+        Ok(Self { network, loss, lars, config, steps_per_epoch, step: 0, all_finite, last_loss: None, ranks: None })
     }
 
     /// Lets this trainer and those of the other ranks train together from here on, each on its slice of every batch.
@@ -83,8 +85,8 @@ impl Trainer {
         let own = [("number of ranks", group.world() as u64), ("seed", self.config.seed), ("step", self.step)];
         group.demand_alike(&[&own[..], facts].concat())?;
         let ranks = Ranks::new(group.clone(), &mut self.network, norms, GradientBuckets::BYTES)?;
-        ranks.hand_out(&self.network.state_dict())?;
-        ranks.hand_out(&self.lars.state())?;
+        ranks.broadcast(&self.network.state_dict())?;
+        ranks.broadcast(&self.lars.state())?;
         self.ranks = Some(ranks);
         Ok(())
     }
@@ -118,82 +120,44 @@ impl Trainer {
         stop: &AtomicBool,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, TrainError> {
-        let schedule = self.schedule()?;
-        let last_step = self.n_steps();
+        let (schedule, last_step) = (self.schedule()?, self.n_steps());
         let mut clock = Clock::start(self.step, checkpoint.seconds_before);
-        let mut rhythm = Rhythm::new(self.config.checkpoint_every);
-        let mut last_loss = None;
+        let mut policy = CheckpointPolicy::new(checkpoint.files.as_ref().and(self.config.checkpoint_every));
         let share = self.ranks.as_ref().map_or(Share::WHOLE, Ranks::share);
-        let mut feed = source.feed_share(&self.config, self.step..last_step, self.network.device(), share)?;
-        loop {
-            observer.on_phase(Phase::DataWait);
-            let Some(turn) = feed.next_turn() else { break };
-            let turn = turn?;
-            let (epoch, lr) = (turn.epoch, schedule.lr(self.step));
-            let terms = self.step(&mut feed, turn, lr, observer)?;
-            observer.on_phase(Phase::Between);
-            self.step += 1;
-            let is_due = checkpoint.files.is_some() && rhythm.is_due(self.step);
-            let wish = self.agree(Wish { stop: stop.load(Ordering::Relaxed), save: is_due })?;
-            let stopping = wish.stop && self.step < last_step;
-            let shown = observer.wants_network(self.step, last_step);
-            if stopping || shown || self.is_record_due(last_step) {
-                self.demand_finite(last_loss)?;
-                if shown {
-                    observer.on_network(&self.network)?;
-                }
-                let record = self.record(&terms, epoch, lr, &mut clock);
-                last_loss = Some(record.loss);
-                observer.on_record(&record)?;
+        for batch in source.batches(&self.config, self.step..last_step, self.network.device(), share)? {
+            let batch = batch.map_err(|error| self.explain(error, source.sampler.side()))?;
+            let lr = schedule.lr(self.step);
+            let terms = self.step(&batch.patches, lr)?;
+            let due = self.due(&policy, stop, observer)?;
+            if due.log {
+                self.demand_finite()?;
+                due.show.then(|| observer.on_network(&self.network)).transpose()?;
+                observer.on_record(&self.record(&terms, batch.epoch, lr, &mut clock))?;
             }
             observer.on_step(self.step, last_step);
-            let is_due = stopping || self.step == last_step || wish.save;
-            let saves = is_due || self.snapshot_due().is_some();
-            if let (Some(ranks), true) = (&self.ranks, saves) {
-                ranks.settle(&self.network)?;
-            }
-            if let Some(files) = &checkpoint.files {
-                if saves {
-                    observer.before_save()?;
-                    self.demand_finite(last_loss)?;
-                    self.save(files, is_due, &checkpoint.recipe)?;
-                }
-                if is_due {
-                    rhythm.saved()
-                }
-            }
-            if stopping {
+            self.save(due, checkpoint, observer)?;
+            policy.saved(due);
+            if due.stop {
                 return Ok(Outcome::Interrupted);
             }
         }
         Ok(Outcome::Finished)
     }
 
-    /// One step: the gradient of the objective on the patches of a turn, and the update.
-    fn step(
-        &mut self,
-        feed: &mut Feed<'_>,
-        turn: Turn,
-        lr: f64,
-        observer: &mut dyn Observer,
-    ) -> Result<LossTerms, TrainError> {
-        let side = turn.side;
-        let plan = StepPlan { memory: self.config.memory, norms: Norms::Batch, tf32: self.config.tf32 };
+    /// One step: the gradient of the objective on these patches, and the update.
+    fn step(&mut self, patches: &Tensor, lr: f64) -> Result<LossTerms, TrainError> {
+        let _span = info_span!("step").entered();
+        let plan = StepPlan { memory: self.config.memory, norms: BatchNormStats::Batch, tf32: self.config.tf32 };
         let terms = catch(|| -> Result<LossTerms, TrainError> {
-            observer.on_phase(Phase::Copy);
-            let patches = feed.patches(turn)?;
-            observer.on_phase(Phase::Other);
             self.lars.zero_grad();
-            let mut enter = |phase| observer.on_phase(phase);
-            let ranks = self.ranks.as_mut();
-            let terms = plan.backward_among(ranks, &self.network, &self.loss, &patches, &mut enter)?;
-            observer.on_phase(Phase::Optimizer);
-            self.lars.step(lr)?;
-            observer.on_phase(Phase::Other);
+            let terms = plan.backward(&self.network, &self.loss, patches, self.ranks.as_mut())?;
+            info_span!("optimizer").in_scope(|| self.lars.step(lr))?;
             Ok(terms)
         });
+        let side = patches.size()[4] as usize;
         let terms = terms.map_err(TrainError::from).flatten().map_err(|error| self.explain(error, side))?;
         self.all_finite = self.all_finite.logical_and(&terms.total.isfinite());
+        self.step += 1;
         Ok(terms)
     }
 
@@ -205,11 +169,31 @@ impl Trainer {
         }
     }
 
-    /// What is done after a step: what any of the ranks wants.
-    fn agree(&self, wish: Wish) -> Result<Wish, TrainError> {
-        let Some(ranks) = &self.ranks else { return Ok(wish) };
-        ranks.group().set_step(self.step);
-        ranks.agree(wish)
+    /// What is due after the step just taken; where one of the ranks stops or saves, all do.
+    fn due(
+        &self,
+        policy: &CheckpointPolicy,
+        stop: &AtomicBool,
+        observer: &mut dyn Observer,
+    ) -> Result<StepActions, TrainError> {
+        let (step, last_step) = (self.step, self.n_steps());
+        let own = StepActions {
+            stop: stop.load(Ordering::Relaxed) && step < last_step,
+            checkpoint: policy.is_due(step),
+            ..StepActions::default()
+        };
+        let asked = match &self.ranks {
+            None => own,
+            Some(ranks) => {
+                ranks.group().set_step(step);
+                ranks.all_reduce_actions(own)?
+            }
+        };
+        let (snapshot, show) = (self.snapshot_due(), observer.wants_network(step, last_step));
+        let at_an_end = step == 1 || step == last_step || asked.stop;
+        let log = at_an_end || show || snapshot.is_some() || step.is_multiple_of(self.config.log_every);
+        let checkpoint = asked.checkpoint || asked.stop || step == last_step;
+        Ok(StepActions { log, show, checkpoint, snapshot, stop: asked.stop })
     }
 
     /// Steps of the whole run.
@@ -252,11 +236,6 @@ impl Trainer {
         self.config.length.steps(self.steps_per_epoch)
     }
 
-    fn is_record_due(&self, last_step: u64) -> bool {
-        let at_an_end = self.step == 1 || self.step == last_step || self.snapshot_due().is_some();
-        at_an_end || self.step.is_multiple_of(self.config.log_every)
-    }
-
     /// The number of epochs done, when the recipe keeps a checkpoint of just that many.
     fn snapshot_due(&self) -> Option<u64> {
         let epochs = self.step / self.steps_per_epoch;
@@ -265,40 +244,49 @@ impl Trainer {
     }
 
     /// Reads the metrics from the device and waits for it.
-    fn record(&self, terms: &LossTerms, epoch: u64, lr: f64, clock: &mut Clock) -> StepRecord {
-        let packed = Tensor::stack(&[&terms.total, &terms.invariance, &terms.coding_rate], 0);
-        let values: Vec<f64> =
-            Vec::try_from(packed.to_device(Device::Cpu).to_kind(Kind::Double)).expect("three numbers");
+    fn record(&mut self, terms: &LossTerms, epoch: u64, lr: f64, clock: &mut Clock) -> StepRecord {
+        let tensors: Vec<_> = std::iter::once(&terms.total).chain(terms.parts.iter().map(|(_, part)| part)).collect();
+        let packed = Tensor::stack(&tensors, 0).to_device(Device::Cpu).to_kind(Kind::Double);
+        let values: Vec<f64> = Vec::try_from(packed).expect("a number for each term");
+        let names = terms.parts.iter().map(|(name, _)| *name);
         let steps = clock.lap(self.step);
         let patches = steps * (self.config.n_patches * self.config.batch_size) as f64;
+        self.last_loss = Some(values[0]);
         StepRecord {
             step: self.step,
             epoch,
             lr,
             loss: values[0],
-            invariance: values[1],
-            coding_rate: values[2],
+            parts: names.zip(values[1..].iter().copied()).collect(),
             patches_per_s: patches / clock.lap_seconds,
             seconds: clock.seconds,
         }
     }
 
     /// Fails when a loss since the start, a weight or a running statistic is not finite.
-    fn demand_finite(&self, last_loss: Option<f64>) -> Result<(), TrainError> {
+    fn demand_finite(&self) -> Result<(), TrainError> {
         let culprit = if bool::try_from(&self.all_finite).expect("one flag") {
             first_not_finite(&self.network)
         } else {
             Some("the loss".to_owned())
         };
-        let last_loss = last_loss.map_or("none was read".to_owned(), |loss| format!("{loss:.4}"));
+        let last_loss = self.last_loss.map_or("none was read".to_owned(), |loss| format!("{loss:.4}"));
         culprit.map_or(Ok(()), |what| Err(TrainError::NotFinite { what, step: self.step, last_loss }))
     }
 
-    /// Saves what is due; the snapshot first, so that a run killed between the two comes by this step again.
-    fn save(&self, files: &CheckpointFiles, is_checkpoint_due: bool, recipe: &str) -> Result<(), TrainError> {
-        let checkpoint = self.checkpoint(recipe);
-        let snapshot = self.snapshot_due().map_or(Ok(()), |epochs| files.save_snapshot(epochs, &checkpoint));
-        let saved = snapshot.and_then(|()| if is_checkpoint_due { files.save(&checkpoint) } else { Ok(()) });
+    /// Saves what is due, if anything, on the rank that has files to save to. The snapshot comes first, so that a run killed between
+    /// the two comes by this step again.
+    fn save(&self, due: StepActions, plan: &CheckpointPlan, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        if !due.checkpoint && due.snapshot.is_none() {
+            return Ok(());
+        }
+        self.ranks.as_ref().map_or(Ok(()), |ranks| ranks.settle(&self.network))?;
+        let Some(files) = &plan.files else { return Ok(()) };
+        observer.before_save()?;
+        self.demand_finite()?;
+        let checkpoint = self.checkpoint(&plan.recipe);
+        let snapshot = due.snapshot.map_or(Ok(()), |epochs| files.save_snapshot(epochs, &checkpoint));
+        let saved = snapshot.and_then(|()| if due.checkpoint { files.save(&checkpoint) } else { Ok(()) });
         saved.map_err(|failure| TrainError::Save { step: self.step, failure: Box::new(failure) })
     }
 

@@ -5,8 +5,8 @@ mod table;
 use std::sync::atomic::AtomicBool;
 
 use empssl_data::Split;
-use empssl_train::measure::{PhaseSeconds, ProductRate, StepClock, StepOperations, StepTimes, product_rate};
-use empssl_train::{CheckpointPlan, Length, Phase, TrainConfig};
+use empssl_train::measure::{PHASES, PhaseSeconds, ProductRate, StepClock, StepOperations, StepTimes, product_rate};
+use empssl_train::{CheckpointPlan, Length, TrainConfig};
 use serde::Serialize;
 use tch::Device;
 
@@ -41,11 +41,11 @@ fn measure(run: Run, args: &BenchStepArgs, images: ImageSource, device: Device) 
     let began = host::utc_now();
     let dataset = images.open(Split::Train)?;
     let data = DataIdentity::new(&dataset, images);
-    let mut clock = StepClock::new(device, args.warmup, args.steps);
+    let clock = StepClock::new(device, args.warmup, args.steps);
     let mut trainer = build_trainer(&run, train_config(&run, clock.n_steps()), &dataset, device)?;
     let source = batch_source(&run, dataset, args.workers);
     commands::reset_peaks(device)?;
-    trainer.run(&source, &CheckpointPlan::default(), &AtomicBool::new(false), &mut clock)?;
+    clock.during(|| trainer.run(&source, &CheckpointPlan::default(), &AtomicBool::new(false), &mut ()))?;
     let (times, peak_bytes) = (clock.finish()?, commands::peaks(device)?);
 
     let network = trainer.network();
@@ -129,7 +129,7 @@ struct Spread {
 
 #[derive(Serialize)]
 struct PhaseReport {
-    phase: String,
+    phase: &'static str,
     seconds: Spread,
     /// Of the steps' whole time; all phases together make 1.
     share: f64,
@@ -149,7 +149,7 @@ impl Measured {
         let each: Vec<f64> = times.steps.iter().map(PhaseSeconds::whole).collect();
         let step = Spread::of(&each);
         let typical = times.overlapped.unwrap_or(step.median);
-        let phases = Phase::OF_A_STEP.iter().map(|&phase| PhaseReport::new(phase, times, operations, rate)).collect();
+        let phases = (0..PHASES.len()).map(|phase| PhaseReport::new(phase, times, operations, rate)).collect();
         Self {
             step_seconds: step,
             phases,
@@ -165,12 +165,13 @@ impl Measured {
 }
 
 impl PhaseReport {
-    fn new(phase: Phase, times: &StepTimes, operations: &StepOperations, rate: ProductRate) -> Self {
-        let each: Vec<f64> = times.steps.iter().map(|step| step.of(phase)).collect();
+    /// That of one of the [`PHASES`].
+    fn new(phase: usize, times: &StepTimes, operations: &StepOperations, rate: ProductRate) -> Self {
+        let each: Vec<f64> = times.steps.iter().map(|step| step.each()[phase]).collect();
         let whole: f64 = times.steps.iter().map(PhaseSeconds::whole).sum();
-        let (seconds, operations) = (Spread::of(&each), operations.of(phase));
+        let (seconds, operations) = (Spread::of(&each), operations.each()[phase]);
         Self {
-            phase: phase.to_string(),
+            phase: PHASES[phase],
             share: each.iter().sum::<f64>() / whole,
             of_product_rate: (operations > 0.0).then(|| operations / seconds.median / rate.per_second),
             operations,

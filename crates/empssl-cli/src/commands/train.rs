@@ -171,7 +171,8 @@ impl<'a> Job<'a> {
             seconds_before: progress.seconds_before,
         };
         let outcome = self.trainer.run(&self.source, &plan, stop.flag(), &mut progress);
-        let (last, seconds_before, checking) = (progress.last, progress.seconds_before, progress.seconds_of_checks);
+        let (last, seconds_before, checking) =
+            (progress.last.take(), progress.seconds_before, progress.seconds_of_checks);
         drop(progress);
         // First of all: after a failure the device may answer nothing else.
         let outcome = outcome?;
@@ -179,7 +180,7 @@ impl<'a> Job<'a> {
             let steps = self.trainer.steps_done() - first_step;
             print::line(ranks::summary(group, group.traffic().since(said_before), steps));
         }
-        self.note(last.map_or(seconds_before, |last| last.seconds), commands::peaks(self.device)?)?;
+        self.note(last.as_ref().map_or(seconds_before, |last| last.seconds), commands::peaks(self.device)?)?;
         if outcome == Outcome::Finished {
             self.conclude(last, checking);
         }

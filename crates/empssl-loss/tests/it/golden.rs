@@ -108,8 +108,8 @@ fn number(value: &Value) -> f64 {
 impl Input<'_> {
     fn check_terms(&self, terms: &LossTerms) {
         self.check_scalar("total", &terms.total);
-        self.check_scalar("invariance", &terms.invariance);
-        self.check_scalar("tcr_mean", &-&terms.coding_rate);
+        self.check_scalar("invariance", terms.part("invariance"));
+        self.check_scalar("tcr_mean", &-terms.part("coding_rate"));
     }
 
     fn check_scalar(&self, name: &str, ours: &Tensor) {

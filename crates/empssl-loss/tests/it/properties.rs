@@ -109,12 +109,15 @@ fn orthogonal_images_beat_collapsed_ones() {
     let [spread, collapse] = [&orthogonal, &collapsed].map(|z| loss.value_and_gradient(z).expect("valid").0);
     // Patches agree in both, so the coding rate decides.
     for terms in [&spread, &collapse] {
-        assert!((terms.invariance.double_value(&[]) + 1.0).abs() < 1e-12);
+        assert!((terms.part("invariance").double_value(&[]) + 1.0).abs() < 1e-12);
     }
     let scale = d as f64 / (b as f64 * 0.2);
     let expected = [b as f64 * (1.0 + scale).ln() / 2.0, (1.0 + b as f64 * scale).ln() / 2.0];
     for (terms, expected) in [&spread, &collapse].into_iter().zip(expected) {
-        assert!((terms.coding_rate.double_value(&[]) - expected).abs() < 1e-12, "{terms:?}, expected {expected}");
+        assert!(
+            (terms.part("coding_rate").double_value(&[]) - expected).abs() < 1e-12,
+            "{terms:?}, expected {expected}"
+        );
     }
     assert!(spread.total.double_value(&[]) < collapse.total.double_value(&[]));
 }

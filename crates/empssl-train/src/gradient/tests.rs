@@ -1,4 +1,4 @@
-//! The three roads against each other.
+//! The memory modes against each other.
 
 use empssl_loss::EmpSslLossConfig;
 use empssl_model::{Arithmetic, Layout, NetworkConfig, Products, ResNetConfig, Stem};
@@ -6,6 +6,7 @@ use empssl_torch::precision;
 use tch::{Device, Kind};
 
 use super::*;
+use crate::measure::tests::spans_of;
 
 /// Parts of a step, images, side of a patch.
 const N: i64 = 4;
@@ -47,7 +48,7 @@ fn loss() -> EmpSslLoss {
     EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap()
 }
 
-fn plan(memory: MemoryMode, norms: Norms) -> StepPlan {
+fn plan(memory: MemoryMode, norms: BatchNormStats) -> StepPlan {
     StepPlan { memory, norms, tf32: false }
 }
 
@@ -62,7 +63,7 @@ fn pass(network: &Network, plan: StepPlan) -> Passed {
     for (_, parameter) in network.parameters() {
         parameter.shallow_clone().zero_grad();
     }
-    let terms = plan.backward(network, &loss(), &patches()).unwrap();
+    let terms = plan.backward(network, &loss(), &patches(), None).unwrap();
     let gradients = network.parameters().iter().map(|(name, tensor)| (name.clone(), tensor.grad().copy())).collect();
     Passed { total: terms.total.double_value(&[]), gradients, state: network.state_dict() }
 }
@@ -80,8 +81,8 @@ const TOLERANCES: [(Kind, f64); 2] = [(Kind::Float, 1e-5), (Kind::Double, 1e-10)
 #[test]
 fn by_stage_has_the_gradient_and_the_statistics_of_the_whole() {
     for (kind, tolerance) in TOLERANCES {
-        let whole = pass(&network(kind), plan(MemoryMode::Whole, Norms::Batch));
-        let stages = pass(&network(kind), plan(MemoryMode::ByStage, Norms::Batch));
+        let whole = pass(&network(kind), plan(MemoryMode::Whole, BatchNormStats::Batch));
+        let stages = pass(&network(kind), plan(MemoryMode::ByStage, BatchNormStats::Batch));
         assert!(distance(&stages.gradients, &whole.gradients) <= tolerance, "{kind:?}");
         assert!((stages.total - whole.total).abs() <= tolerance * whole.total.abs());
         assert_eq!(stages.state, whole.state, "the running statistics moved otherwise");
@@ -91,9 +92,9 @@ fn by_stage_has_the_gradient_and_the_statistics_of_the_whole() {
 #[test]
 fn by_patches_has_the_gradient_of_the_whole_when_batchnorm_looks_at_no_batch() {
     for (kind, tolerance) in TOLERANCES {
-        let whole = pass(&network(kind), plan(MemoryMode::Whole, Norms::Running));
+        let whole = pass(&network(kind), plan(MemoryMode::Whole, BatchNormStats::Running));
         for part in [1, 2, 4] {
-            let parts = pass(&network(kind), plan(MemoryMode::ByPatches(part), Norms::Running));
+            let parts = pass(&network(kind), plan(MemoryMode::ByPatches(part), BatchNormStats::Running));
             let distance = distance(&parts.gradients, &whole.gradients);
             assert!(distance <= tolerance, "{kind:?}, {part} at a time: {distance}");
             assert!((parts.total - whole.total).abs() <= tolerance * whole.total.abs());
@@ -104,29 +105,27 @@ fn by_patches_has_the_gradient_of_the_whole_when_batchnorm_looks_at_no_batch() {
 
 #[test]
 fn by_patches_normalises_every_part_by_itself_and_one_part_is_the_whole() {
-    let whole = pass(&network(Kind::Double), plan(MemoryMode::Whole, Norms::Batch));
-    let one = pass(&network(Kind::Double), plan(MemoryMode::ByPatches(N as usize), Norms::Batch));
+    let whole = pass(&network(Kind::Double), plan(MemoryMode::Whole, BatchNormStats::Batch));
+    let one = pass(&network(Kind::Double), plan(MemoryMode::ByPatches(N as usize), BatchNormStats::Batch));
     assert!(distance(&one.gradients, &whole.gradients) <= 1e-10);
     assert!(distance(&one.state, &whole.state) <= 1e-14);
-    let parts = pass(&network(Kind::Double), plan(MemoryMode::ByPatches(2), Norms::Batch));
+    let parts = pass(&network(Kind::Double), plan(MemoryMode::ByPatches(2), BatchNormStats::Batch));
     assert!(distance(&parts.gradients, &whole.gradients) > 1e-3, "two parts are another training");
 }
 
 #[test]
-fn every_road_tells_its_phases_in_order_and_computes_the_same_bits() {
-    use Phase::{Again, Backward, Forward, Loss};
-    let once = [Forward, Loss, Backward];
-    let again = |times: usize| once.into_iter().chain([Again, Backward].repeat(times)).collect::<Vec<_>>();
+fn every_memory_mode_opens_the_spans_of_its_phases_in_order() {
+    let once = ["forward", "loss", "backward"];
+    let recomputed = |times: usize| ["recompute", "backward"].repeat(times);
     for (memory, expected) in [
         (MemoryMode::Whole, once.to_vec()),
-        (MemoryMode::ByStage, again(5)),
-        (MemoryMode::ByPatches(2), [vec![Forward, Loss], [Again, Backward].repeat(2)].concat()),
+        (MemoryMode::ByStage, [once.to_vec(), recomputed(5)].concat()),
+        (MemoryMode::ByPatches(2), [vec!["forward", "loss"], recomputed(2)].concat()),
     ] {
-        let (network, plan) = (network(Kind::Float), plan(memory, Norms::Batch));
-        let mut phases = Vec::new();
-        let terms = plan.backward_in_phases(&network, &loss(), &patches(), &mut |phase| phases.push(phase)).unwrap();
-        assert_eq!(phases, expected, "{memory:?}");
-        assert_eq!(terms.total.double_value(&[]), pass(&self::network(Kind::Float), plan).total);
+        let (network, plan) = (network(Kind::Float), plan(memory, BatchNormStats::Batch));
+        let (terms, spans) = spans_of(|| plan.backward(&network, &loss(), &patches(), None));
+        assert!(terms.is_ok());
+        assert_eq!(spans, expected, "{memory:?}");
     }
 }
 
@@ -134,7 +133,7 @@ fn every_road_tells_its_phases_in_order_and_computes_the_same_bits() {
 #[test]
 fn by_patches_agrees_with_finite_differences() {
     let network = network(Kind::Double);
-    let plan = plan(MemoryMode::ByPatches(2), Norms::Batch);
+    let plan = plan(MemoryMode::ByPatches(2), BatchNormStats::Batch);
     let gradients = pass(&network, plan).gradients;
     for name in ["backbone.layer1.0.conv1.weight", "backbone.bn1.bias", "projection.3.weight"] {
         let (_, parameter) = network.parameters().iter().find(|(other, _)| other == name).unwrap();
@@ -154,12 +153,12 @@ fn by_patches_agrees_with_finite_differences() {
 }
 
 #[test]
-fn the_running_statistics_move_once_on_every_road() {
+fn the_running_statistics_move_once_in_every_mode() {
     let modes = [MemoryMode::Whole, MemoryMode::ByStage, MemoryMode::ByPatches(2)];
     for memory in modes {
         let network = network(Kind::Double);
         let before: Vec<Tensor> = network.state_dict().iter().map(|(_, tensor)| tensor.copy()).collect();
-        let after = pass(&network, plan(memory, Norms::Batch)).state;
+        let after = pass(&network, plan(memory, BatchNormStats::Batch)).state;
         for ((name, after), before) in after.iter().zip(&before) {
             if name.ends_with("num_batches_tracked") {
                 assert_eq!(after.int64_value(&[]), 1, "{memory:?}");
@@ -182,20 +181,20 @@ fn the_running_statistics_move_once_on_every_road() {
 #[test]
 fn gradients_add_to_those_that_are_there() {
     let network = network(Kind::Double);
-    let plan = plan(MemoryMode::ByStage, Norms::Running);
+    let plan = plan(MemoryMode::ByStage, BatchNormStats::Running);
     let once = pass(&network, plan).gradients;
-    plan.backward(&network, &loss(), &patches()).unwrap();
+    plan.backward(&network, &loss(), &patches(), None).unwrap();
     let twice: Vec<_> = network.parameters().iter().map(|(name, tensor)| (name.clone(), tensor.grad() / 2.0)).collect();
     assert!(distance(&once, &twice) <= 1e-14);
 }
 
 #[test]
-fn every_road_takes_bf16_and_channels_last() {
+fn every_mode_takes_bf16_and_channels_last() {
     let arithmetic = Arithmetic { products: Products::Bf16, layout: Layout::ChannelsLast };
     let rounded = |memory| {
         let mut network = network(Kind::Float);
         network.set_arithmetic(arithmetic).unwrap();
-        pass(&network, plan(memory, Norms::Running))
+        pass(&network, plan(memory, BatchNormStats::Running))
     };
     let whole = rounded(MemoryMode::Whole);
     assert!(whole.gradients.iter().all(|(_, gradient)| gradient.kind() == Kind::Float));
@@ -209,7 +208,7 @@ fn every_road_takes_bf16_and_channels_last() {
 #[test]
 fn tf32_is_for_the_network_and_never_for_the_objective() {
     let tf32 = || precision::tf32().unwrap().products;
-    let plan = StepPlan { tf32: true, ..plan(MemoryMode::Whole, Norms::Batch) };
+    let plan = StepPlan { tf32: true, ..plan(MemoryMode::Whole, BatchNormStats::Batch) };
     assert!(!tf32());
     {
         let _network = plan.scope(true).unwrap();

@@ -8,7 +8,7 @@ use empssl_torch::ShimError;
 use empssl_torch::lists::{self, Descent};
 use tch::{Kind, Tensor};
 
-use super::{EPSILON, LarsConfig, Moving, Slot};
+use super::{EPSILON, LarsConfig, Slot};
 
 /// Numbers in a row; the last row of a parameter is filled up.
 const WIDTH: i64 = 256;
@@ -74,23 +74,22 @@ impl Rows {
         }
     }
 
-    /// Moves the parameters.
+    /// Moves the parameters that have a gradient, given with the places of their slots.
     pub(super) fn step(
         &self,
         config: &LarsConfig,
         lr: f64,
         slots: &[Slot],
-        moving: &[Moving<'_>],
+        given: &[(usize, &Tensor)],
     ) -> Result<(), ShimError> {
-        if moving.is_empty() {
+        if given.is_empty() {
             return Ok(());
         }
-        let given: Vec<_> = moving.iter().map(|one| &one.gradient).collect();
-        let gathered: Vec<_> = moving.iter().map(|one| &self.gradients[one.index]).collect();
-        lists::copy(&gathered, &given)?;
+        let gathered: Vec<_> = given.iter().map(|&(index, _)| &self.gradients[index]).collect();
+        lists::copy(&gathered, &given.iter().map(|&(_, gradient)| gradient).collect::<Vec<_>>())?;
         self.scale(config, lr, slots)?;
-        let parameters: Vec<_> = moving.iter().map(|one| &one.slot.parameter).collect();
-        let buffers: Vec<_> = moving.iter().map(|one| &one.slot.buffer).collect();
+        let parameters: Vec<_> = given.iter().map(|&(index, _)| &slots[index].parameter).collect();
+        let buffers: Vec<_> = given.iter().map(|&(index, _)| &slots[index].buffer).collect();
         let step = Descent { lr, momentum: config.momentum, nesterov: config.nesterov };
         lists::descend(&parameters, &gathered, &buffers, step)
     }

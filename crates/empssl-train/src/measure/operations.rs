@@ -2,8 +2,8 @@
 
 use empssl_model::NetworkConfig;
 
+use super::PHASES;
 use crate::gradient::MemoryMode;
-use crate::phase::Phase;
 
 /// Floating-point operations of one step, a multiplication and an addition counting as two.
 ///
@@ -17,7 +17,7 @@ pub struct StepOperations {
     /// The network's first pass.
     pub forward: f64,
     /// What is run once more.
-    pub again: f64,
+    pub recompute: f64,
     /// The objective and its gradient.
     pub loss: f64,
     /// The way back.
@@ -30,7 +30,7 @@ impl StepOperations {
         let stages: Vec<f64> =
             network.stage_elements(side as i64).iter().map(|stage| 2.0 * stage.products as f64).collect();
         let (all, first, last) = (stages.iter().sum::<f64>(), stages[0], stages[stages.len() - 1]);
-        let again = match memory {
+        let recompute = match memory {
             MemoryMode::Whole => 0.0,
             MemoryMode::ByStage => all - last,
             MemoryMode::ByPatches(_) => all,
@@ -39,23 +39,23 @@ impl StepOperations {
         // The first stage is one convolution.
         let backward = 2.0 * all - first;
         let loss = n as f64 * objective(b as f64, network.projection as f64);
-        Self { forward: all * patches, again: again * patches, loss, backward: backward * patches }
+        Self { forward: all * patches, recompute: recompute * patches, loss, backward: backward * patches }
     }
 
-    /// Those of one phase; 0 where only memory is moved.
-    pub fn of(&self, phase: Phase) -> f64 {
-        match phase {
-            Phase::Forward => self.forward,
-            Phase::Again => self.again,
-            Phase::Loss => self.loss,
-            Phase::Backward => self.backward,
+    /// Those of each of the [`PHASES`]; 0 where only memory is moved.
+    pub fn each(&self) -> [f64; PHASES.len()] {
+        PHASES.map(|phase| match phase {
+            "forward" => self.forward,
+            "recompute" => self.recompute,
+            "loss" => self.loss,
+            "backward" => self.backward,
             _ => 0.0,
-        }
+        })
     }
 
     /// Those of the step.
     pub fn total(&self) -> f64 {
-        self.forward + self.again + self.loss + self.backward
+        self.forward + self.recompute + self.loss + self.backward
     }
 }
 
@@ -82,7 +82,7 @@ mod tests {
         let counted = paper(MemoryMode::Whole);
         assert_eq!((counted.forward, counted.backward), (2000.0 * 1_156_972_544.0, 2000.0 * 2_310_406_144.0));
         assert_eq!(counted.loss, 20.0 * (4.0 * 100.0 * 100.0 * 1024.0 + 1e6));
-        assert_eq!(counted.again, 0.0);
+        assert_eq!(counted.recompute, 0.0);
     }
 
     #[test]
@@ -90,10 +90,9 @@ mod tests {
         let (whole, stage, patches) =
             (paper(MemoryMode::Whole), paper(MemoryMode::ByStage), paper(MemoryMode::ByPatches(5)));
         let heads = 2.0 * 2000.0 * (512.0 * 4096.0 + 4096.0 * 4096.0 + 4096.0 * 1024.0);
-        assert_eq!((stage.again, patches.again), (whole.forward - heads, whole.forward));
+        assert_eq!((stage.recompute, patches.recompute), (whole.forward - heads, whole.forward));
         assert_eq!(patches.total(), whole.total() + whole.forward);
-        let sum: f64 = Phase::OF_A_STEP.iter().map(|&phase| stage.of(phase)).sum();
-        assert_eq!(sum, stage.total());
+        assert_eq!(stage.each().iter().sum::<f64>(), stage.total());
     }
 
     #[test]

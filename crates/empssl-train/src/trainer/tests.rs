@@ -11,6 +11,7 @@ use super::*;
 use crate::config::tests::config;
 use crate::config::{CheckpointEvery, Length};
 use crate::gradient::MemoryMode;
+use crate::measure::tests::spans_of;
 
 fn images() -> Dataset {
     let options = OpenOptions { name: "synthetic".into(), root: None, partial: false, on_bad_image: OnBadImage::Fail };
@@ -43,7 +44,7 @@ struct Records(Vec<StepRecord>);
 
 impl Observer for Records {
     fn on_record(&mut self, record: &StepRecord) -> Result<(), TrainError> {
-        self.0.push(*record);
+        self.0.push(record.clone());
         Ok(())
     }
 }
@@ -66,26 +67,23 @@ fn an_epoch_drops_the_incomplete_batch_and_the_records_follow_the_schedule() {
     let schedule = CosineSchedule::new(0.1, 6).unwrap();
     assert!(records.0.iter().all(|record| record.seconds > 1000.0), "seconds go on from earlier processes");
     assert!(records.0.iter().all(|record| record.lr == schedule.lr(record.step - 1)));
-    assert!(records.0.iter().all(|r| (200.0 * r.invariance - r.coding_rate - r.loss).abs() < 1e-3 && r.loss < 0.0));
-}
-
-/// Keeps the phases.
-#[derive(Default)]
-struct Phases(Vec<Phase>);
-
-impl Observer for Phases {
-    fn on_phase(&mut self, phase: Phase) {
-        self.0.push(phase);
+    for record in records.0 {
+        let [(invariance, cosine), (coding_rate, rate)] = record.parts[..] else { panic!("{:?}", record.parts) };
+        assert_eq!((invariance, coding_rate), ("invariance", "coding_rate"));
+        assert!((200.0 * cosine - rate - record.loss).abs() < 1e-3 && record.loss < 0.0);
     }
 }
 
 #[test]
-fn a_watched_run_tells_every_phase_of_every_step() {
-    use Phase::{Backward, Between, Copy, DataWait, Forward, Loss, Optimizer, Other};
-    let mut phases = Phases::default();
-    run(&mut trainer(TrainConfig { max_steps: Some(2), ..config() }), None, &mut phases).unwrap();
-    let step = [DataWait, Copy, Other, Forward, Loss, Backward, Optimizer, Other, Between];
-    assert_eq!(phases.0, [step.as_slice(), &step, &[DataWait]].concat());
+fn a_run_opens_the_spans_of_every_phase_of_every_step() {
+    let mut trainer = trainer(TrainConfig { max_steps: Some(2), ..config() });
+    let (outcome, spans) = spans_of(|| run(&mut trainer, None, &mut ()));
+    assert_eq!(outcome.unwrap(), Outcome::Finished);
+    let sent = ["data wait", "copy"];
+    let step = ["copy", "step", "forward", "loss", "backward", "optimizer"];
+    // The first batch is sent, and then always the next before a step; after the last batch the loader has no more.
+    let expected = [&sent[..], &sent, &step, &["data wait"], &step, &["data wait"]].concat();
+    assert_eq!(spans, expected);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Arithmetic, Layout, Network, NetworkConfig, Products, ResNetConfig, Stem};
 use empssl_torch::device;
-use empssl_train::{MemoryMode, Norms, StepPlan};
+use empssl_train::{BatchNormStats, MemoryMode, StepPlan};
 use tch::{Device, Kind, Tensor};
 
 const LAYOUTS: [Layout; 2] = [Layout::Contiguous, Layout::ChannelsLast];
@@ -22,8 +22,8 @@ fn gradient(
     let patches = (Tensor::arange(4 * 16 * 3 * 32 * 32, (Kind::Double, Device::Cpu)) * 12.9898).sin() * 127.0 + 128.0;
     let patches = patches.to_kind(Kind::Uint8).view([4, 16, 3, 32, 32]).to_device(device);
     let loss = EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap();
-    let plan = StepPlan { memory, norms: Norms::Batch, tf32 };
-    let terms = plan.backward(&network, &loss, &patches).unwrap();
+    let plan = StepPlan { memory, norms: BatchNormStats::Batch, tf32 };
+    let terms = plan.backward(&network, &loss, &patches, None).unwrap();
     assert_eq!(terms.total.kind(), Kind::Float);
     let gradients: Vec<Tensor> = network.parameters().iter().map(|(_, p)| p.grad().flatten(0, -1)).collect();
     assert!(network.state_dict().iter().all(|(_, tensor)| matches!(tensor.kind(), Kind::Float | Kind::Int64)));

@@ -1,15 +1,15 @@
 //! Integration tests of the training crate.
 //!
+//! - `batches`: patches that are sent ahead to a CUDA device, and what a run reads from its device;
 //! - `cuda`: precision and layout on a CUDA device, where there is one;
-//! - `feed`: patches that are sent ahead to a CUDA device, and what a run reads from its device;
 //! - `hosts`: two hosts, and what is told when one dies or the link is cut;
 //! - `memory`: peaks of a step in each memory mode, measured and estimated;
 //! - `ranks`: several processes against one, as real processes;
 //! - `step`: whole training steps against the official code (golden family `step`);
 //! - `watched`: runs whose network somebody looks at.
 
+mod batches;
 mod cuda;
-mod feed;
 mod hosts;
 mod memory;
 mod ranks;

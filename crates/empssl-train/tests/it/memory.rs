@@ -6,7 +6,7 @@ use empssl_golden::processes;
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Network, NetworkConfig, ResNetConfig, Stem};
 use empssl_train::memory::StepMemory;
-use empssl_train::{Lars, LarsConfig, MemoryMode, Norms, StepPlan};
+use empssl_train::{BatchNormStats, Lars, LarsConfig, MemoryMode, StepPlan};
 use tch::{Device, Kind, Tensor};
 
 /// Carries a [`Job`] into the process that does it.
@@ -48,10 +48,10 @@ impl Job {
         let loss = EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap();
         let patches = Tensor::arange(self.n * self.b * 3 * SIDE * SIDE, (Kind::Int64, Device::Cpu));
         let patches = patches.remainder(251).to_kind(Kind::Uint8).view([self.n, self.b, 3, SIDE, SIDE]);
-        let plan = StepPlan { memory: self.memory, norms: Norms::Batch, tf32: false };
+        let plan = StepPlan { memory: self.memory, norms: BatchNormStats::Batch, tf32: false };
         for _ in 0..self.steps {
             lars.zero_grad();
-            let _ = plan.backward(&network, &loss, &patches).unwrap();
+            let _ = plan.backward(&network, &loss, &patches, None).unwrap();
             lars.step(0.1).unwrap();
         }
     }

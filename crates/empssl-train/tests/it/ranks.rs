@@ -13,8 +13,8 @@ use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Network, NetworkConfig, ResNetConfig, Stem, weights};
 use empssl_torch::processes::{Launch, ProcessGroup, free_port};
 use empssl_train::{
-    BatchNormOver, BatchSource, Checkpoint, CheckpointFiles, CheckpointPlan, LarsConfig, Length, MemoryMode, Norms,
-    Observer, Ranks, StepPlan, StepRecord, TrainConfig, TrainError, Trainer,
+    BatchNormOver, BatchNormStats, BatchSource, Checkpoint, CheckpointFiles, CheckpointPlan, LarsConfig, Length,
+    MemoryMode, Observer, Ranks, StepPlan, StepRecord, TrainConfig, TrainError, Trainer,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -98,21 +98,20 @@ impl Job {
     /// The gradient of one step at given patches, and the statistics after it.
     fn gradient(&self) {
         let mut network = self.network();
-        let plan = StepPlan { memory: self.memory, norms: Norms::Batch, tf32: false };
+        let plan = StepPlan { memory: self.memory, norms: BatchNormStats::Batch, tf32: false };
         let side = 16;
         let wild =
             (Tensor::arange(N * B * 3 * side * side, (Kind::Double, Device::Cpu)) * 12.9898).sin() * 43_758.545_3;
         let patches = ((&wild - wild.floor()) * 255.0).to_kind(Kind::Uint8).view([N, B, 3, side, side]);
-        let mut quiet = |_| ();
         let terms = match &self.group {
-            None => plan.backward_in_phases(&network, &loss(), &patches, &mut quiet).unwrap(),
+            None => plan.backward(&network, &loss(), &patches, None).unwrap(),
             Some(group) => {
                 network.state_dict().iter().for_each(|(_, tensor)| group.broadcast(tensor, 0).unwrap());
                 // Buckets so small that there are many.
                 let mut ranks = Ranks::new(group.clone(), &mut network, self.norms, 1 << 10).unwrap();
                 let (rank, part) = (group.rank() as i64, B / group.world() as i64);
                 let own = patches.narrow(1, rank * part, part).contiguous();
-                plan.backward_among(Some(&mut ranks), &network, &loss(), &own, &mut quiet).unwrap()
+                plan.backward(&network, &loss(), &own, Some(&mut ranks)).unwrap()
             }
         };
         let gradients = network.parameters().iter().map(|(name, tensor)| (format!("grad.{name}"), tensor.grad()));

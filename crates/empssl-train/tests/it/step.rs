@@ -53,8 +53,8 @@ impl Case<'_> {
             let (n, b) = (self.i64("n_patches"), self.i64("batch"));
             let terms = loss.backward(&z.view([n, b, -1])).unwrap();
             self.close_term("total", &terms.total, step);
-            self.close_term("invariance", &terms.invariance, step);
-            self.close_term("tcr_mean", &-terms.coding_rate, step);
+            self.close_term("invariance", terms.part("invariance"), step);
+            self.close_term("tcr_mean", &-terms.part("coding_rate"), step);
             lars.step(lr).unwrap();
             self.check_sums(&network, step);
         }

@@ -8,7 +8,7 @@ use empssl_train::{
 };
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::feed;
+use crate::batches;
 
 /// Looks at the network after every third step and the eighth, as a monitor does.
 #[derive(Default)]
@@ -37,9 +37,10 @@ impl Observer for Looks {
 
 /// Ten steps from the weights that `state` holds; the state after them.
 fn run(config: &TrainConfig, state: &Checkpoint, observer: &mut dyn Observer) -> Checkpoint {
-    let mut trainer = feed::trainer(config.clone(), Device::Cpu);
+    let mut trainer = batches::trainer(config.clone(), Device::Cpu);
     trainer.restore(state).unwrap();
-    let outcome = trainer.run(&feed::source(), &CheckpointPlan::default(), &AtomicBool::new(false), observer).unwrap();
+    let outcome =
+        trainer.run(&batches::source(), &CheckpointPlan::default(), &AtomicBool::new(false), observer).unwrap();
     assert_eq!((outcome, trainer.steps_done()), (Outcome::Finished, 10));
     trainer.checkpoint("")
 }
@@ -47,8 +48,8 @@ fn run(config: &TrainConfig, state: &Checkpoint, observer: &mut dyn Observer) ->
 #[test]
 fn a_run_whose_network_is_looked_at_ends_in_the_bits_of_one_that_is_not() {
     for memory in [MemoryMode::Whole, MemoryMode::ByStage, MemoryMode::ByPatches(1)] {
-        let config = TrainConfig { max_steps: Some(10), memory, ..feed::config(100) };
-        let state = feed::trainer(config.clone(), Device::Cpu).checkpoint("");
+        let config = TrainConfig { max_steps: Some(10), memory, ..batches::config(100) };
+        let state = batches::trainer(config.clone(), Device::Cpu).checkpoint("");
         // A copy: the state shares its memory with the network it came from, which nobody trains.
         let plain = run(&config, &state, &mut ());
         let mut looks = Looks::default();
@@ -78,7 +79,7 @@ impl Observer for Fails {
 
 #[test]
 fn an_observer_that_fails_ends_the_run() {
-    let mut trainer: Trainer = feed::trainer(feed::config(100), Device::Cpu);
-    let error = trainer.run(&feed::source(), &CheckpointPlan::default(), &AtomicBool::new(false), &mut Fails);
+    let mut trainer: Trainer = batches::trainer(batches::config(100), Device::Cpu);
+    let error = trainer.run(&batches::source(), &CheckpointPlan::default(), &AtomicBool::new(false), &mut Fails);
     assert_eq!((error.unwrap_err().to_string().as_str(), trainer.steps_done()), ("no look", 2));
 }

@@ -7,7 +7,8 @@ use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Network, NetworkConfig, ResNetConfig, Stem};
 use empssl_torch::{device, operators};
 use empssl_train::{
-    BatchSource, CheckpointPlan, LarsConfig, Length, MemoryMode, Norms, Outcome, StepPlan, TrainConfig, Trainer,
+    BatchNormStats, BatchSource, CheckpointPlan, LarsConfig, Length, MemoryMode, Outcome, Share, StepPlan, TrainConfig,
+    Trainer,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -67,10 +68,9 @@ fn reads_of_a_run(log_every: u64, steps: u64) -> [usize; 2] {
 fn reads_of_a_step() -> [usize; 2] {
     let trainer = trainer(config(1), Device::Cpu);
     let (source, loss) = (source(), EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap());
-    let mut feed = source.feed(&config(1), 0..1, Device::Cpu).unwrap();
-    let turn = feed.next_turn().unwrap().unwrap();
-    let plan = StepPlan { memory: MemoryMode::Whole, norms: Norms::Batch, tf32: false };
-    let step = || plan.backward(trainer.network(), &loss, &feed.patches(turn).unwrap());
+    let patches = source.batches(&config(1), 0..1, Device::Cpu, Share::WHOLE).unwrap().next().unwrap().unwrap().patches;
+    let plan = StepPlan { memory: MemoryMode::Whole, norms: BatchNormStats::Batch, tf32: false };
+    let step = || plan.backward(trainer.network(), &loss, &patches, None);
     let (terms, names) = operators::recorded(step).unwrap();
     assert!(terms.is_ok());
     count(&names)
@@ -96,21 +96,19 @@ fn patches_that_are_sent_ahead_to_cuda_are_those_of_the_loader() {
     }
     let (source, config, device) = (source(), config(100), Device::Cuda(0));
     let matrix = Tensor::ones([2048, 2048], (Kind::Float, device));
-    let mut ahead = source.feed(&config, 1..24, device).unwrap();
     let mut arrived = Vec::new();
-    while let Some(turn) = ahead.next_turn() {
-        let patches = ahead.patches(turn.unwrap()).unwrap();
+    for batch in source.batches(&config, 1..24, device, Share::WHOLE).unwrap() {
+        let patches = batch.unwrap().patches;
         // Keeps the device busy, so that the host and the copies run ahead of it.
         let busy = matrix.mm(&matrix).sum(Kind::Float) * 0.0;
         arrived.push(patches.to_kind(Kind::Float) + busy);
     }
-    let mut straight = source.feed(&config, 1..24, Device::Cpu).unwrap();
+    let mut on_host = source.batches(&config, 1..24, Device::Cpu, Share::WHOLE).unwrap();
     for (step, arrived) in arrived.iter().enumerate() {
-        let turn = straight.next_turn().unwrap().unwrap();
-        let truth = straight.patches(turn).unwrap().to_kind(Kind::Float);
+        let truth = on_host.next().unwrap().unwrap().patches.to_kind(Kind::Float);
         assert_eq!(arrived.to_device(Device::Cpu), truth, "step {step}");
     }
-    assert!(straight.next_turn().is_none());
+    assert!(on_host.next().is_none());
 }
 
 #[test]

@@ -1,17 +1,13 @@
-//! The feed against a device whose copies end late, and memory that notices who writes to it when.
+//! The prefetcher against a device whose copies end late, and memory that notices who writes to it when.
 
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use empssl_data::{Dataset, HeapMemory, OnBadImage, OpenOptions, PatchConfig, PatchSampler, Split};
-use empssl_torch::ShimError;
+use empssl_data::{OnBadImage, OpenOptions, PatchConfig, Split};
 
 use super::*;
-use crate::config::TrainConfig;
 use crate::config::tests::config;
-use crate::ranks::Share;
-use crate::source::BatchSource;
 
 /// What happened to the batch of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,10 +102,8 @@ impl Drop for Watched {
 /// Copies that end when they were asked after so many times, or waited for.
 struct Late(World, u32);
 
-impl Carrier for Late {
-    type Done = Copy;
-
-    fn begin(&self, batch: PatchBatch) -> Result<Upload<PatchBatch, Copy>, TrainError> {
+impl Copier for Late {
+    fn begin(&self, batch: PatchBatch) -> Result<Box<dyn PendingCopy>, TrainError> {
         let (number, refused) = self.0.with(|state| {
             state.n_begun += 1;
             (state.n_begun - 1, state.refused)
@@ -118,14 +112,15 @@ impl Carrier for Late {
             return Err(TrainError::Observer("refused".to_owned()));
         }
         self.0.log(What::Begun(number));
-        let from = patches_on(&batch, Device::Cpu);
-        Upload::new(batch, |bytes| {
+        let from = on_host(&batch);
+        let upload = Upload::new(batch, |bytes| {
             let (to, address) = (from.zeros_like(), bytes.as_ptr() as usize);
             self.0.with(|state| state.read.insert(address));
             let patience = Cell::new(self.1);
             let copy = Copy { world: self.0.clone(), number, address, patience, from, to: to.shallow_clone() };
-            Ok((to, copy))
-        })
+            Ok::<_, TrainError>((to, copy))
+        });
+        Ok(Box::new(upload?))
     }
 }
 
@@ -196,34 +191,33 @@ fn settings() -> TrainConfig {
     TrainConfig { n_patches: 2, batch_size: 4, ..config() }
 }
 
-fn batches(source: &BatchSource, memory: impl BatchMemory + 'static) -> impl Iterator<Item = Made> {
-    source.batches(&settings(), 0..STEPS, Share::WHOLE, Arc::new(memory)).unwrap()
+fn load(source: &BatchSource, memory: Arc<dyn BatchMemory>) -> impl Iterator<Item = LoadedBatch> + use<> {
+    source.load(&settings(), 0..STEPS, Share::WHOLE, memory).unwrap()
 }
 
-/// A feed of a device whose copies are late.
-fn late<'a>(batches: impl Iterator<Item = Made> + 'a, world: &World, patience: u32) -> Road<'a, Late> {
-    Road::Ahead(Box::new(Ahead::new(Box::new(batches), Late(world.clone(), patience))))
+/// The batches of a device whose copies are late.
+fn late(batches: impl Iterator<Item = LoadedBatch> + 'static, world: &World, patience: u32) -> DevicePrefetcher {
+    DevicePrefetcher::new(batches, Box::new(Late(world.clone(), patience)))
 }
 
 /// What the loader makes.
 fn truth(source: &BatchSource) -> Vec<(u64, Tensor)> {
-    let made = batches(source, HeapMemory).map(Result::unwrap);
-    made.map(|(epoch, batch)| (epoch, patches_on(&batch, Device::Cpu))).collect()
+    let loaded = load(source, Arc::new(HeapMemory)).map(Result::unwrap);
+    loaded.map(|(epoch, batch)| (epoch, on_host(&batch))).collect()
 }
 
 #[test]
 fn late_copies_arrive_whole_from_buffers_that_nobody_wrote_to_meanwhile() {
     for (prefetch, patience) in [(0, NEVER), (1, NEVER), (3, NEVER), (1, 0), (0, 1), (3, 1)] {
         let (source, world) = (source(prefetch), World::default());
-        let mut feed = late(batches(&source, world.clone()), &world, patience);
+        let mut batches = late(load(&source, Arc::new(world.clone())), &world, patience);
         for (step, (epoch, truth)) in truth(&source).into_iter().enumerate() {
-            let turn = feed.next_turn().unwrap().unwrap();
-            assert_eq!((turn.epoch, turn.side), (epoch, 32));
-            let patches = feed.patches(turn).unwrap();
+            let batch = batches.next().unwrap().unwrap();
             world.log(What::Stepped(step));
-            assert_eq!(patches, truth, "step {step}, prefetch {prefetch}, patience {patience}");
+            assert_eq!(batch.epoch, epoch);
+            assert_eq!(batch.patches, truth, "step {step}, prefetch {prefetch}, patience {patience}");
         }
-        assert!(feed.next_turn().is_none());
+        assert!(batches.next().is_none());
         assert_eq!(world.breaches(), [""; 0], "prefetch {prefetch}, patience {patience}");
         let n_buffers = world.with(|state| state.n_buffers);
         assert!(n_buffers <= prefetch + 2, "{n_buffers} buffers for {STEPS} steps, prefetch {prefetch}");
@@ -233,10 +227,9 @@ fn late_copies_arrive_whole_from_buffers_that_nobody_wrote_to_meanwhile() {
 #[test]
 fn the_next_copy_begins_before_a_step_and_the_step_comes_after_its_own() {
     let (source, world) = (source(1), World::default());
-    let mut feed = late(batches(&source, HeapMemory), &world, 2);
+    let mut batches = late(load(&source, Arc::new(HeapMemory)), &world, 2);
     for step in 0..STEPS as usize {
-        let turn = feed.next_turn().unwrap().unwrap();
-        let _ = feed.patches(turn).unwrap();
+        let _ = batches.next().unwrap().unwrap();
         world.log(What::Stepped(step));
     }
     let log = world.with(|state| state.log.clone());
@@ -251,73 +244,52 @@ fn the_next_copy_begins_before_a_step_and_the_step_comes_after_its_own() {
 }
 
 #[test]
-fn a_feed_that_is_dropped_early_waits_for_its_copies() {
-    for steps in 0..3 {
-        for takes_turn in [false, true] {
-            let (source, world) = (source(1), World::default());
-            let mut feed = late(batches(&source, world.clone()), &world, NEVER);
-            for _ in 0..steps {
-                let turn = feed.next_turn().unwrap().unwrap();
-                let _ = feed.patches(turn).unwrap();
-            }
-            let turn = takes_turn.then(|| feed.next_turn().unwrap().unwrap());
-            drop(feed);
-            drop(turn);
-            let n_begun = world.with(|state| state.n_begun);
-            assert_eq!((world.breaches(), world.n_done()), (vec![], n_begun), "after {steps} steps");
-            assert!(n_begun > steps || steps == 0, "nothing was under way");
+fn batches_that_are_dropped_early_wait_for_their_copies() {
+    for steps in 0..4 {
+        let (source, world) = (source(1), World::default());
+        let mut batches = late(load(&source, Arc::new(world.clone())), &world, NEVER);
+        for _ in 0..steps {
+            let _ = batches.next().unwrap().unwrap();
         }
+        drop(batches);
+        let n_begun = world.with(|state| state.n_begun);
+        assert_eq!((world.breaches(), world.n_done()), (vec![], n_begun), "after {steps} steps");
+        assert!(n_begun > steps || steps == 0, "nothing was under way");
     }
-}
-
-#[test]
-fn a_turn_that_nobody_took_up_is_left_out_and_the_next_one_comes() {
-    let (source, world) = (source(1), World::default());
-    let truth = truth(&source);
-    let mut feed = late(batches(&source, world.clone()), &world, NEVER);
-    drop(feed.next_turn());
-    let turn = feed.next_turn().unwrap().unwrap();
-    assert_eq!(feed.patches(turn).unwrap(), truth[1].1);
-    assert_eq!(world.breaches(), [""; 0]);
 }
 
 #[test]
 fn a_device_that_is_lost_is_an_error_and_keeps_the_buffers_it_may_still_read() {
     let (source, world) = (source(1), World::default());
-    let mut feed = late(batches(&source, world.clone()), &world, NEVER);
-    let turn = feed.next_turn().unwrap().unwrap();
-    let _ = feed.patches(turn).unwrap();
+    let mut batches = late(load(&source, Arc::new(world.clone())), &world, NEVER);
+    let _ = batches.next().unwrap().unwrap();
     world.with(|state| state.is_broken = true);
-    let turn = feed.next_turn().unwrap().unwrap();
-    let error = feed.patches(turn).unwrap_err().to_string();
+    let error = batches.next().unwrap().unwrap_err().to_string();
     assert_eq!(error, "libtorch: the device is lost");
-    drop(feed);
+    drop(batches);
     assert_eq!(world.breaches(), [""; 0]);
-    assert_eq!(world.with(|state| state.read.len()), 2, "a buffer whose copy may be under way was given back");
+    assert_eq!(world.with(|state| state.read.len()), 1, "a buffer whose copy may be under way was given back");
 }
 
 #[test]
 fn errors_are_told_at_their_turn() {
     let (source, world) = (source(1), World::default());
     let failing = || {
-        let mut made: Vec<Made> = batches(&source, HeapMemory).take(2).collect();
-        made.push(Err(TrainError::Observer("no patches".to_owned())));
-        made.into_iter()
+        let mut loaded: Vec<LoadedBatch> = load(&source, Arc::new(HeapMemory)).take(2).collect();
+        loaded.push(Err(TrainError::Observer("no patches".to_owned())));
+        loaded.into_iter()
     };
-    let mut feed = late(failing(), &world, 0);
+    let mut batches = late(failing(), &world, 0);
     for _ in 0..2 {
-        let turn = feed.next_turn().unwrap().unwrap();
-        let _ = feed.patches(turn).unwrap();
+        let _ = batches.next().unwrap().unwrap();
     }
-    assert_eq!(feed.next_turn().unwrap().map(drop).unwrap_err().to_string(), "no patches");
-    assert!(feed.next_turn().is_none());
+    assert_eq!(batches.next().unwrap().unwrap_err().to_string(), "no patches");
+    assert!(batches.next().is_none());
     let world = World::default();
     world.with(|state| state.refused = Some(1));
-    let mut feed = late(failing(), &world, 0);
-    let turn = feed.next_turn().unwrap().unwrap();
-    let _ = feed.patches(turn).unwrap();
-    let turn = feed.next_turn().unwrap().unwrap();
-    assert_eq!(feed.patches(turn).unwrap_err().to_string(), "refused");
+    let mut batches = late(failing(), &world, 0);
+    let _ = batches.next().unwrap().unwrap();
+    assert_eq!(batches.next().unwrap().unwrap_err().to_string(), "refused");
 }
 
 #[test]
@@ -325,13 +297,12 @@ fn the_cpu_is_handed_what_the_loader_made_from_any_step_on() {
     let source = source(1);
     let truth = truth(&source);
     for first in [0, 2, 3] {
-        let mut feed = source.feed(&settings(), first..STEPS, Device::Cpu).unwrap();
+        let mut batches = source.batches(&settings(), first..STEPS, Device::Cpu, Share::WHOLE).unwrap();
         for (epoch, truth) in &truth[first as usize..] {
-            let turn = feed.next_turn().unwrap().unwrap();
-            assert_eq!((turn.epoch, turn.side), (*epoch, 32));
-            assert_eq!(feed.patches(turn).unwrap(), *truth);
+            let batch = batches.next().unwrap().unwrap();
+            assert_eq!((batch.epoch, &batch.patches), (*epoch, truth));
         }
-        assert!(feed.next_turn().is_none());
+        assert!(batches.next().is_none());
     }
 }
 
@@ -344,9 +315,9 @@ fn a_loader_that_failed_is_not_asked_again() {
         }
     }
     let source = source(1);
-    let made: Vec<Made> = batches(&source, None).collect();
-    assert_eq!(made.len(), 1);
-    assert!(made[0].is_err());
+    let loaded: Vec<LoadedBatch> = load(&source, Arc::new(None)).collect();
+    assert_eq!(loaded.len(), 1);
+    assert!(loaded[0].is_err());
 }
 
 #[test]
@@ -355,7 +326,8 @@ fn cuda_without_a_device_and_pinned_memory_without_cuda_are_one_clear_error() {
         eprintln!("skipped: this machine has a CUDA device");
         return;
     };
-    let error = source(1).feed(&settings(), 0..STEPS, Device::Cuda(0)).map(drop).unwrap_err().to_string();
+    let batches = source(1).batches(&settings(), 0..STEPS, Device::Cuda(0), Share::WHOLE);
+    let error = batches.map(drop).unwrap_err().to_string();
     assert_eq!(error, format!("libtorch: CUDA device 0 cannot be reached: {problem}"));
     let error = PinnedMemory.allocate(64).map(drop).unwrap_err().to_string();
     let start = "no memory for a batch of 64 bytes: the GPU needs it page-locked, and it could not be had (libtorch: ";

@@ -1,19 +1,17 @@
 //! Which checkpoints of a run are kept, and under which names.
 //!
-//! The last two stay: `checkpoint.safetensors`, and `checkpoint.previous.safetensors` for the day when the newer one
-//! turns out to be damaged. Beside them, under `snapshots/`, lie those of the epochs that the recipe names; they are
-//! checkpoints like the others and are never replaced by a later step.
+//! The last two are kept: `checkpoint.safetensors`, and `checkpoint.previous.safetensors`, which is used where the newer
+//! one is damaged. Beside them, under `snapshots/`, are those of the epochs that the recipe names; they are checkpoints
+//! like the others and are never replaced by a later step.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use empssl_model::ModelError;
 use empssl_torch::whole_file;
 
 use crate::checkpoint::Checkpoint;
-use crate::config::CheckpointEvery;
 use crate::error::TrainError;
 
 /// The checkpoints in the folder of a run.
@@ -87,8 +85,8 @@ impl CheckpointFiles {
         }
     }
 
-    /// Puts a damaged newest checkpoint out of the way, so that the next save does not put it in the place of the
-    /// whole one before it; one that is missing is no matter.
+    /// Renames a damaged newest checkpoint, so that the next save does not replace the whole one before it by it. One that
+    /// is missing is no error.
     ///
     /// # Errors
     /// When the folder cannot be written.
@@ -135,34 +133,8 @@ fn is_missing(error: &TrainError) -> bool {
     matches!(error, TrainError::Model(ModelError::Read { source, .. }) if source.kind() == ErrorKind::NotFound)
 }
 
-/// Tells when the next checkpoint is due.
-pub(crate) struct Rhythm {
-    every: Option<CheckpointEvery>,
-    last_save: Instant,
-}
-
-impl Rhythm {
-    pub(crate) fn new(every: Option<CheckpointEvery>) -> Self {
-        Self { every, last_save: Instant::now() }
-    }
-
-    pub(crate) fn is_due(&self, step: u64) -> bool {
-        match self.every {
-            Some(CheckpointEvery::Steps(steps)) => step.is_multiple_of(steps),
-            Some(CheckpointEvery::Time(time)) => self.last_save.elapsed() >= time,
-            None => false,
-        }
-    }
-
-    pub(crate) fn saved(&mut self) {
-        self.last_save = Instant::now();
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use empssl_model::weights;
 
     use super::*;
@@ -239,19 +211,5 @@ mod tests {
         assert!(files.newest().is_file());
         assert_eq!(Checkpoint::load(&folder.path().join("snapshots/epoch-0001.safetensors")).unwrap().step, 10);
         assert_eq!(Checkpoint::load(&files.snapshot(30)).unwrap().step, 300);
-    }
-
-    #[test]
-    fn checkpoints_fall_due_by_steps_or_by_time() {
-        let due = |every, step| Rhythm::new(every).is_due(step);
-        assert!(
-            !due(None, 10) && due(Some(CheckpointEvery::Steps(5)), 10) && !due(Some(CheckpointEvery::Steps(5)), 11)
-        );
-        let mut rhythm = Rhythm::new(Some(CheckpointEvery::Time(Duration::from_millis(50))));
-        assert!(!rhythm.is_due(1));
-        std::thread::sleep(Duration::from_millis(60));
-        assert!(rhythm.is_due(2) && rhythm.is_due(3));
-        rhythm.saved();
-        assert!(!rhythm.is_due(4));
     }
 }
