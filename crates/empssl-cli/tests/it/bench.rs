@@ -31,7 +31,7 @@ fn the_shares_of_a_step_add_up_and_nothing_but_the_json_is_left() {
     let measured = &report["measured"];
     let phases = measured["phases"].as_array().unwrap();
     let names: Vec<&str> = phases.iter().map(|phase| phase["phase"].as_str().unwrap()).collect();
-    assert_eq!(names, ["data wait", "copy", "forward", "loss", "again", "backward", "optimizer", "other"]);
+    assert_eq!(names, ["data wait", "copy", "forward", "loss", "recompute", "backward", "optimizer", "other"]);
     let shares: f64 = numbers(phases, |phase| &phase["share"]).iter().sum();
     assert!((shares - 1.0).abs() < 1e-9, "{shares}");
     let step = measured["step_seconds"]["mean"].as_f64().unwrap();
@@ -42,7 +42,7 @@ fn the_shares_of_a_step_add_up_and_nothing_but_the_json_is_left() {
     let operations: f64 = numbers(phases, |phase| &phase["operations"]).iter().sum();
     assert_eq!(operations, measured["operations"].as_f64().unwrap());
     let busy = |name: &str| &phases[names.iter().position(|other| *other == name).unwrap()]["of_product_rate"];
-    assert!(busy("forward").as_f64().unwrap() > 0.0 && busy("again").is_null() && busy("copy").is_null());
+    assert!(busy("forward").as_f64().unwrap() > 0.0 && busy("recompute").is_null() && busy("copy").is_null());
     let (per_second, median) = (&measured["patches_per_s"], measured["step_seconds"]["median"].as_f64().unwrap());
     // Reading a number from JSON may move its last bit.
     assert!((per_second.as_f64().unwrap() * median / 16.0 - 1.0).abs() < 1e-12);
@@ -57,11 +57,11 @@ fn the_shares_of_a_step_add_up_and_nothing_but_the_json_is_left() {
     for line in ["data wait ", "optimizer ", "step ", "16 patches a step", "GFLOP/s", "100.00%"] {
         assert!(table.contains(line), "{table}");
     }
-    assert!(!table.contains("again "), "{table}");
+    assert!(!table.contains("recompute "), "{table}");
 }
 
 #[test]
-fn what_a_memory_mode_runs_again_is_a_phase_of_its_own() {
+fn what_a_memory_mode_recomputes_is_a_phase_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let table = |memory: &str| {
         let set = format!("training.memory={memory}");
@@ -69,7 +69,7 @@ fn what_a_memory_mode_runs_again_is_a_phase_of_its_own() {
     };
     for memory in ["by-stage", "{by-patches=1}"] {
         let table = table(memory);
-        assert!(table.contains("\nagain ") && table.contains("memory = ") && table.contains("by-"), "{table}");
+        assert!(table.contains("\nrecompute ") && table.contains("memory = ") && table.contains("by-"), "{table}");
     }
 }
 

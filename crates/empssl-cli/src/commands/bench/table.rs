@@ -15,8 +15,8 @@ fn lines(report: &StepReport) -> Vec<String> {
     lines.push(format!("{:<12}{:>12}{:>12}{:>9}{:>13}", "phase", "median ms", "p90 ms", "share", "of products"));
     let measured = &report.measured;
     for phase in &measured.phases {
-        // Only some memory modes run anything again.
-        if phase.phase != "again" || phase.operations > 0.0 {
+        // Only some memory modes recompute anything.
+        if phase.phase != "recompute" || phase.operations > 0.0 {
             let rate = phase.of_product_rate.map_or(String::new(), |fraction| format!("{fraction:.2}"));
             let (median, p90) = (1e3 * phase.seconds.median, 1e3 * phase.seconds.p90);
             lines.push(format!("{:<12}{median:>12.3}{p90:>12.3}{:>8.2}%{rate:>13}", phase.phase, 100.0 * phase.share));
