@@ -46,8 +46,9 @@ impl Job {
         let network = Network::new(&self.network(), 1, Kind::Float, Device::Cpu).unwrap();
         let mut lars = Lars::new(network.parameters(), &LarsConfig::paper()).unwrap();
         let loss = EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap();
-        let patches = Tensor::arange(self.n * self.b * 3 * SIDE * SIDE, (Kind::Int64, Device::Cpu));
-        let patches = patches.remainder(251).to_kind(Kind::Uint8).view([self.n, self.b, 3, SIDE, SIDE]);
+        let (shape, numbers) = ([self.n, self.b, 3, SIDE, SIDE], Tensor::arange(251, (Kind::Uint8, Device::Cpu)));
+        let count: i64 = shape.iter().product();
+        let patches = numbers.repeat([count / 251 + 1]).narrow(0, 0, count).view(shape);
         let plan = StepPlan { memory: self.memory, norms: BatchNormStats::Batch, tf32: false };
         for _ in 0..self.steps {
             lars.zero_grad();
