@@ -59,9 +59,9 @@ pub(crate) enum CliError {
     /// The processes of a run cannot be started.
     #[error("{0}")]
     Ranks(String),
-    /// One of the processes that this one started.
-    #[error("rank {rank} {how}; all others were ended")]
-    RankFailed { rank: usize, how: String, code: u8 },
+    /// Of the processes that this one started, the first to fail.
+    #[error("{how}; all others were ended")]
+    RankFailed { how: String, code: u8 },
     #[error("stopped by a signal, as rank 0 says above")]
     RanksStopped,
     #[error("stopped by {by} at step {step}; what was learnt is in {path}. `empssl train --resume {run}` goes on")]
@@ -109,7 +109,7 @@ impl CliError {
             Self::Train(TrainError::Setting { .. }) | Self::Model(ModelError::Config { .. }) => 4,
             Self::Data(_) | Self::AnotherDataset { .. } | Self::Unlabelled(_) | Self::Faults { .. } => 3,
             Self::Device(_) | Self::Train(TrainError::Group(GroupError::Nccl(_))) => 5,
-            Self::Train(TrainError::Group(GroupError::TooFewGpus { .. } | GroupError::OneGpu { .. })) => 5,
+            Self::Train(TrainError::Group(GroupError::TooFewGpus { .. })) => 5,
             Self::File { .. } | Self::RunExists(_) | Self::RunBusy { .. } | Self::Run(_) | Self::Output(_) => 6,
             Self::Train(TrainError::Checkpoint { .. } | TrainError::OtherRun { .. } | TrainError::NoneWhole { .. }) => {
                 6
@@ -164,7 +164,7 @@ mod tests {
         for error in [few, GroupError::Nccl(NcclProblem::Missing)] {
             assert_eq!(CliError::from(error).exit_code(), 5);
         }
-        let lost = GroupError::Lost { rank: None, reason: "gone".to_owned() };
+        let lost = GroupError::Collective(ShimError("gone".to_owned()));
         assert_eq!(CliError::from(lost).exit_code(), 1);
     }
 

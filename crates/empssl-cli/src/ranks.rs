@@ -9,10 +9,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
+use empssl_data::Fingerprint;
 use empssl_torch::device::{self, DeviceChoice};
 use empssl_torch::processes::{Launch, ProcessGroup, Traffic};
-use empssl_train::{Share, TrainError};
-use md5::{Digest, Md5};
+use empssl_train::Share;
 use tch::Device;
 
 use crate::args::DeviceArgs;
@@ -26,7 +26,7 @@ pub(crate) struct RankArgs {
     /// with torchrun or srun instead.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) nproc: Option<u16>,
-    /// Seconds within which a process that ends or hangs ends all others; more than their longest step takes.
+    /// Seconds after which a process gives up that waits for another one; more than the longest step takes.
     #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=86_400))]
     pub(crate) dist_timeout: u64,
 }
@@ -69,7 +69,7 @@ impl RankArgs {
         if let (Device::Cuda(first), count) = chosen(device)? {
             Launch::demand_gpus(nproc, first, count)?;
         }
-        supervise::run(nproc, self.timeout())
+        supervise::run(nproc)
     }
 }
 
@@ -113,7 +113,7 @@ impl Member {
         }
     }
 
-    /// Whether it writes the run folder, and speaks where one voice is enough.
+    /// Whether it writes the run folder, and prints what one rank alone prints.
     pub(crate) fn is_first(&self) -> bool {
         self.launch.rank == 0
     }
@@ -136,13 +136,10 @@ fn chosen(asked: DeviceChoice) -> Result<(Device, usize), CliError> {
     Ok((device, if device.is_cuda() { device::open().unwrap_or_default() } else { 0 }))
 }
 
-/// Leaves the others: in peace after work that was done or stopped, else with the reason; they have it already where
-/// the group itself was at fault.
+/// Leaves the others after work that was done or stopped; one that failed ends at once, which the others see.
 pub(crate) fn part(group: ProcessGroup, outcome: Result<(), CliError>) -> Result<(), CliError> {
-    match &outcome {
-        Ok(()) | Err(CliError::Interrupted { .. }) => group.leave()?,
-        Err(CliError::Train(TrainError::Group(_))) => {}
-        Err(error) => group.fail(&error.to_string()),
+    if matches!(outcome, Ok(()) | Err(CliError::Interrupted { .. })) {
+        group.leave()?;
     }
     outcome
 }
@@ -175,11 +172,11 @@ pub(crate) fn workers(asked: Option<usize>, member: Option<&Member>) -> Option<u
     asked.or_else(|| member.map(|_| (host::n_processors() / local_world).clamp(1, 16)))
 }
 
-/// A number that differs, as good as always, where the texts do, and is the same in every build: the first half of the
-/// text's MD5.
+/// A number that differs, as good as always, where the texts do, and is the same in every build.
 pub(crate) fn fingerprint(text: &str) -> u64 {
-    let digest = Md5::digest(text);
-    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.text(text);
+    fingerprint.finish()
 }
 
 /// What the processes said to each other in so many steps, as a line.

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use empssl_torch::whole_file;
 use empssl_train::CheckpointFiles;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -154,13 +155,7 @@ pub(crate) struct RunLock {
 
 /// Writes a file that is there whole or not at all, also after the power went.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    let temporary = path.with_extension("tmp");
-    let write = |mut file: File| file.write_all(bytes).and_then(|()| file.sync_all());
-    let written = File::create(&temporary).and_then(write).and_then(|()| fs::rename(&temporary, path));
-    written.map_err(|error| {
-        let _ = fs::remove_file(&temporary);
-        CliError::file("cannot write", path, error)
-    })
+    whole_file::write(path, bytes).map_err(|error| CliError::file("cannot write", path, error))
 }
 
 /// Writes a value as JSON for people and programs to read.

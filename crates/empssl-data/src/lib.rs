@@ -69,6 +69,7 @@ pub mod statistics;
 pub mod verify;
 
 pub use augment::resize::Interpolation;
+pub use dataset::fingerprint::Hasher as Fingerprint;
 pub use dataset::{BadImage, Dataset, decode_image, open_images};
 pub use error::{DataError, DecodeError};
 pub use grid::PatchGrid;

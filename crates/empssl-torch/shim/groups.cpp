@@ -14,6 +14,7 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <memory>
 
 using empssl::Asked;
 using empssl::copy_text;
@@ -37,17 +38,14 @@ void be_quiet() {
   }
 }
 
-// `ask` gives what was asked for, which is handed over.
-template <typename Ask> char *begun(empssl_work *out, Ask ask) {
+// Asks for a collective and waits for it.
+template <typename Ask> char *collective(empssl_group group, Ask ask) {
   return guarded([&] {
     const at::NoGradGuard no_grad;
-    *out = new Asked(ask());
+    Group &with = *group_of(group);
+    with.wait(ask(with));
   });
 }
-
-Asked &asked_of(empssl_work work) { return *static_cast<Asked *>(work); }
-
-EnginePtr &engine_of(empssl_engine engine) { return *static_cast<EnginePtr *>(engine); }
 
 } // namespace
 
@@ -59,35 +57,13 @@ Group::~Group() {
   }
 }
 
-void Group::add(EnginePtr engine, c10::DeviceType type) {
-  device = std::move(engine);
-  device_type = type;
-}
-
-void Group::demand_whole() {
-  const std::lock_guard<std::mutex> lock(looking);
-  TORCH_CHECK(why_broken.empty(), why_broken);
-}
-
 template <typename Ask> Asked Group::issued(const at::Tensor &tensor, Ask ask) {
-  const bool by_device = is_by_device(tensor);
+  const bool by_device = device != nullptr && tensor.is_cuda();
   TORCH_CHECK(by_device || tensor.is_cpu(), "this group was opened without ", tensor.device());
   const std::lock_guard<std::mutex> one_at_a_time(issuing);
   ++calls;
   bytes += tensor.nbytes();
-  try {
-    demand_whole();
-    Asked asked{ask(by_device ? device : host), by_device};
-    if (by_device) {
-      const std::lock_guard<std::mutex> lock(looking);
-      in_flight.push_back(asked.work);
-      ++seen.asked;
-    }
-    return asked;
-  } catch (...) {
-    broken = true;
-    throw;
-  }
+  return {ask(by_device ? device : host), by_device};
 }
 
 Asked Group::all_reduce(at::Tensor tensor, c10d::ReduceOp::RedOpType op) {
@@ -101,17 +77,6 @@ Asked Group::all_gather(at::Tensor out, at::Tensor tensor) {
   return issued(tensor, [&](const EnginePtr &engine) { return engine->_allgather_base(out, tensor); });
 }
 
-Asked Group::gather(at::Tensor out, at::Tensor tensor, int64_t root) {
-  std::vector<at::Tensor> tensors{std::move(tensor)};
-  std::vector<std::vector<at::Tensor>> outs;
-  if (host->getRank() == root) {
-    outs.push_back(out.unbind(0));
-  }
-  c10d::GatherOptions options;
-  options.rootRank = root;
-  return issued(tensors[0], [&](const EnginePtr &engine) { return engine->gather(outs, tensors, options); });
-}
-
 Asked Group::broadcast(at::Tensor tensor, int64_t root) {
   std::vector<at::Tensor> tensors{std::move(tensor)};
   c10d::BroadcastOptions options;
@@ -121,44 +86,12 @@ Asked Group::broadcast(at::Tensor tensor, int64_t root) {
 
 void Group::wait(const Asked &asked) {
   const auto began = std::chrono::steady_clock::now();
-  try {
-    if (asked.by_device) {
-      asked.work->synchronize();
-      demand_whole();
-    } else {
-      asked.work->wait();
-    }
-  } catch (...) {
-    broken = true;
-    throw;
+  if (asked.by_device) {
+    asked.work->synchronize();
+  } else {
+    asked.work->wait();
   }
   nanoseconds += (std::chrono::steady_clock::now() - began) / std::chrono::nanoseconds(1);
-}
-
-empssl_progress Group::progress() {
-  const std::lock_guard<std::mutex> lock(looking);
-  while (!in_flight.empty() && in_flight.front()->isCompleted()) {
-    if (const auto failed = in_flight.front()->exception()) {
-      std::rethrow_exception(failed);
-    }
-    in_flight.pop_front();
-    ++seen.finished;
-  }
-  return seen;
-}
-
-void Group::break_off(const std::string &reason) {
-  {
-    const std::lock_guard<std::mutex> lock(looking);
-    if (why_broken.empty()) {
-      why_broken = reason;
-    }
-  }
-  // Before a device goes on with numbers that are not what was asked for.
-  broken = true;
-  if (device != nullptr) {
-    device->abort();
-  }
 }
 
 char *empssl_store_open(const char *host, uint16_t port, int32_t serves, int64_t timeout_ms, empssl_store *out) {
@@ -189,70 +122,40 @@ void empssl_store_free(empssl_store store) {
   empssl_free(guarded([&] { delete static_cast<StorePtr *>(store); }));
 }
 
-char *empssl_engine_gloo(empssl_store store, const char *prefix, const char *address, int32_t is_interface,
-                         int32_t rank, int32_t world, int64_t timeout_ms, empssl_engine *out) {
+char *empssl_group_new(empssl_store store, const char *prefix, const char *address, int32_t is_interface, int32_t rank,
+                       int32_t world, int64_t timeout_ms, empssl_group *out) {
   return guarded([&] {
     auto options = c10d::ProcessGroupGloo::Options::create(std::chrono::milliseconds(timeout_ms));
     options->devices.push_back(is_interface ? c10d::ProcessGroupGloo::createDeviceForInterface(address)
                                             : c10d::ProcessGroupGloo::createDeviceForHostname(address));
     auto keys = c10::make_intrusive<c10d::PrefixStore>(prefix, store_of(store));
-    *out = new EnginePtr(c10::make_intrusive<c10d::ProcessGroupGloo>(keys, rank, world, options));
+    EnginePtr gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(keys, rank, world, options);
+    *out = new c10::intrusive_ptr<Group>(c10::make_intrusive<Group>(std::move(gloo)));
   });
 }
 
-void empssl_engine_free(empssl_engine engine) {
-  empssl_free(guarded([&] { delete static_cast<EnginePtr *>(engine); }));
-}
-
-char *empssl_group_new(empssl_engine host, empssl_engine device, int32_t device_type, empssl_group *out) {
-  return guarded([&] {
-    auto group = c10::make_intrusive<Group>(engine_of(host));
-    if (device != nullptr) {
-      group->add(engine_of(device), static_cast<c10::DeviceType>(device_type));
-    }
-    *out = new c10::intrusive_ptr<Group>(std::move(group));
-  });
+void empssl_group_add(empssl_group group, void *engine) {
+  const std::unique_ptr<EnginePtr> owned(static_cast<EnginePtr *>(engine));
+  group_of(group)->add(*owned);
 }
 
 void empssl_group_free(empssl_group group) {
   empssl_free(guarded([&] { delete static_cast<c10::intrusive_ptr<Group> *>(group); }));
 }
 
-char *empssl_group_all_reduce(empssl_group group, empssl_tensor tensor, int32_t largest, empssl_work *out) {
-  return begun(out, [&] {
-    return group_of(group)->all_reduce(tensor_of(tensor), largest ? c10d::ReduceOp::MAX : c10d::ReduceOp::SUM);
+char *empssl_group_all_reduce(empssl_group group, empssl_tensor tensor, int32_t largest) {
+  return collective(group, [&](Group &with) {
+    return with.all_reduce(tensor_of(tensor), largest ? c10d::ReduceOp::MAX : c10d::ReduceOp::SUM);
   });
 }
 
-char *empssl_group_all_gather(empssl_group group, empssl_tensor to, empssl_tensor tensor, empssl_work *out) {
-  return begun(out, [&] { return group_of(group)->all_gather(tensor_of(to), tensor_of(tensor)); });
+char *empssl_group_all_gather(empssl_group group, empssl_tensor to, empssl_tensor tensor) {
+  return collective(group, [&](Group &with) { return with.all_gather(tensor_of(to), tensor_of(tensor)); });
 }
 
-char *empssl_group_gather(empssl_group group, empssl_tensor to, empssl_tensor tensor, int64_t root, empssl_work *out) {
-  return begun(out, [&] { return group_of(group)->gather(tensor_of(to), tensor_of(tensor), root); });
+char *empssl_group_broadcast(empssl_group group, empssl_tensor tensor, int64_t root) {
+  return collective(group, [&](Group &with) { return with.broadcast(tensor_of(tensor), root); });
 }
-
-char *empssl_group_broadcast(empssl_group group, empssl_tensor tensor, int64_t root, empssl_work *out) {
-  return begun(out, [&] { return group_of(group)->broadcast(tensor_of(tensor), root); });
-}
-
-char *empssl_work_wait(empssl_group group, empssl_work work) {
-  return guarded([&] { group_of(group)->wait(asked_of(work)); });
-}
-
-int32_t empssl_work_is_complete(empssl_work work) { return asked_of(work).work->isCompleted() ? 1 : 0; }
-
-void empssl_work_free(empssl_work work) { delete static_cast<Asked *>(work); }
-
-char *empssl_group_progress(empssl_group group, empssl_progress *out) {
-  return guarded([&] { *out = group_of(group)->progress(); });
-}
-
-char *empssl_group_break_off(empssl_group group, const char *reason) {
-  return guarded([&] { group_of(group)->break_off(reason); });
-}
-
-int32_t empssl_group_is_broken(empssl_group group) { return group_of(group)->broken ? 1 : 0; }
 
 void empssl_group_traffic(empssl_group group, empssl_traffic *out) {
   const Group &counted = *group_of(group);

@@ -117,42 +117,21 @@ char *empssl_store_set(empssl_store store, const char *key, const char *value);
 char *empssl_store_get(empssl_store store, const char *key, int64_t timeout_ms, char **value);
 void empssl_store_free(empssl_store store);
 
-// Processes that compute together. Every rank asks for the same collectives in the same order; tensors are contiguous
-// and must stay as they are until the work is done.
+// Processes that compute together. Every rank asks for the same collectives in the same order; tensors are contiguous.
 typedef void *empssl_group;
-typedef void *empssl_work;
-// What tensors travel by.
-typedef void *empssl_engine;
-// Gloo, for tensors of the CPU, which listens for the others at `address`, or on the network interface of that name;
-// `prefix` keeps its keys in the store apart. For NCCL see nccl/nccl.h.
-char *empssl_engine_gloo(empssl_store store, const char *prefix, const char *address, int32_t is_interface,
-                         int32_t rank, int32_t world, int64_t timeout_ms, empssl_engine *out);
-void empssl_engine_free(empssl_engine engine);
-// Tensors on devices of `device_type`, a c10::DeviceType, travel by the engine `device`, all others by `host`; null:
-// there are none such. The group keeps references of its own.
-char *empssl_group_new(empssl_engine host, empssl_engine device, int32_t device_type, empssl_group *out);
+// Connects with all others by Gloo, for tensors of the CPU, and listens for them at `address`, or on the network
+// interface of that name; `prefix` keeps its keys in the store apart.
+char *empssl_group_new(empssl_store store, const char *prefix, const char *address, int32_t is_interface, int32_t rank,
+                       int32_t world, int64_t timeout_ms, empssl_group *out);
+// From now on tensors of GPUs travel by `engine`, which nccl/nccl.h makes and which is taken over.
+void empssl_group_add(empssl_group group, void *engine);
 void empssl_group_free(empssl_group group);
+// Each returns when the tensor is what was asked for; one of a GPU at once, and what is computed with it there waits.
 // The sum, or the largest, over the ranks.
-char *empssl_group_all_reduce(empssl_group group, empssl_tensor tensor, int32_t largest, empssl_work *out);
-char *empssl_group_all_gather(empssl_group group, empssl_tensor to, empssl_tensor tensor, empssl_work *out);
-// On rank `root`: the tensors of all ranks into `to`, `[world, ...]`; the others' `to` may be any tensor.
-char *empssl_group_gather(empssl_group group, empssl_tensor to, empssl_tensor tensor, int64_t root, empssl_work *out);
-char *empssl_group_broadcast(empssl_group group, empssl_tensor tensor, int64_t root, empssl_work *out);
-// Waits on the host for a tensor of the host; of a device, its current stream waits.
-char *empssl_work_wait(empssl_group group, empssl_work work);
-int32_t empssl_work_is_complete(empssl_work work);
-void empssl_work_free(empssl_work work);
-// Collectives that were asked for by devices, and those that they have finished; an error where one failed.
-typedef struct {
-  uint64_t asked;
-  uint64_t finished;
-} empssl_progress;
-char *empssl_group_progress(empssl_group group, empssl_progress *out);
-// From now on every collective fails for this reason, and devices do not wait for those in flight, whose results are
-// worth nothing.
-char *empssl_group_break_off(empssl_group group, const char *reason);
-// Whether a collective has failed.
-int32_t empssl_group_is_broken(empssl_group group);
+char *empssl_group_all_reduce(empssl_group group, empssl_tensor tensor, int32_t largest);
+// The tensors of all ranks one after the other in `to`.
+char *empssl_group_all_gather(empssl_group group, empssl_tensor to, empssl_tensor tensor);
+char *empssl_group_broadcast(empssl_group group, empssl_tensor tensor, int64_t root);
 // Collectives so far, the bytes that this rank put into them, and the nanoseconds that the host waited for them.
 typedef struct {
   uint64_t calls;

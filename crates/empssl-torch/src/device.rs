@@ -170,11 +170,6 @@ pub fn name(device: Device) -> String {
     }
 }
 
-/// Where CUDA device `index` is on its host, as `0000:1B:00.0`, whatever the number by which a process knows it.
-pub(crate) fn place(index: usize) -> Option<String> {
-    ffi::cuda_device_place(index as i32)
-}
-
 fn processor_name() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
@@ -261,13 +256,12 @@ mod tests {
         match open() {
             Err(CudaProblem::NoDriver) => {
                 eprintln!("skipped: {}", CudaProblem::NoDriver);
-                assert!(make_current(0).is_err() && place(0).is_none());
+                assert!(make_current(0).is_err());
             }
             Err(problem) => panic!("{problem}"),
             Ok(count) => {
                 make_current(count - 1).unwrap();
                 assert!(make_current(count).unwrap_err().to_string().contains("there is no CUDA device"));
-                assert!(place(0).is_some_and(|place| place.contains(':')), "{:?}", place(0));
                 let ones = tch::Tensor::ones([64], (tch::Kind::Float, Device::Cuda(0)));
                 assert_eq!(ones.sum(tch::Kind::Float).double_value(&[]), 64.0);
                 let memory = crate::memory::device_memory(Device::Cuda(0)).unwrap().unwrap();

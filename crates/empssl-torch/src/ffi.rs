@@ -7,14 +7,14 @@ use tch::Tensor;
 
 use crate::memory::DeviceMemory;
 
-mod engines;
 mod groups;
+mod nccl;
 mod owned;
 mod script;
 mod streams;
 
-pub(crate) use engines::{Listen, NcclObject, NcclRefusal, RawEngine};
-pub(crate) use groups::{DeviceType, Progress, RawBuckets, RawGroup, RawStore, RawWork};
+pub(crate) use groups::{Listen, RawBuckets, RawGroup, RawStore};
+pub(crate) use nccl::{NcclObject, NcclRefusal};
 pub(crate) use owned::bytes_of_owner;
 pub(crate) use script::RawModule;
 pub(crate) use streams::{
@@ -304,25 +304,14 @@ fn loaders_words(error: &libloading::Error) -> String {
 
 /// The name of CUDA device `index` as the driver gives it.
 pub(crate) fn cuda_device_name(index: i32) -> Option<String> {
-    ask_driver(index, b"cuDeviceGetName")
-}
-
-/// Where CUDA device `index` is on this host, as `0000:1B:00.0`.
-pub(crate) fn cuda_device_place(index: i32) -> Option<String> {
-    ask_driver(index, b"cuDeviceGetPCIBusId")
-}
-
-/// A text about CUDA device `index` by one of two functions that take the same arguments.
-fn ask_driver(index: i32, function: &[u8]) -> Option<String> {
     use libloading::os::unix::{Library, Symbol};
-    // SAFETY: the driver's documented C interface: cuInit(flags), cuDeviceGet(*device, ordinal), and
-    // cuDeviceGetName(*text, length, device) as well as cuDeviceGetPCIBusId(*text, length, device), each returning 0 on
-    // success; the buffer's length is passed.
+    // SAFETY: the driver's documented C interface: cuInit(flags), cuDeviceGet(*device, ordinal) and
+    // cuDeviceGetName(*text, length, device), each returning 0 on success; the buffer's length is passed.
     unsafe {
         let driver = Library::new("libcuda.so.1").ok()?;
         let init: Symbol<unsafe extern "C" fn(u32) -> i32> = driver.get(b"cuInit").ok()?;
         let get: Symbol<unsafe extern "C" fn(*mut i32, i32) -> i32> = driver.get(b"cuDeviceGet").ok()?;
-        let say: Symbol<unsafe extern "C" fn(*mut c_char, i32, i32) -> i32> = driver.get(function).ok()?;
+        let say: Symbol<unsafe extern "C" fn(*mut c_char, i32, i32) -> i32> = driver.get(b"cuDeviceGetName").ok()?;
         let (mut device, mut text) = (0, [0 as c_char; 128]);
         let failed = init(0) != 0 || get(&mut device, index) != 0 || say(text.as_mut_ptr(), 127, device) != 0;
         let said = (!failed).then(|| CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned());

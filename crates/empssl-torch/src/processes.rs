@@ -7,26 +7,22 @@
 //! - [`launch`]: which process this is, from the variables that `torchrun` and `srun` set, and which GPU it has;
 //! - [`group`]: [`ProcessGroup`], what the processes do together;
 //! - [`nccl`]: where NCCL's object is, and why it cannot be used when it cannot;
-//! - [`buckets`]: [`GradientBuckets`], gradients that are summed while the backward pass goes on;
-//! - `orders`: texts by which rank 0 says what all do next, however long it takes over it;
-//! - [`watch`]: signs of life, from which a process learns which other one is missing.
+//! - [`buckets`]: [`GradientBuckets`], gradients that are summed while the backward pass goes on.
 //!
-//! Every rank must ask for the same collectives in the same order. One that asks for none holds the others up until the
-//! time-out, and then each of them fails with [`GroupError::Lost`], which says who it waited for.
+//! Every rank must ask for the same collectives in the same order. Where a rank has ended, the others' next collective
+//! fails at once; where one does not come, it fails after the time-out ([`GroupError::Collective`]). Of a GPU's
+//! collectives c10d's own watchdog says so and ends the process.
 
 pub mod buckets;
 pub mod error;
 pub mod group;
-mod guard;
 pub mod launch;
-mod meeting;
 pub mod nccl;
-mod orders;
-pub mod watch;
+mod rendezvous;
 
 pub use buckets::GradientBuckets;
 pub use error::GroupError;
-pub use group::{Pending, ProcessGroup, Traffic};
+pub use group::{ProcessGroup, Traffic};
 pub use launch::Launch;
 
 /// A port of this host that was free a moment ago.

@@ -133,13 +133,9 @@ impl Ranks {
         Ok(StepActions { stop: flags.int64_value(&[0]) > 0, checkpoint: flags.int64_value(&[1]) > 0, ..own })
     }
 
-    /// Makes the network ready to be saved: waits until the device has done all that was asked of it, and fails if any of
-    /// that failed, since an interrupted collective leaves undefined numbers.
+    /// Makes the network what a checkpoint may hold.
     pub(crate) fn settle(&self, network: &Network) -> Result<(), TrainError> {
-        if self.norms == BatchNormOver::PerRank {
-            self.average_statistics(network)?;
-        }
-        Ok(self.group.settle()?)
+        if self.norms == BatchNormOver::PerRank { self.average_statistics(network) } else { Ok(()) }
     }
 
     /// Where every rank has running statistics of its own, all take their mean. Since they move by fixed shares, it is
@@ -160,21 +156,6 @@ impl Ranks {
             }
             Ok(())
         })
-    }
-
-    /// The error of a step as it should be told: where a collective failed, who is at fault.
-    pub(crate) fn explain(&self, error: TrainError) -> TrainError {
-        match error {
-            TrainError::Group(_) => error,
-            other => self.group.explain(&other.to_string()).map_or(other, TrainError::Group),
-        }
-    }
-
-    /// Lets the others know why this rank ends before its time, unless it is for the loss of one of them.
-    pub(crate) fn give_up(&self, error: &TrainError) {
-        if !matches!(error, TrainError::Group(_)) {
-            self.group.fail(&error.to_string());
-        }
     }
 }
 

@@ -106,20 +106,6 @@ impl Trainer {
         stop: &AtomicBool,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, TrainError> {
-        let outcome = self.run_steps(source, checkpoint, stop, observer);
-        if let (Err(error), Some(ranks)) = (&outcome, &self.ranks) {
-            ranks.give_up(error);
-        }
-        outcome
-    }
-
-    fn run_steps(
-        &mut self,
-        source: &BatchSource,
-        checkpoint: &CheckpointPlan,
-        stop: &AtomicBool,
-        observer: &mut dyn Observer,
-    ) -> Result<Outcome, TrainError> {
         let (schedule, last_step) = (self.schedule()?, self.n_steps());
         let mut clock = Clock::start(self.step, checkpoint.seconds_before);
         let mut policy = CheckpointPolicy::new(checkpoint.files.as_ref().and(self.config.checkpoint_every));
@@ -162,11 +148,7 @@ impl Trainer {
     }
 
     fn explain(&self, error: TrainError, side: usize) -> TrainError {
-        let error = memory::explain(error, &self.config, &self.network, side);
-        match &self.ranks {
-            Some(ranks) => ranks.explain(error),
-            None => error,
-        }
+        memory::explain(error, &self.config, &self.network, side)
     }
 
     /// What is due after the step just taken; where one of the ranks stops or saves, all do.
@@ -184,10 +166,7 @@ impl Trainer {
         };
         let asked = match &self.ranks {
             None => own,
-            Some(ranks) => {
-                ranks.group().set_step(step);
-                ranks.all_reduce_actions(own)?
-            }
+            Some(ranks) => ranks.all_reduce_actions(own)?,
         };
         let (snapshot, show) = (self.snapshot_due(), observer.wants_network(step, last_step));
         let at_an_end = step == 1 || step == last_step || asked.stop;

@@ -43,14 +43,15 @@ fn arguments<'a>(recipe: &'a Path, out: &'a str) -> Vec<&'a str> {
     arguments
 }
 
-/// Files that are being written by a process.
-fn temporaries(run: &Path, process: u32) -> Vec<PathBuf> {
-    let names = ["checkpoint.safetensors", "snapshots/epoch-0001.safetensors", "snapshots/epoch-0004.safetensors"];
-    let temporary = |name: &str| {
-        let path = run.join(name);
-        path.with_file_name(format!(".{}.{process}.tmp", path.file_name().unwrap().to_str().unwrap()))
+/// Checkpoints that are being written.
+fn temporaries(run: &Path) -> Vec<PathBuf> {
+    let is_temporary = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with('.') && name.contains(".safetensors.") && name.ends_with(".tmp")
     };
-    names.into_iter().map(temporary).filter(|path| path.exists()).collect()
+    let folders = [run.to_path_buf(), run.join("snapshots")];
+    let files = folders.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+    files.map(|entry| entry.path()).filter(is_temporary).collect()
 }
 
 /// Whether the moment has come; a process that is writing is halted, so that it still is when it is killed.
@@ -65,11 +66,11 @@ fn has_come(moment: Moment, run: &Path, child: &Child) -> bool {
             has_come
         }
         Moment::Write(step) => {
-            if temporaries(run, child.id()).is_empty() || !logged(step) {
+            if temporaries(run).is_empty() || !logged(step) {
                 return false;
             }
             crate::signal(child.id(), "STOP");
-            let is_writing = !temporaries(run, child.id()).is_empty();
+            let is_writing = !temporaries(run).is_empty();
             if !is_writing {
                 crate::signal(child.id(), "CONT");
             }
@@ -92,7 +93,7 @@ fn train_and_kill(folder: &Path, arguments: &[&str], out: &str, moment: Moment) 
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    let is_torn = !temporaries(&run, child.id()).is_empty();
+    let is_torn = !temporaries(&run).is_empty();
     assert!(is_torn || matches!(moment, Moment::Step(..)), "{moment:?}: killed too late");
     n_lines(&run)
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::chain::{json, steps};
 use crate::{command, empssl, refuses, stderr, succeeds, training};
@@ -41,7 +41,7 @@ fn two_processes_train_as_one_and_go_on_as_one() {
     let text = stderr(&output);
     assert!(text.contains("2 ranks, 2 of them on this host, share every batch; BatchNorm is global"), "{text}");
     assert!(text.contains("2 ranks: ") && text.contains(" collectives and "), "{text}");
-    assert_eq!(text.matches("trained 4 steps").count(), 1, "one voice is enough: {text}");
+    assert_eq!(text.matches("trained 4 steps").count(), 1, "only rank 0 prints: {text}");
     let run = two.path().join("run");
     let output = succeeds(empssl(
         two.path(),
@@ -142,7 +142,7 @@ fn what_cannot_be_started_is_refused() {
 /// Starts a long run of two ranks, and waits until it has saved.
 fn endless(folder: &Path) -> (Child, Vec<u32>) {
     let recipe = crate::recipe("synthetic/smoke.toml");
-    let more = ["--nproc", "2", "--dist-timeout", "5", "--checkpoint-every", "3"];
+    let more = ["--nproc", "2", "--checkpoint-every", "3"];
     let mut parent = command(folder, &arguments(&recipe, "training.length={steps=100000}", &more));
     let mut parent = parent.stderr(Stdio::piped()).spawn().unwrap();
     while !folder.join("run/checkpoint.previous.safetensors").exists() {
@@ -168,11 +168,10 @@ fn rank_of(process: u32) -> String {
     variables.find_map(|variable| variable.strip_prefix("RANK=").map(str::to_owned)).unwrap()
 }
 
-/// The run ended within its time-out, no process is left, and what it saved is good.
+/// The run has ended, no process is left, and what it saved is good.
 #[track_caller]
-fn ended_well(folder: &Path, parent: Child, ranks: &[u32], began: Instant) -> Output {
+fn ended_well(folder: &Path, parent: Child, ranks: &[u32]) -> Output {
     let output = parent.wait_with_output().unwrap();
-    assert!(began.elapsed() < Duration::from_secs(5 + 8), "{:?}: {}", began.elapsed(), stderr(&output));
     assert!(ranks.iter().all(|rank| !Path::new(&format!("/proc/{rank}")).exists()), "{}", stderr(&output));
     let saved = json(&folder.join("run/run.json"))["segments"][0]["ranks"].clone();
     assert_eq!(saved, 2);
@@ -183,38 +182,43 @@ fn ended_well(folder: &Path, parent: Child, ranks: &[u32], began: Instant) -> Ou
 }
 
 #[test]
-fn a_killed_rank_ends_the_run_with_its_name_and_leaves_a_good_checkpoint() {
-    let folder = tempfile::tempdir().unwrap();
-    let (parent, ranks) = endless(folder.path());
-    let began = Instant::now();
-    crate::signal(ranks[1], "KILL");
-    let output = ended_well(folder.path(), parent, &ranks, began);
-    let text = stderr(&output);
-    let named = format!("rank 0: error: rank 1 (process {} on ", ranks[1]);
-    assert!(text.contains(&named) && text.contains("has given no sign of life for "), "{text}");
-    assert!(refuses(&output, 1).contains("rank 1 was ended by signal 9; all others were ended"), "{text}");
+fn a_killed_rank_ends_the_run_with_its_number_and_leaves_a_good_checkpoint() {
+    for (signal, number) in [("KILL", 9), ("ABRT", 6)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (parent, ranks) = endless(folder.path());
+        crate::signal(ranks[1], signal);
+        let output = ended_well(folder.path(), parent, &ranks);
+        let sentence = refuses(&output, 1);
+        assert!(sentence.starts_with(&format!("error: rank 1: was ended by signal {number}")), "{sentence}");
+        assert!(sentence.ends_with("all others were ended"), "{sentence}");
+    }
 }
 
 #[test]
-fn a_halted_rank_ends_the_run_within_the_time_out() {
+fn a_rank_that_returns_an_error_ends_the_run_with_its_number_and_its_last_line() {
     let folder = tempfile::tempdir().unwrap();
-    let (parent, ranks) = endless(folder.path());
-    let began = Instant::now();
-    crate::signal(ranks[1], "STOP");
-    let output = ended_well(folder.path(), parent, &ranks, began);
+    crate::refusals::tree(folder.path(), 8);
+    fs::write(folder.path().join("tree/train/dog/9.jpg"), b"\xff\xd8\xff\xe0 no picture").unwrap();
+    let recipe = crate::recipe("synthetic/smoke.toml");
+    let more = ["--nproc", "2", "--dataset", "folder", "--data", "tree"];
+    let output = empssl(folder.path(), &arguments(&recipe, "training.length={epochs=4}", &more));
+    let sentence = refuses(&output, 3);
     let text = stderr(&output);
-    let named = format!("rank 0: error: rank 1 (process {} on ", ranks[1]);
-    assert!(text.contains(&named) && text.contains("has given no sign of life for "), "{text}");
-    assert!(refuses(&output, 1).contains("rank 0 ended with exit code 1"), "{text}");
+    let words = |rank: &str| format!("rank {rank}: error: bad image tree/train/dog/9.jpg");
+    let told = ["0", "1"].map(|rank| text.lines().any(|line| line.starts_with(&words(rank))));
+    let expected = match told {
+        [_, true] => "error: rank 1: ended with exit code 3, and its last line is `rank 1: error: ",
+        _ => "error: rank 0: ended with exit code 3; its own words are above",
+    };
+    assert!(told.contains(&true) && sentence.starts_with(expected), "{text}");
 }
 
 #[test]
 fn ctrl_c_stops_all_ranks_after_one_step_and_they_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let (parent, ranks) = endless(folder.path());
-    let began = Instant::now();
     crate::signal(parent.id(), "INT");
-    let output = ended_well(folder.path(), parent, &ranks, began);
+    let output = ended_well(folder.path(), parent, &ranks);
     let sentence = refuses(&output, 130);
     assert!(sentence.contains("as rank 0 says above"), "{sentence}");
     assert_eq!(stderr(&output).matches("stopped by Ctrl-C at step").count(), 1, "{}", stderr(&output));
@@ -229,13 +233,11 @@ fn ranks_do_not_outlive_the_process_that_started_them() {
     let (mut parent, ranks) = endless(folder.path());
     parent.kill().unwrap();
     parent.wait().unwrap();
-    let began = Instant::now();
     let is_left = |rank: &u32| {
         let status = fs::read_to_string(format!("/proc/{rank}/status")).unwrap_or_default();
         !status.is_empty() && !status.contains("State:\tZ")
     };
     while ranks.iter().any(is_left) {
-        assert!(began.elapsed() < Duration::from_secs(15), "they train on");
         std::thread::sleep(Duration::from_millis(50));
     }
     let run = json(&folder.path().join("run/run.json"));

@@ -3,19 +3,19 @@
 use crate::rng::mix;
 
 /// Accumulates a hash, eight bytes at a time.
-#[derive(Default)]
-pub(crate) struct Hasher {
+#[derive(Debug, Default)]
+pub struct Hasher {
     state: u64,
 }
 
 impl Hasher {
     /// Adds a number.
-    pub(crate) fn number(&mut self, number: u64) {
+    pub fn number(&mut self, number: u64) {
         self.state = mix(self.state ^ number);
     }
 
     /// Adds bytes and their count, so that ("ab", "c") and ("a", "bc") differ.
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+    pub fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
         let words = bytes.chunks_exact(8);
         let mut rest = [0; 8];
@@ -26,12 +26,12 @@ impl Hasher {
     }
 
     /// Adds a text.
-    pub(crate) fn text(&mut self, text: &str) {
+    pub fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
     }
 
     /// The hash of everything added.
-    pub(crate) fn finish(&self) -> u64 {
+    pub fn finish(&self) -> u64 {
         self.state
     }
 }

@@ -5,14 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use empssl_data::{DataError, PatchBatch};
-use empssl_torch::MappedFile;
+use empssl_torch::{SafetensorsError, SafetensorsFile, TensorSpec};
 use tch::{Device, Tensor};
 
 use super::bank::FeatureBank;
 use super::extractor::FeatureExtractor;
-use super::format::{self, Array, Header, LENGTH_BYTES};
 use super::pass::{self, BankOptions, Kept};
-use super::whole_file::WholeFile;
 use super::writer::BankWriter;
 use crate::error::EvalError;
 
@@ -23,8 +21,6 @@ const FORMAT: &str = "empssl features";
 const OF: &str = "of.";
 /// The seconds that features took, one figure for each number of patches.
 pub(super) const SECONDS: &str = "seconds";
-/// Bytes that the checksum is taken of at once.
-const PIECE: usize = 1 << 20;
 
 /// What the features of a file are of: the encoder's checksum, the images' fingerprint, the view, the seed, whatever
 /// else shapes them, by key.
@@ -51,10 +47,9 @@ pub struct BankSpec {
 #[derive(Debug)]
 pub struct BankFile {
     path: PathBuf,
-    map: MappedFile,
-    header: Header,
-    /// Where the numbers begin.
-    data: u64,
+    file: SafetensorsFile,
+    /// In the order of their numbers.
+    arrays: Vec<TensorSpec>,
 }
 
 impl BankFile {
@@ -77,7 +72,7 @@ impl BankFile {
         options: &BankOptions,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self, EvalError> {
-        let mut writer = BankWriter::new(name, spec, WholeFile::create(path)?);
+        let mut writer = BankWriter::new(name, spec, path);
         let mut done = 0;
         let seconds = pass::walk(extractor, batches, &spec.kept, options, &mut |batch| {
             writer.push(&batch)?;
@@ -95,19 +90,13 @@ impl BankFile {
     /// [`EvalError::Read`] when it cannot be opened; [`EvalError::BankFormat`] when it is truncated, damaged, be it by
     /// one bit, or not a bank of this form.
     pub fn open(path: &Path) -> Result<Self, EvalError> {
-        let unreadable = |source| EvalError::Read { path: path.to_owned(), source };
         let foreign = |reason: String| EvalError::BankFormat { path: path.to_owned(), reason };
-        let map = MappedFile::open(path).map_err(unreadable)?;
-        let (mut first, size) = ([0; LENGTH_BYTES as usize], map.len() as u64);
-        let length = map.copy_to(0, &mut first).ok().and_then(|()| format::header_length(first, size));
-        let length = length.ok_or_else(|| foreign("it is truncated or of another format".to_owned()))?;
-        let mut text = vec![0; length as usize];
-        map.copy_to(first.len(), &mut text).map_err(unreadable)?;
-        let data = LENGTH_BYTES + length;
-        let (header, checksum) = Header::parse(&text, size - data).map_err(foreign)?;
-        demand_format(&header).map_err(foreign)?;
-        demand_checksum(&map, &text, data as usize, &checksum).map_err(foreign)?;
-        let file = Self { path: path.to_owned(), map, header, data };
+        let file = SafetensorsFile::open(path).map_err(|error| match error {
+            SafetensorsError::Io(source) => EvalError::Read { path: path.to_owned(), source },
+            other => foreign(other.to_string()),
+        })?;
+        demand_format(&file).map_err(foreign)?;
+        let file = Self { path: path.to_owned(), arrays: file.specs(), file };
         file.check_arrays().map_err(foreign)?;
         Ok(file)
     }
@@ -119,12 +108,12 @@ impl BankFile {
 
     /// Bytes of the file.
     pub fn bytes(&self) -> u64 {
-        self.map.len() as u64
+        self.file.n_bytes() as u64
     }
 
     /// What the features are of.
     pub fn identity(&self) -> BankIdentity {
-        let entries = self.header.metadata.iter();
+        let entries = self.file.metadata().iter();
         entries.filter_map(|(key, value)| Some((key.strip_prefix(OF)?.to_owned(), value.clone()))).collect()
     }
 
@@ -158,12 +147,12 @@ impl BankFile {
 
     /// Number of images, at least one.
     pub fn n_images(&self) -> i64 {
-        self.header.arrays.first().map_or(0, |labels| labels.sizes[0])
+        self.arrays.first().map_or(0, |labels| labels.size[0])
     }
 
     /// The outputs in the file and the numbers of patches that their means are over.
     pub fn kept(&self) -> Kept {
-        let pairs = || self.header.arrays.iter().filter_map(|array| output_and_count(&array.name));
+        let pairs = || self.arrays.iter().filter_map(|array| output_and_count(&array.name));
         let mut outputs: Vec<String> = Vec::new();
         for (output, _) in pairs() {
             if !outputs.iter().any(|known| known == output) {
@@ -178,7 +167,7 @@ impl BankFile {
     /// none over so many.
     pub fn seconds(&self, count: i64) -> Option<f64> {
         let at = self.kept().counts.iter().position(|&kept| kept == count)?;
-        self.header.metadata.get(SECONDS)?.split(' ').nth(at)?.parse().ok()
+        self.file.metadata().get(SECONDS)?.split(' ').nth(at)?.parse().ok()
     }
 
     /// The numbers by which others know the images, `[images]`, in the order of the rows.
@@ -216,12 +205,12 @@ impl BankFile {
 
     /// Number of classes of the data set.
     pub fn n_classes(&self) -> i64 {
-        self.header.metadata.get("n_classes").and_then(|text| text.parse().ok()).unwrap_or(0)
+        self.file.metadata().get("n_classes").and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
-    fn array(&self, output: &str, count: i64) -> Result<&Array, EvalError> {
+    fn array(&self, output: &str, count: i64) -> Result<&TensorSpec, EvalError> {
         let name = array_name(output, count);
-        self.header.arrays.iter().find(|array| array.name == name).ok_or_else(|| {
+        self.arrays.iter().find(|array| array.name == name).ok_or_else(|| {
             let wanted = format!("`{output}` over {count} patches");
             let Kept { outputs, counts } = self.kept();
             EvalError::NotKept {
@@ -232,37 +221,36 @@ impl BankFile {
         })
     }
 
-    fn named(&self, name: &str) -> Result<&Array, EvalError> {
+    fn named(&self, name: &str) -> Result<&TensorSpec, EvalError> {
         let reason = || format!("it has no array `{name}`");
-        let found = self.header.arrays.iter().find(|array| array.name == name);
+        let found = self.arrays.iter().find(|array| array.name == name);
         found.ok_or_else(|| EvalError::BankFormat { path: self.path.clone(), reason: reason() })
     }
 
-    fn tensor(&self, array: &Array) -> Result<Tensor, EvalError> {
-        let offset = (self.data + array.start) as usize;
-        let tensor = self.map.tensor(offset, &array.sizes, array.kind);
+    fn tensor(&self, array: &TensorSpec) -> Result<Tensor, EvalError> {
+        let tensor = self.file.tensor(&array.name);
         tensor.map_err(|error| EvalError::BankFormat { path: self.path.clone(), reason: error.to_string() })
     }
 
     /// Whether every array is one of a bank.
     fn check_arrays(&self) -> Result<(), String> {
-        let arrays = &self.header.arrays;
+        let arrays = &self.arrays;
         let integers = |at: usize, name: &str| {
             arrays
                 .get(at)
-                .is_some_and(|array| array.name == name && array.kind == tch::Kind::Int64 && array.sizes.len() == 1)
+                .is_some_and(|array| array.name == name && array.kind == tch::Kind::Int64 && array.size.len() == 1)
         };
         if !integers(0, "labels") || !integers(1, "ids") || arrays.len() < 3 {
             return Err("it does not hold labels, ids and features".to_owned());
         }
-        let images = arrays[0].sizes[0];
-        let fits = |array: &Array| {
+        let images = arrays[0].size[0];
+        let fits = |array: &TensorSpec| {
             let features =
-                array.kind != tch::Kind::Int64 && array.sizes.len() == 2 && output_and_count(&array.name).is_some();
-            features && array.sizes[0] == images
+                array.kind != tch::Kind::Int64 && array.size.len() == 2 && output_and_count(&array.name).is_some();
+            features && array.size[0] == images
         };
         match arrays[2..].iter().find(|array| !fits(array)) {
-            None if arrays[1].sizes[0] == images && self.n_classes() >= 1 => Ok(()),
+            None if arrays[1].size[0] == images && self.n_classes() >= 1 => Ok(()),
             None => Err("its labels, ids and classes do not fit together".to_owned()),
             Some(array) => Err(format!("its array `{}` has no place in a bank", array.name)),
         }
@@ -293,8 +281,8 @@ fn output_and_count(name: &str) -> Option<(&str, i64)> {
     Some((output, count.parse().ok()?))
 }
 
-fn demand_format(header: &Header) -> Result<(), String> {
-    let text = |key: &str| header.metadata.get(key).map_or("none", String::as_str);
+fn demand_format(file: &SafetensorsFile) -> Result<(), String> {
+    let text = |key: &str| file.metadata().get(key).map_or("none", String::as_str);
     if text("format") != FORMAT {
         return Err(format!("it is no bank of features (its format is {})", text("format")));
     }
@@ -304,25 +292,10 @@ fn demand_format(header: &Header) -> Result<(), String> {
             "it has format version {version} (empssl {program}) and this program reads {FORMAT_VERSION}"
         ));
     }
+    if !file.has_checksum() {
+        return Err("its header has no checksum".to_owned());
+    }
     Ok(())
-}
-
-/// Compares the bytes with the checksum that was taken when they were written.
-fn demand_checksum(map: &MappedFile, text: &[u8], data: usize, stored: &str) -> Result<(), String> {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&format::unfilled(text, stored).ok_or("its checksum is damaged")?);
-    let mut piece = vec![0; PIECE];
-    for start in (data..map.len()).step_by(PIECE) {
-        let piece = &mut piece[..PIECE.min(map.len() - start)];
-        map.copy_to(start, piece).map_err(|error| error.to_string())?;
-        crc.update(piece);
-    }
-    let found = format::checksum_text(crc);
-    if found == stored {
-        Ok(())
-    } else {
-        Err(format!("it is damaged: its crc32 is {found}, and it was {stored} when it was written"))
-    }
 }
 
 #[cfg(test)]

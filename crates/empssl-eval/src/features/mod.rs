@@ -10,10 +10,8 @@
 mod bank;
 mod extractor;
 mod file;
-mod format;
 pub mod npy;
 mod pass;
-mod whole_file;
 mod writer;
 
 pub use bank::FeatureBank;
@@ -22,4 +20,3 @@ pub use extractor::{FEATURES, FeatureExtractor, n_pixels, pixels};
 pub use file::{BankFile, BankIdentity, BankSpec};
 pub use pass::{BankOptions, ImageFeatures, Kept, Sink, powers_of_two, walk};
 pub(crate) use pass::{mean_over_patches, to_device};
-pub use whole_file::is_leftover;

@@ -1,10 +1,12 @@
 //! Features as NumPy arrays: `numpy.load("features.npy")`.
 
+use std::io::{self, Write};
 use std::path::Path;
 
+use empssl_torch::WholeFile;
+use empssl_torch::safetensors::bytes_of;
 use tch::{Kind, Tensor};
 
-use super::whole_file::{WholeFile, bytes_of};
 use crate::error::EvalError;
 
 /// Bytes that are held at once.
@@ -16,17 +18,18 @@ const PIECE: i64 = 16 << 20;
 /// [`EvalError::Shape`] for numbers of another type, [`EvalError::Write`] when the folder or the disk refuses.
 pub fn write(path: &Path, tensor: &Tensor) -> Result<(), EvalError> {
     let header = header(tensor.kind(), &tensor.size())?;
+    write_all(path, &header, tensor).map_err(|source| EvalError::Write { path: path.to_owned(), source })
+}
+
+fn write_all(path: &Path, header: &[u8], tensor: &Tensor) -> io::Result<()> {
     let mut file = WholeFile::create(path)?;
-    file.write_at(0, &header)?;
+    file.write_all(header)?;
     let flat = tensor.detach().contiguous().flatten(0, -1);
-    let (size, count) = (flat.kind().elt_size_in_bytes() as u64, flat.size()[0]);
-    let at_once = PIECE / size as i64;
+    let (count, at_once) = (flat.size()[0], PIECE / flat.kind().elt_size_in_bytes() as i64);
     for start in (0..count).step_by(at_once as usize) {
-        let piece = flat.narrow(0, start, at_once.min(count - start));
-        let bytes = bytes_of(&piece).map_err(|source| EvalError::Write { path: path.to_owned(), source })?;
-        file.write_at(header.len() as u64 + start as u64 * size, &bytes)?;
+        file.write_all(&bytes_of(&flat.narrow(0, start, at_once.min(count - start)))?)?;
     }
-    file.finish()
+    file.persist()
 }
 
 /// What stands in a file before the numbers of such a tensor, which follow row by row: the header of version 1.0, that is

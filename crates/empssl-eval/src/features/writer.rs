@@ -1,14 +1,14 @@
 //! A bank on its way to the disk: rows go to their places batch by batch, and memory holds none of those before.
 
-use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 
+use empssl_torch::{SafetensorsError, SafetensorsWriter, TensorSpec};
 use tch::{Kind, Tensor};
 
 use super::bank::first_non_finite_row;
 use super::file::{self, BankSpec};
-use super::format::{self, Array, Header, LENGTH_BYTES};
 use super::pass::{ImageFeatures, RETURNED};
-use super::whole_file::{WholeFile, bytes_of};
 use crate::error::EvalError;
 
 /// The arrays in front of the features.
@@ -20,17 +20,16 @@ const FIRST_FEATURES: usize = 2;
 pub(super) struct BankWriter<'a> {
     name: &'a str,
     spec: &'a BankSpec,
-    out: WholeFile,
-    /// Known once the first features are, which tell their width.
-    arrays: Vec<Array>,
-    checksums: Vec<crc32fast::Hasher>,
+    path: &'a Path,
+    /// Begun once the first features are there, which tell their widths.
+    out: Option<(SafetensorsWriter, Vec<i64>)>,
     written: i64,
 }
 
 impl<'a> BankWriter<'a> {
-    /// A writer into `out`; `name` is what messages call the bank.
-    pub(super) fn new(name: &'a str, spec: &'a BankSpec, out: WholeFile) -> Self {
-        Self { name, spec, out, arrays: Vec::new(), checksums: Vec::new(), written: 0 }
+    /// A writer of the file at `path`; `name` is what messages call the bank.
+    pub(super) fn new(name: &'a str, spec: &'a BankSpec, path: &'a Path) -> Self {
+        Self { name, spec, path, out: None, written: 0 }
     }
 
     /// Appends the rows of a batch.
@@ -39,15 +38,15 @@ impl<'a> BankWriter<'a> {
         self.check_labels(labels)?;
         let ids = self.ids(&batch.indices)?;
         let means: Vec<&Tensor> = batch.means.iter().flatten().collect();
-        self.lay_out(&means)?;
-        for (array, mean) in means.iter().enumerate() {
-            if let Some(row) = first_non_finite_row(mean) {
-                return Err(EvalError::NonFinite { bank: self.name.to_owned(), row: self.written + row });
-            }
-            self.append(FIRST_FEATURES + array, mean)?;
+        if let Some(row) = means.iter().find_map(|mean| first_non_finite_row(mean)) {
+            return Err(EvalError::NonFinite { bank: self.name.to_owned(), row: self.written + row });
         }
-        self.append(LABELS, &Tensor::from_slice(labels))?;
-        self.append(IDS, &Tensor::from_slice(&ids))?;
+        let path = self.path;
+        let out = self.out(&means)?;
+        let integers = [(LABELS, &Tensor::from_slice(labels)), (IDS, &Tensor::from_slice(&ids))];
+        let features = means.into_iter().enumerate().map(|(array, mean)| (FIRST_FEATURES + array, mean));
+        let mut arrays = integers.into_iter().chain(features);
+        arrays.try_for_each(|(array, rows)| out.append(array, rows)).map_err(|error| unwritten(path, error))?;
         self.written += labels.len() as i64;
         Ok(())
     }
@@ -67,76 +66,57 @@ impl<'a> BankWriter<'a> {
         let ids: Option<Vec<i64>> = indices.iter().map(|&index| self.spec.ids.get(index).copied()).collect();
         let fits = self.written as usize + indices.len() <= self.spec.ids.len();
         let found = || self.written as usize + indices.len();
-        ids.filter(|_| fits).ok_or_else(|| self.wrong_count(found()))
+        ids.filter(|_| fits).ok_or_else(|| wrong_count(self.name, self.spec, found()))
     }
 
-    fn wrong_count(&self, found: usize) -> EvalError {
-        EvalError::Shape {
-            what: format!("the images of the bank `{}`", self.name),
-            expected: format!("{}", self.spec.ids.len()),
-            found: format!("{found}"),
+    /// The file, begun when the first rows are there; later rows must have the same form.
+    fn out(&mut self, means: &[&Tensor]) -> Result<&mut SafetensorsWriter, EvalError> {
+        if self.out.is_none() {
+            let (images, kept) = (self.spec.ids.len() as i64, &self.spec.kept);
+            let spec = |name: String, kind, size: Vec<i64>| TensorSpec { name, kind, size };
+            let integers = ["labels", "ids"].map(|name| spec(name.to_owned(), Kind::Int64, vec![images]));
+            let names = kept
+                .outputs
+                .iter()
+                .flat_map(|output| kept.counts.iter().map(move |count| file::array_name(output, *count)));
+            let features = names.zip(means).map(|(name, mean)| spec(name, mean.kind(), vec![images, mean.size()[1]]));
+            let mut metadata = file::metadata(self.spec);
+            metadata.insert(file::SECONDS.to_owned(), file::seconds_text(&vec![0.0; kept.counts.len()]));
+            let tensors = integers.into_iter().chain(features).collect();
+            let writer = SafetensorsWriter::create(self.path, tensors, metadata);
+            let widths = means.iter().map(|mean| mean.size()[1]).collect();
+            self.out = Some((writer.map_err(|error| unwritten(self.path, error))?, widths));
         }
-    }
-
-    /// Gives every array its place when the first rows are there, and checks that later rows have the same form.
-    fn lay_out(&mut self, means: &[&Tensor]) -> Result<(), EvalError> {
-        if !self.arrays.is_empty() {
-            for (array, mean) in self.arrays[FIRST_FEATURES..].iter().zip(means) {
-                EvalError::check_sizes(RETURNED, &mean.size(), &[mean.size()[0], array.sizes[1]])?;
-            }
-            return Ok(());
+        let Some((writer, widths)) = &mut self.out else { unreachable!("it was begun above") };
+        for (mean, width) in means.iter().zip(&*widths) {
+            EvalError::check_sizes(RETURNED, &mean.size(), &[mean.size()[0], *width])?;
         }
-        let (images, kept) = (self.spec.ids.len() as i64, &self.spec.kept);
-        let integers = ["labels", "ids"].map(|name| (name.to_owned(), Kind::Int64, vec![images]));
-        let names = kept
-            .outputs
-            .iter()
-            .flat_map(|output| kept.counts.iter().map(move |count| file::array_name(output, *count)));
-        let features = names.zip(means).map(|(name, mean)| (name, mean.kind(), vec![images, mean.size()[1]]));
-        let mut start = 0;
-        for (name, kind, sizes) in integers.into_iter().chain(features) {
-            let array = Array { name, kind, sizes, start };
-            start += array.bytes().unwrap_or(0);
-            self.arrays.push(array);
-            self.checksums.push(crc32fast::Hasher::new());
-        }
-        Ok(())
-    }
-
-    fn append(&mut self, array: usize, rows: &Tensor) -> Result<(), EvalError> {
-        let bytes = bytes_of(rows).map_err(|source| EvalError::Write { path: self.out.path().to_owned(), source })?;
-        let row = bytes.len() as u64 / rows.size()[0].max(1) as u64;
-        let offset = self.data_start() + self.arrays[array].start + self.written as u64 * row;
-        self.checksums[array].update(&bytes);
-        self.out.write_at(offset, &bytes)
-    }
-
-    /// Where the numbers begin: the header's length does not depend on the figures in it.
-    fn data_start(&self) -> u64 {
-        LENGTH_BYTES + self.header(&vec![0.0; self.spec.kept.counts.len()]).to_bytes(format::UNFILLED).len() as u64
-    }
-
-    fn header(&self, seconds: &[f64]) -> Header {
-        let mut metadata: BTreeMap<String, String> = file::metadata(self.spec);
-        metadata.insert(file::SECONDS.to_owned(), file::seconds_text(seconds));
-        Header { metadata, arrays: self.arrays.clone() }
+        Ok(writer)
     }
 
     /// Completes the file with what the features of each count took.
-    pub(super) fn finish(mut self, seconds: &[f64]) -> Result<(), EvalError> {
-        if self.written == 0 {
-            return Err(EvalError::EmptyBank { bank: self.name.to_owned() });
-        }
+    pub(super) fn finish(self, seconds: &[f64]) -> Result<(), EvalError> {
+        let Some((mut writer, _)) = self.out else { return Err(EvalError::EmptyBank { bank: self.name.to_owned() }) };
         if self.written as usize != self.spec.ids.len() {
-            return Err(self.wrong_count(self.written as usize));
+            return Err(wrong_count(self.name, self.spec, self.written as usize));
         }
-        let header = self.header(seconds);
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&header.to_bytes(format::UNFILLED));
-        self.checksums.iter().for_each(|part| crc.combine(part));
-        let text = header.to_bytes(&format::checksum_text(crc));
-        self.out.write_at(0, &(text.len() as u64).to_le_bytes())?;
-        self.out.write_at(LENGTH_BYTES, &text)?;
-        self.out.finish()
+        writer.set_text(file::SECONDS, file::seconds_text(seconds));
+        writer.finish(None).map_err(|error| unwritten(self.path, error))
+    }
+}
+
+fn unwritten(path: &Path, error: SafetensorsError) -> EvalError {
+    let source = match error {
+        SafetensorsError::Io(source) => source,
+        other => io::Error::other(other.to_string()),
+    };
+    EvalError::Write { path: path.to_owned(), source }
+}
+
+fn wrong_count(name: &str, spec: &BankSpec, found: usize) -> EvalError {
+    EvalError::Shape {
+        what: format!("the images of the bank `{name}`"),
+        expected: format!("{}", spec.ids.len()),
+        found: format!("{found}"),
     }
 }

@@ -4,7 +4,6 @@
 #include "../guarded.h"
 
 #define USE_C10D_NCCL
-#include <c10/util/env.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
@@ -15,10 +14,6 @@ const char *empssl_nccl_build(void) { return EMPSSL_NCCL_BUILD; }
 char *empssl_nccl_connect(void *store, const char *prefix, int32_t rank, int32_t world, int32_t device,
                           int64_t timeout_ms, void **engine) {
   return empssl::guarded([&] {
-    // c10d's watchdog ends the whole process when a collective fails or takes too long, before anybody could say why.
-    // In this mode it does not start one, and `Work::synchronize`, the only wait that a group asks for, is as it always
-    // was: the GPU waits, not the host. The program looks after what is in flight by itself.
-    c10::utils::set_env("TORCH_NCCL_BLOCKING_WAIT", "1");
     auto options = c10d::ProcessGroupNCCL::Options::create();
     options->timeout = std::chrono::milliseconds(timeout_ms);
     auto keys = c10::make_intrusive<c10d::PrefixStore>(prefix, *static_cast<c10::intrusive_ptr<c10d::Store> *>(store));

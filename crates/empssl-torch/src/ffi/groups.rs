@@ -1,5 +1,5 @@
 //! The declarations of `shim/groups.cpp`, `shim/shared_norm.cpp` and `shim/buckets.cpp`: processes that compute together.
-//! What their tensors travel by is in [`super::engines`].
+//! What those of GPUs travel by is in [`super::nccl`].
 
 use std::ffi::{CString, c_char, c_void};
 use std::ptr::{NonNull, null_mut};
@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tch::Tensor;
 
-use super::engines::RawEngine;
 use super::{RawTensor, ShimError, check, raw, raw_list, take_text};
 use crate::processes::Traffic;
 
@@ -27,35 +26,21 @@ unsafe extern "C" {
         value: *mut *mut c_char,
     ) -> *mut c_char;
     fn empssl_store_free(store: *mut c_void);
-    fn empssl_group_new(host: *mut c_void, device: *mut c_void, device_type: i32, out: *mut *mut c_void)
-    -> *mut c_char;
+    fn empssl_group_new(
+        store: *mut c_void,
+        prefix: *const c_char,
+        address: *const c_char,
+        is_interface: i32,
+        rank: i32,
+        world: i32,
+        timeout_ms: i64,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
+    fn empssl_group_add(group: *mut c_void, engine: *mut c_void);
     fn empssl_group_free(group: *mut c_void);
-    fn empssl_group_all_reduce(
-        group: *mut c_void,
-        tensor: RawTensor,
-        largest: i32,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
-    fn empssl_group_all_gather(
-        group: *mut c_void,
-        to: RawTensor,
-        tensor: RawTensor,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
-    fn empssl_group_gather(
-        group: *mut c_void,
-        to: RawTensor,
-        tensor: RawTensor,
-        root: i64,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
-    fn empssl_group_broadcast(group: *mut c_void, tensor: RawTensor, root: i64, out: *mut *mut c_void) -> *mut c_char;
-    fn empssl_work_wait(group: *mut c_void, work: *mut c_void) -> *mut c_char;
-    fn empssl_work_is_complete(work: *mut c_void) -> i32;
-    fn empssl_work_free(work: *mut c_void);
-    fn empssl_group_progress(group: *mut c_void, out: *mut Progress) -> *mut c_char;
-    fn empssl_group_break_off(group: *mut c_void, reason: *const c_char) -> *mut c_char;
-    fn empssl_group_is_broken(group: *mut c_void) -> i32;
+    fn empssl_group_all_reduce(group: *mut c_void, tensor: RawTensor, largest: i32) -> *mut c_char;
+    fn empssl_group_all_gather(group: *mut c_void, to: RawTensor, tensor: RawTensor) -> *mut c_char;
+    fn empssl_group_broadcast(group: *mut c_void, tensor: RawTensor, root: i64) -> *mut c_char;
     fn empssl_group_traffic(group: *mut c_void, out: *mut Traffic);
     fn empssl_group_batch_norm(
         group: *mut c_void,
@@ -92,6 +77,11 @@ pub(super) fn milliseconds(time: Duration) -> i64 {
 /// A pointer that the shim has handed over.
 pub(super) fn owned(pointer: *mut c_void) -> Result<NonNull<c_void>, ShimError> {
     NonNull::new(pointer).ok_or_else(|| ShimError("the shim handed nothing over".to_owned()))
+}
+
+pub(super) fn numbers((rank, world): (usize, usize)) -> Result<[i32; 2], ShimError> {
+    let number = |n: usize| i32::try_from(n).map_err(|_| ShimError(format!("{n} processes are too many")));
+    Ok([number(rank)?, number(world)?])
 }
 
 /// A client of the table of texts through which processes meet, and, in one of them, the table.
@@ -147,86 +137,57 @@ unsafe impl Send for RawGroup {}
 // SAFETY: as above.
 unsafe impl Sync for RawGroup {}
 
-/// Of the collectives that a group has asked its device for.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
-    pub(crate) asked: u64,
-    pub(crate) finished: u64,
-}
-
-/// Devices as c10 numbers them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DeviceType {
-    /// In tests, where there is no other.
-    #[cfg(test)]
-    Cpu = 0,
-    Cuda = 1,
+/// Where a process listens for the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// At an address or under a name that resolves to one.
+    Address(String),
+    /// On a network interface.
+    Interface(String),
 }
 
 impl RawGroup {
-    /// Tensors travel by `host`, those on devices of a type by an engine of their own.
-    pub(crate) fn new(host: &RawEngine, device: Option<(&RawEngine, DeviceType)>) -> Result<Self, ShimError> {
-        let (engine, device_type) = device.map_or((null_mut(), 0), |(engine, of)| (engine.as_ptr(), of as i32));
-        let mut out = null_mut();
-        // SAFETY: the engines live, or the second is null, and the last pointer is to a live local.
-        check(unsafe { empssl_group_new(host.as_ptr(), engine, device_type, &mut out) })?;
+    /// Connects with all others by Gloo, through `store`; `place` is this rank and the number of all.
+    pub(crate) fn gloo(
+        store: &RawStore,
+        prefix: &str,
+        listen: &Listen,
+        place: (usize, usize),
+        timeout: Duration,
+    ) -> Result<Self, ShimError> {
+        let (Listen::Address(at) | Listen::Interface(at)) = listen;
+        let (prefix, at, mut out) = (text(prefix)?, text(at)?, null_mut());
+        let is_interface = i32::from(matches!(listen, Listen::Interface(_)));
+        let ([rank, world], timeout) = (numbers(place)?, milliseconds(timeout));
+        // SAFETY: the store lives, the texts are null-terminated and live through the call, and the last pointer is to
+        // a live local.
+        check(unsafe {
+            let (store, prefix, at) = (store.as_ptr(), prefix.as_ptr(), at.as_ptr());
+            empssl_group_new(store, prefix, at, is_interface, rank, world, timeout, &mut out)
+        })?;
         owned(out).map(Self)
     }
 
-    /// How far the device has come; an error when one of its collectives failed.
-    pub(crate) fn progress(&self) -> Result<Progress, ShimError> {
-        let mut progress = Progress::default();
-        // SAFETY: the group lives, and `Progress` is repr(C) with the fields of `empssl_progress` in the same order.
-        check(unsafe { empssl_group_progress(self.0.as_ptr(), &mut progress) })?;
-        Ok(progress)
+    /// From now on tensors of GPUs travel by `engine`, which NCCL's object has made.
+    pub(super) fn add(&mut self, engine: NonNull<c_void>) {
+        // SAFETY: the group lives, and the engine is handed over.
+        unsafe { empssl_group_add(self.0.as_ptr(), engine.as_ptr()) }
     }
 
-    /// Lets every later collective fail for this reason, and frees a device that waits for one.
-    pub(crate) fn break_off(&self, reason: &str) -> Result<(), ShimError> {
-        let reason = text(&reason.replace('\0', " "))?;
-        // SAFETY: the group lives, and the text is null-terminated and lives through the call.
-        check(unsafe { empssl_group_break_off(self.0.as_ptr(), reason.as_ptr()) })
+    /// Sums over the ranks, or takes the largest of them, in place.
+    pub(crate) fn all_reduce(&self, tensor: &Tensor, largest: bool) -> Result<(), ShimError> {
+        // SAFETY: group and tensor live.
+        check(unsafe { empssl_group_all_reduce(self.0.as_ptr(), raw(tensor), i32::from(largest)) })
     }
 
-    /// Begins a sum over the ranks, or the largest of them, in place.
-    pub(crate) fn all_reduce(&self, tensor: &Tensor, largest: bool) -> Result<RawWork, ShimError> {
-        let mut out = null_mut();
-        // SAFETY: group and tensor live, and the pointer is to a live local; the work keeps the tensor's memory.
-        check(unsafe { empssl_group_all_reduce(self.0.as_ptr(), raw(tensor), i32::from(largest), &mut out) })?;
-        owned(out).map(RawWork)
+    pub(crate) fn all_gather(&self, to: &Tensor, tensor: &Tensor) -> Result<(), ShimError> {
+        // SAFETY: group and tensors live.
+        check(unsafe { empssl_group_all_gather(self.0.as_ptr(), raw(to), raw(tensor)) })
     }
 
-    pub(crate) fn all_gather(&self, to: &Tensor, tensor: &Tensor) -> Result<RawWork, ShimError> {
-        let mut out = null_mut();
-        // SAFETY: group and tensors live, and the pointer is to a live local; the work keeps the tensors' memory.
-        check(unsafe { empssl_group_all_gather(self.0.as_ptr(), raw(to), raw(tensor), &mut out) })?;
-        owned(out).map(RawWork)
-    }
-
-    /// Into `to` on rank `root`; elsewhere it is left alone.
-    pub(crate) fn gather(&self, to: &Tensor, tensor: &Tensor, root: usize) -> Result<RawWork, ShimError> {
-        let mut out = null_mut();
-        // SAFETY: group and tensors live, and the pointer is to a live local; the work keeps the tensors' memory.
-        check(unsafe { empssl_group_gather(self.0.as_ptr(), raw(to), raw(tensor), root as i64, &mut out) })?;
-        owned(out).map(RawWork)
-    }
-
-    pub(crate) fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<RawWork, ShimError> {
-        let mut out = null_mut();
-        // SAFETY: group and tensor live, and the pointer is to a live local; the work keeps the tensor's memory.
-        check(unsafe { empssl_group_broadcast(self.0.as_ptr(), raw(tensor), root as i64, &mut out) })?;
-        owned(out).map(RawWork)
-    }
-
-    pub(crate) fn wait(&self, work: &RawWork) -> Result<(), ShimError> {
-        // SAFETY: group and work live.
-        check(unsafe { empssl_work_wait(self.0.as_ptr(), work.0.as_ptr()) })
-    }
-
-    pub(crate) fn is_broken(&self) -> bool {
-        // SAFETY: the group lives.
-        unsafe { empssl_group_is_broken(self.0.as_ptr()) != 0 }
+    pub(crate) fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), ShimError> {
+        // SAFETY: group and tensor live.
+        check(unsafe { empssl_group_broadcast(self.0.as_ptr(), raw(tensor), root as i64) })
     }
 
     pub(crate) fn traffic(&self) -> Traffic {
@@ -261,24 +222,6 @@ impl Drop for RawGroup {
     fn drop(&mut self) {
         // SAFETY: the group came from the shim and is given back once.
         unsafe { empssl_group_free(self.0.as_ptr()) }
-    }
-}
-
-/// A collective that goes on.
-#[derive(Debug)]
-pub(crate) struct RawWork(NonNull<c_void>);
-
-impl RawWork {
-    pub(crate) fn is_complete(&self) -> bool {
-        // SAFETY: the work lives.
-        unsafe { empssl_work_is_complete(self.0.as_ptr()) != 0 }
-    }
-}
-
-impl Drop for RawWork {
-    fn drop(&mut self) {
-        // SAFETY: the work came from the shim and is given back once; c10d keeps a reference while it goes on.
-        unsafe { empssl_work_free(self.0.as_ptr()) }
     }
 }
 

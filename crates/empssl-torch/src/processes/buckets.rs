@@ -13,7 +13,6 @@ use crate::ffi::RawBuckets;
 #[derive(Debug)]
 pub struct GradientBuckets {
     raw: RawBuckets,
-    group: ProcessGroup,
 }
 
 impl GradientBuckets {
@@ -26,7 +25,7 @@ impl GradientBuckets {
     /// # Errors
     /// [`GroupError::Refused`] when one is no such leaf.
     pub fn new(group: &ProcessGroup, parameters: &[&Tensor], bytes: usize) -> Result<Self, GroupError> {
-        Ok(Self { raw: RawBuckets::new(group.raw(), parameters, bytes)?, group: group.clone() })
+        Ok(Self { raw: RawBuckets::new(group.raw(), parameters, bytes)? })
     }
 
     /// To be called before the last backward pass of a step: from now on each gradient that arrives is sent.
@@ -37,9 +36,8 @@ impl GradientBuckets {
     /// Sends what is left, waits, and puts the sums in the gradients' places.
     ///
     /// # Errors
-    /// [`GroupError::Lost`] when a rank failed, ended or did not come within the time-out.
+    /// [`GroupError::Collective`] when a rank has ended or did not come within the time-out.
     pub fn finish(&mut self) -> Result<(), GroupError> {
-        let finished = self.raw.finish();
-        finished.map_err(|error| self.group.explain(&error.0).unwrap_or(GroupError::Refused(error)))
+        self.raw.finish().map_err(GroupError::Collective)
     }
 }

@@ -90,34 +90,12 @@ pub enum GroupError {
         /// GPUs that libtorch sees.
         count: usize,
     },
-    /// Two ranks would compute on one GPU.
-    #[error(
-        "ranks {} and {} have one GPU, {gpu} on {host}; start no more ranks on a host than it has GPUs, or use --device cpu",
-        ranks[0],
-        ranks[1]
-    )]
-    OneGpu {
-        /// The ranks.
-        ranks: [usize; 2],
-        /// The GPU's place on its host.
-        gpu: String,
-        /// The host.
-        host: String,
-    },
     /// GPUs cannot be connected.
     #[error("several GPUs need NCCL, which cannot be used: {0}")]
     Nccl(#[from] NcclProblem),
-    /// A rank failed, ended or hangs.
-    #[error("{}{reason}", rank.map(|rank| format!("rank {rank}")).unwrap_or_default())]
-    Lost {
-        /// The rank at fault, where one could be found.
-        rank: Option<usize>,
-        /// What is known of it.
-        reason: String,
-    },
-    /// A request that this rank cannot make, or of a rank that does not exist.
-    #[error("{0}")]
-    Misplaced(String),
+    /// A rank has ended, or did not come to a collective within the time-out.
+    #[error("a collective with the other ranks failed: {0}")]
+    Collective(ShimError),
     /// libtorch refused a request before anything was sent.
     #[error(transparent)]
     Refused(#[from] ShimError),
@@ -133,7 +111,6 @@ fn ranks(missing: &[usize]) -> String {
     format!("{} {}{more}", if missing.len() == 1 { "rank" } else { "ranks" }, named.join(", "))
 }
 
-/// As messages write it.
-pub(super) fn seconds(time: Duration) -> String {
+fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }

@@ -4,12 +4,10 @@
 //! one shared object, `libempssl_nccl.so`, which is looked for at run time; [`check`] tries it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, mpsc};
-use std::thread;
-use std::time::Duration;
+use std::sync::OnceLock;
 
 use crate::device::{self, CudaProblem};
-use crate::ffi::{NcclObject, NcclRefusal, RawEngine, RawStore, ShimError};
+use crate::ffi::{NcclObject, NcclRefusal};
 use crate::version;
 
 /// The variable that names the object itself.
@@ -95,7 +93,7 @@ fn find_among(named: Option<PathBuf>, program: Option<&Path>, libtorch: Option<&
 #[derive(Debug, Clone)]
 pub(super) struct Nccl {
     path: PathBuf,
-    object: NcclObject,
+    pub(super) object: NcclObject,
 }
 
 /// Opens CUDA and then the object, once for the process.
@@ -117,39 +115,14 @@ fn load(path: &Path) -> Result<Nccl, NcclProblem> {
     }
 }
 
-impl Nccl {
-    /// Connects GPU `device` of this process with those of all others, which are known to be about to do the same.
-    ///
-    /// NCCL waits without end for a process that is lost in this moment, so it is let wait in a thread that nobody waits
-    /// for longer than `timeout`.
-    pub(super) fn connect(
-        &self,
-        store: &Arc<RawStore>,
-        prefix: &str,
-        place: (usize, usize),
-        device: usize,
-        timeout: Duration,
-    ) -> Result<RawEngine, ShimError> {
-        let (object, store, prefix) = (self.object, Arc::clone(store), prefix.to_owned());
-        let (done, outcome) = mpsc::channel();
-        let thread = thread::Builder::new().name("nccl connects".to_owned());
-        let begun = thread.spawn(move || {
-            // Nobody listens after the time-out.
-            let _ = done.send(object.connect(&store, &prefix, place, device, timeout));
-        });
-        begun.map_err(|error| ShimError(format!("no thread could be started: {error}")))?;
-        let late = || ShimError(format!("NCCL has not connected all GPUs within {:.1} s", timeout.as_secs_f64()));
-        outcome.recv_timeout(timeout).unwrap_or_else(|_| Err(late()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::process::Command;
-    use std::time::Instant;
+    use std::time::Duration;
 
     use super::*;
+    use crate::ffi::{Listen, RawGroup, RawStore};
 
     /// An object that stands in for the real one: it calls itself `build`, and `connect` is the body of its function.
     fn object(folder: &Path, build: &str, connect: &str) -> PathBuf {
@@ -162,11 +135,6 @@ mod tests {
         let mut compiler = Command::new("cc");
         assert!(compiler.args(["-shared", "-fPIC", "-w", "-o"]).args([&path, &source]).status().unwrap().success());
         path
-    }
-
-    fn store() -> Arc<RawStore> {
-        let port = crate::processes::free_port().unwrap();
-        Arc::new(RawStore::open("127.0.0.1", port, true, Duration::from_secs(5)).unwrap())
     }
 
     #[test]
@@ -202,7 +170,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let other = object(folder.path(), "interface 0, libtorch 2.10.0", "return 0;");
         let error = load(&other).unwrap_err().to_string();
-        assert!(error.contains("was built as `interface 0, libtorch 2.10.0`, and this program needs `interface 1, "));
+        assert!(error.contains("was built as `interface 0, libtorch 2.10.0`, and this program needs `interface 2, "));
         let text = folder.path().join("text.so");
         fs::write(&text, "no object").unwrap();
         let error = load(&text).unwrap_err();
@@ -213,16 +181,16 @@ mod tests {
     }
 
     #[test]
-    fn what_the_object_says_and_what_it_never_says_are_errors() {
-        let refusal = |connect: &str| {
-            let folder = tempfile::tempdir().unwrap();
-            let nccl = load(&object(folder.path(), &NcclObject::expected_build(), connect)).unwrap();
-            nccl.connect(&store(), "nccl", (0, 1), 0, Duration::from_millis(300)).unwrap_err().0
-        };
-        assert_eq!(refusal("return strdup(\"no GPUs found\\nframe #0\");"), "no GPUs found");
-        let began = Instant::now();
-        assert_eq!(refusal("sleep(20); return 0;"), "NCCL has not connected all GPUs within 0.3 s");
-        assert!(began.elapsed() < Duration::from_secs(15));
+    fn what_the_object_says_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let connect = "return strdup(\"no GPUs found\\nframe #0\");";
+        let nccl = load(&object(folder.path(), &NcclObject::expected_build(), connect)).unwrap();
+        let (plenty, port) = (Duration::from_secs(60), crate::processes::free_port().unwrap());
+        let store = RawStore::open("127.0.0.1", port, true, plenty).unwrap();
+        let listen = Listen::Address("127.0.0.1".to_owned());
+        let mut group = RawGroup::gloo(&store, "gloo", &listen, (0, 1), plenty).unwrap();
+        let error = nccl.object.connect(&mut group, &store, "nccl", (0, 1), 0, plenty).unwrap_err();
+        assert_eq!(error.0, "no GPUs found");
     }
 
     #[test]

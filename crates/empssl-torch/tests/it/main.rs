@@ -4,13 +4,10 @@
 //! - `collectives`: sums, gathers, broadcasts, and the refusal of ranks that are not alike;
 //! - `norm`: batch normalisation over ranks against that of one process;
 //! - `buckets`: gradients summed during a backward pass;
-//! - `lost`: ranks that are killed, halted, or fail; `strike`: how they are;
-//! - `orders`: what rank 0 lets the others do.
+//! - `lost`: ranks that are killed, halted, or fail.
 
 mod buckets;
 mod collectives;
 mod lost;
 mod norm;
-mod orders;
 mod ranks;
-mod strike;

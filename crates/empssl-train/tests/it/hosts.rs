@@ -1,12 +1,12 @@
-//! Two hosts, as two network namespaces joined by a pair of virtual devices: the same numbers as on one, and who is
-//! missing when one host dies or the link between them is cut.
+//! Two hosts, as two network namespaces joined by a pair of virtual devices: the same numbers as on one, and the end of
+//! both when one host dies or the link between them is cut.
 //!
 //! Making namespaces needs the rights of root; elsewhere these tests say so and pass.
 #![cfg(target_os = "linux")]
 
 use std::path::Path;
-use std::process::{Child, Command, Output};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command};
+use std::time::Duration;
 
 use empssl_golden::processes;
 
@@ -76,9 +76,8 @@ impl Drop for Hosts {
     }
 }
 
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// What a busy machine may take beyond it.
-const SLACK: Duration = Duration::from_secs(5);
+/// After which a rank gives up that waits for one beyond a cut link; within it both have started.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 #[test]
 fn two_hosts_have_the_gradient_of_one_process() {
@@ -117,46 +116,48 @@ fn under_way(hosts: &Hosts, test: &str, out: &Path) -> [Child; 2] {
     ranks
 }
 
+/// It fails by itself.
 #[track_caller]
-fn assert_names(output: &Output, rank: usize, began: Instant) {
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(began.elapsed() <= TIMEOUT + SLACK, "{:?}: {text}", began.elapsed());
-    assert!(!output.status.success(), "{text}");
-    let has_line = |line: &str| line.starts_with(&format!("rank {rank} (process ")) && line.contains("no sign of life");
-    assert!(text.lines().any(has_line), "{text}");
+fn assert_fails(rank: Child) {
+    let output = rank.wait_with_output().unwrap();
+    let text = processes::text(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+}
+
+#[track_caller]
+fn assert_saved(out: &Path) {
+    let checkpoint = ranks::last_checkpoint(out);
+    assert!(checkpoint.step >= 2 && checkpoint.world == 2, "{}", checkpoint.step);
 }
 
 #[test]
-fn the_end_of_a_host_is_told_by_the_other() {
-    let test = "hosts::the_end_of_a_host_is_told_by_the_other";
+fn the_end_of_a_host_ends_the_other() {
+    let test = "hosts::the_end_of_a_host_ends_the_other";
     if is_rank() {
         return;
     }
     let Some(hosts) = Hosts::new("end") else { return };
-    for struck in [1, 0] {
+    for lost in [1, 0] {
         let out = tempfile::tempdir().unwrap();
         let mut ranks = under_way(&hosts, test, out.path()).map(Some);
-        let began = Instant::now();
-        let mut dead = ranks[struck].take().unwrap();
+        let mut dead = ranks[lost].take().unwrap();
         dead.kill().unwrap();
         dead.wait().unwrap();
-        let alive = ranks[1 - struck].take().unwrap();
-        assert_names(&alive.wait_with_output().unwrap(), struck, began);
+        assert_fails(ranks[1 - lost].take().unwrap());
+        assert_saved(out.path());
     }
 }
 
 #[test]
-fn a_cut_link_is_told_at_both_ends() {
-    let test = "hosts::a_cut_link_is_told_at_both_ends";
+fn a_cut_link_ends_both() {
+    let test = "hosts::a_cut_link_ends_both";
     if is_rank() {
         return;
     }
     let Some(hosts) = Hosts::new("cut") else { return };
     let out = tempfile::tempdir().unwrap();
     let ranks = under_way(&hosts, test, out.path());
-    let began = Instant::now();
     ip(&format!("-n {} link set link0 down", hosts.names[1])).unwrap();
-    for (rank, child) in ranks.into_iter().enumerate() {
-        assert_names(&child.wait_with_output().unwrap(), 1 - rank, began);
-    }
+    ranks.into_iter().for_each(assert_fails);
+    assert_saved(out.path());
 }

@@ -13,8 +13,8 @@ use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Network, NetworkConfig, ResNetConfig, Stem, weights};
 use empssl_torch::processes::{Launch, ProcessGroup, free_port};
 use empssl_train::{
-    BatchNormOver, BatchNormStats, BatchSource, Checkpoint, CheckpointFiles, CheckpointPlan, LarsConfig, Length,
-    MemoryMode, Observer, Ranks, StepPlan, StepRecord, TrainConfig, TrainError, Trainer,
+    BatchNormOver, BatchNormStats, BatchSource, Checkpoint, CheckpointEvery, CheckpointFiles, CheckpointPlan,
+    LarsConfig, Length, MemoryMode, Observer, Ranks, StepPlan, StepRecord, TrainConfig, TrainError, Trainer,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -148,7 +148,7 @@ impl Job {
             seed: 7,
             max_steps: Some(before.as_ref().map_or(0, |checkpoint| checkpoint.step) + steps),
             log_every: 1,
-            checkpoint_every: None,
+            checkpoint_every: (steps > STEPS).then_some(CheckpointEvery::Steps(2)),
             snapshot_epochs: Vec::new(),
         };
         let mut trainer = Trainer::new(self.network(), loss(), &LarsConfig::paper(), config, dataset.len()).unwrap();

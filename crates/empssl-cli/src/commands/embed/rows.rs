@@ -1,12 +1,11 @@
 //! Rows of features on their way to a file that is whole or not there.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use empssl_eval::features::npy;
-use serde_json::{Map, Value, json};
+use empssl_torch::{SafetensorsWriter, TensorSpec, WholeFile};
 use tch::{Device, Kind, Tensor};
 
 use crate::args::{RowsFile, RowsForm};
@@ -22,49 +21,71 @@ pub(super) struct About {
 
 /// Writes rows as they come, and the names of their images.
 pub(super) struct RowsWriter {
-    rows: Growing,
+    path: PathBuf,
+    rows: Rows,
     /// In a file of their own, where the form has no place for them.
     names: Option<Growing>,
 }
 
+enum Rows {
+    /// A header, and the numbers or lines.
+    Plain(Growing),
+    Safetensors(SafetensorsWriter),
+}
+
 impl RowsWriter {
     pub(super) fn create(out: &RowsFile, about: About) -> Result<Self, CliError> {
-        let mut rows = Growing::create(&out.path)?;
+        let header = match out.form {
+            RowsForm::Npy => npy::header(Kind::Float, &[about.n_rows as i64, about.width])?,
+            RowsForm::Safetensors => Vec::new(),
+            RowsForm::Csv => csv_header(&about),
+        };
+        let rows = match out.form {
+            RowsForm::Safetensors => Rows::Safetensors(safetensors(&out.path, about)?),
+            _ => Rows::Plain(Growing::create(&out.path)?.with(&header)?),
+        };
         let names = match out.form {
             RowsForm::Csv => None,
             _ => Some(Growing::create(&out.path.with_extension("paths.txt"))?),
         };
-        rows.append(&match out.form {
-            RowsForm::Npy => npy::header(Kind::Float, &[about.n_rows as i64, about.width])?,
-            RowsForm::Safetensors => safetensors_header(&about),
-            RowsForm::Csv => csv_header(&about),
-        })?;
-        Ok(Self { rows, names })
+        Ok(Self { path: out.path.clone(), rows, names })
     }
 
     /// Appends a row `[b, width]` for each image.
     pub(super) fn push(&mut self, images: &[&Path], features: &Tensor) -> Result<(), CliError> {
-        let width = features.size()[1] as usize;
-        let numbers = features.to_device(Device::Cpu).to_kind(Kind::Float).contiguous().flatten(0, -1);
-        let numbers = Vec::<f32>::try_from(numbers).map_err(|error| self.rows.failed(error))?;
-        let Some(names) = &mut self.names else {
-            let rows = images.iter().zip(numbers.chunks(width));
-            let text: String = rows.map(|(image, numbers)| csv_line(image, numbers)).collect();
-            return self.rows.append(text.as_bytes());
-        };
-        for image in images {
-            names.append(line_of(image).map_err(|reason| names.failed(reason))?.as_bytes())?;
+        let failed = |error: &dyn std::fmt::Display| CliError::file("cannot write", &self.path, error);
+        if let Some(names) = &mut self.names {
+            for image in images {
+                names.append(line_of(image).map_err(|reason| names.failed(reason))?.as_bytes())?;
+            }
         }
-        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        self.rows.append(&bytes)
+        let width = features.size()[1] as usize;
+        let features = features.to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
+        let rows = match &mut self.rows {
+            Rows::Safetensors(writer) => return writer.append(0, &features).map_err(|error| failed(&error)),
+            Rows::Plain(rows) => rows,
+        };
+        let numbers = Vec::<f32>::try_from(features.flatten(0, -1)).map_err(|error| failed(&error))?;
+        match self.names {
+            Some(_) => rows.append(&numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>()),
+            None => {
+                let lines = images.iter().zip(numbers.chunks(width)).map(|(image, row)| csv_line(image, row));
+                rows.append(lines.collect::<String>().as_bytes())
+            }
+        }
     }
 
     /// Gives the files their names and returns these.
     pub(super) fn finish(self) -> Result<Vec<PathBuf>, CliError> {
         // The rows come last: whoever sees them finds their names.
         let names = self.names.map(Growing::finish).transpose()?;
-        let rows = self.rows.finish()?;
-        Ok([Some(rows), names].into_iter().flatten().collect())
+        match self.rows {
+            Rows::Plain(rows) => drop(rows.finish()?),
+            Rows::Safetensors(writer) => {
+                writer.finish(None).map_err(|error| CliError::file("cannot write", &self.path, error))?;
+            }
+        }
+        Ok([Some(self.path), names].into_iter().flatten().collect())
     }
 }
 
@@ -77,15 +98,12 @@ fn line_of(image: &Path) -> Result<String, String> {
     }
 }
 
-/// The length of a JSON object and this, filled up to a multiple of 8.
-fn safetensors_header(about: &About) -> Vec<u8> {
-    let text: Map<String, Value> =
-        about.text.iter().map(|(key, text)| ((*key).to_owned(), Value::String(text.clone()))).collect();
-    let bytes = about.n_rows as i64 * about.width * Kind::Float.elt_size_in_bytes() as i64;
-    let features = json!({ "dtype": "F32", "shape": [about.n_rows, about.width], "data_offsets": [0, bytes] });
-    let header = json!({ "__metadata__": text, "features": features }).to_string();
-    let header = format!("{header:<length$}", length = header.len().next_multiple_of(8));
-    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()
+fn safetensors(path: &Path, about: About) -> Result<SafetensorsWriter, CliError> {
+    let size = vec![about.n_rows as i64, about.width];
+    let features = TensorSpec { name: "features".to_owned(), kind: Kind::Float, size };
+    let text = about.text.into_iter().map(|(key, text)| (key.to_owned(), text)).collect();
+    let writer = SafetensorsWriter::create(path, vec![features], text);
+    writer.map_err(|error| CliError::file("cannot write", path, error))
 }
 
 fn csv_header(about: &About) -> Vec<u8> {
@@ -113,16 +131,17 @@ fn csv_line(image: &Path, numbers: &[f32]) -> String {
 /// A file that grows under another name.
 struct Growing {
     path: PathBuf,
-    temporary: PathBuf,
-    file: BufWriter<File>,
+    file: BufWriter<WholeFile>,
 }
 
 impl Growing {
     fn create(path: &Path) -> Result<Self, CliError> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-        let file = File::create(&temporary).map_err(|error| CliError::file("cannot write", path, error))?;
-        Ok(Self { path: path.to_owned(), temporary, file: BufWriter::new(file) })
+        let file = WholeFile::create(path).map_err(|error| CliError::file("cannot write", path, error))?;
+        Ok(Self { path: path.to_owned(), file: BufWriter::new(file) })
+    }
+
+    fn with(mut self, bytes: &[u8]) -> Result<Self, CliError> {
+        self.append(bytes).map(|()| self)
     }
 
     fn failed(&self, reason: impl std::fmt::Display) -> CliError {
@@ -133,26 +152,17 @@ impl Growing {
         self.file.write_all(bytes).map_err(|error| self.failed(error))
     }
 
-    fn finish(mut self) -> Result<PathBuf, CliError> {
-        let sync = |file: &mut BufWriter<File>| -> io::Result<()> {
-            file.flush()?;
-            file.get_ref().sync_all()
-        };
-        let finished = sync(&mut self.file).and_then(|()| fs::rename(&self.temporary, &self.path));
-        finished.map_err(|error| self.failed(error))?;
-        Ok(self.path.clone())
-    }
-}
-
-/// What was not finished goes; what was has another name by now.
-impl Drop for Growing {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.temporary);
+    fn finish(self) -> Result<PathBuf, CliError> {
+        let finished = self.file.into_inner().map_err(io::IntoInnerError::into_error).and_then(WholeFile::persist);
+        finished.map_err(|error| CliError::file("cannot write", &self.path, error))?;
+        Ok(self.path)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn about() -> About {

@@ -1,11 +1,10 @@
 //! The encoders that are compared, as evaluation sees them, and what tells one from another.
 
-use std::fmt::Write;
-
+use empssl_data::Fingerprint;
 use empssl_eval::{FEATURES, FeatureExtractor};
 use empssl_model::{Embedding, Mode, Network, Portion};
-use md5::{Digest, Md5};
-use tch::{Device, Tensor};
+use empssl_torch::safetensors::bytes_of;
+use tch::Tensor;
 
 use crate::error::CliError;
 use crate::report::Encoder;
@@ -55,26 +54,19 @@ pub(crate) struct Encoded<'a> {
 
 /// A sum over names, sizes and numbers of all weights and statistics: equal for equal networks, wherever they are.
 pub(crate) fn checksum(network: &Network) -> Result<String, CliError> {
-    let mut md5 = Md5::new();
+    let mut fingerprint = Fingerprint::default();
     for (name, tensor) in network.state_dict() {
-        md5.update(format!("{name} {:?} {:?}\n", tensor.kind(), tensor.size()));
-        let tensor = tensor.to_device(Device::Cpu).contiguous();
-        let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-        let copied = tensor.f_copy_data_u8(&mut bytes, tensor.numel());
-        copied.map_err(|error| CliError::Run(format!("cannot read the weight `{name}`: {error}")))?;
-        md5.update(&bytes);
+        fingerprint.text(&format!("{name} {:?} {:?}", tensor.kind(), tensor.size()));
+        let unreadable = |error| CliError::Run(format!("cannot read the weight `{name}`: {error}"));
+        fingerprint.bytes(&bytes_of(&tensor).map_err(unreadable)?);
     }
-    Ok(md5.finalize().iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    }))
+    Ok(format!("{:016x}", fingerprint.finish()))
 }
 
 #[cfg(test)]
 mod tests {
     use empssl_model::{NetworkConfig, ResNetConfig, Stem};
-    use tch::Kind;
+    use tch::{Device, Kind};
 
     use super::*;
 
@@ -106,7 +98,7 @@ mod tests {
     fn a_checksum_is_of_every_weight_and_statistic() {
         let mut network = network();
         let before = checksum(&network).unwrap();
-        assert_eq!((before.len(), &checksum(&network).unwrap()), (32, &before));
+        assert_eq!((before.len(), &checksum(&network).unwrap()), (16, &before));
         let state = network.state_dict();
         network.load_state_dict(&state).unwrap();
         assert_eq!(checksum(&network).unwrap(), before);

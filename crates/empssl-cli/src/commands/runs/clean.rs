@@ -3,8 +3,8 @@
 use std::fs::{self, TryLockError};
 use std::path::{Path, PathBuf};
 
-use empssl_eval::features::is_leftover;
 use empssl_torch::failure::Bytes;
+use empssl_torch::whole_file::name_of_leftover;
 use serde::Serialize;
 
 use crate::commands::eval::store::lock_file;
@@ -85,6 +85,10 @@ fn clean(folder: &RunFolder) -> Result<Cleaned, CliError> {
         }
     }
     Ok(cleaned)
+}
+
+fn is_leftover(name: &str) -> bool {
+    name_of_leftover(name).is_some()
 }
 
 /// The files of a folder with their names.

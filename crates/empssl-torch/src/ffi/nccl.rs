@@ -1,27 +1,12 @@
-//! What tensors travel by from process to process: Gloo, of `shim/groups.cpp`, and NCCL, of the object that
-//! `shim/nccl/nccl.h` describes and that is opened when it is needed.
+//! NCCL's object, which `shim/nccl/nccl.h` describes and which is opened when it is needed.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::path::Path;
-use std::ptr::{NonNull, null_mut};
+use std::ptr::null_mut;
 use std::time::Duration;
 
-use super::groups::{RawStore, milliseconds, owned, text};
+use super::groups::{RawGroup, RawStore, milliseconds, numbers, owned, text};
 use super::{ShimError, check, libtorch_version, loaders_words};
-
-unsafe extern "C" {
-    fn empssl_engine_gloo(
-        store: *mut c_void,
-        prefix: *const c_char,
-        address: *const c_char,
-        is_interface: i32,
-        rank: i32,
-        world: i32,
-        timeout_ms: i64,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
-    fn empssl_engine_free(engine: *mut c_void);
-}
 
 /// `empssl_nccl_build`.
 type Build = unsafe extern "C" fn() -> *const c_char;
@@ -36,61 +21,6 @@ type Connect = unsafe extern "C" fn(
     timeout_ms: i64,
     engine: *mut *mut c_void,
 ) -> *mut c_char;
-
-/// Where a process listens for the others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Listen {
-    /// At an address or under a name that resolves to one.
-    Address(String),
-    /// On a network interface.
-    Interface(String),
-}
-
-/// A connection of one kind with all other processes.
-#[derive(Debug)]
-pub(crate) struct RawEngine(NonNull<c_void>);
-
-// SAFETY: this is a reference that is counted atomically; it is used only to make a group and to be given back.
-unsafe impl Send for RawEngine {}
-
-impl RawEngine {
-    /// Connects with all others by Gloo, through `store`.
-    pub(crate) fn gloo(
-        store: &RawStore,
-        prefix: &str,
-        listen: &Listen,
-        place: (usize, usize),
-        timeout: Duration,
-    ) -> Result<Self, ShimError> {
-        let (Listen::Address(at) | Listen::Interface(at)) = listen;
-        let (prefix, at, mut out) = (text(prefix)?, text(at)?, null_mut());
-        let is_interface = i32::from(matches!(listen, Listen::Interface(_)));
-        let ([rank, world], timeout) = (numbers(place)?, milliseconds(timeout));
-        // SAFETY: the store lives, the texts are null-terminated and live through the call, and the last pointer is to
-        // a live local.
-        check(unsafe {
-            let (store, prefix, at) = (store.as_ptr(), prefix.as_ptr(), at.as_ptr());
-            empssl_engine_gloo(store, prefix, at, is_interface, rank, world, timeout, &mut out)
-        })?;
-        owned(out).map(Self)
-    }
-
-    pub(super) fn as_ptr(&self) -> *mut c_void {
-        self.0.as_ptr()
-    }
-}
-
-impl Drop for RawEngine {
-    fn drop(&mut self) {
-        // SAFETY: the engine came from the shim, or from NCCL's object in the same form, and is given back once.
-        unsafe { empssl_engine_free(self.0.as_ptr()) }
-    }
-}
-
-fn numbers((rank, world): (usize, usize)) -> Result<[i32; 2], ShimError> {
-    let number = |n: usize| i32::try_from(n).map_err(|_| ShimError(format!("{n} processes are too many")));
-    Ok([number(rank)?, number(world)?])
-}
 
 /// Why NCCL's object is not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +38,7 @@ pub(crate) struct NcclObject(Connect);
 impl NcclObject {
     /// What an object has to call itself, as `EMPSSL_NCCL_BUILD` of `shim/nccl/nccl.h`.
     pub(crate) fn expected_build() -> String {
-        format!("interface 1, libtorch {}", libtorch_version())
+        format!("interface 2, libtorch {}", libtorch_version())
     }
 
     /// Opens the object, which needs CUDA's part of libtorch to be open.
@@ -134,15 +64,17 @@ impl NcclObject {
         Ok(Self(connect))
     }
 
-    /// Connects GPU `device` with those of all others; it may wait for ever when one of them is lost meanwhile.
+    /// Connects GPU `device` with those of all others, by which `group` sends tensors of GPUs from then on; it may wait
+    /// for ever when one of them is lost meanwhile.
     pub(crate) fn connect(
         self,
+        group: &mut RawGroup,
         store: &RawStore,
         prefix: &str,
         place: (usize, usize),
         device: usize,
         timeout: Duration,
-    ) -> Result<RawEngine, ShimError> {
+    ) -> Result<(), ShimError> {
         let (prefix, [rank, world], mut out) = (text(prefix)?, numbers(place)?, null_mut());
         // SAFETY: the function is that of an object of the expected build, the store lives, the text is null-terminated
         // and lives through the call, and the last pointer is to a live local.
@@ -150,7 +82,8 @@ impl NcclObject {
             let (store, prefix, timeout) = (store.as_ptr(), prefix.as_ptr(), milliseconds(timeout));
             self.0(store, prefix, rank, world, device as i32, timeout, &mut out)
         })?;
-        owned(out).map(RawEngine)
+        group.add(owned(out)?);
+        Ok(())
     }
 }
 
@@ -159,7 +92,7 @@ mod tests {
     #[test]
     fn the_build_is_spelt_as_in_the_header() {
         let header = include_str!("../../shim/nccl/nccl.h");
-        assert!(header.contains("#define EMPSSL_NCCL_INTERFACE 1\n"));
+        assert!(header.contains("#define EMPSSL_NCCL_INTERFACE 2\n"));
         let build = r#"#define EMPSSL_NCCL_BUILD "interface " EMPSSL_TEXT(EMPSSL_NCCL_INTERFACE) ", libtorch " EMPSSL_LIBTORCH"#;
         assert!(header.contains(build));
     }
