@@ -1,6 +1,5 @@
 //! Everything that can go wrong between a folder of images and a batch of patches.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Why a set could not be opened, an image not be read, or a batch not be made.
@@ -433,7 +432,7 @@ impl FetchError {
     pub(crate) fn write(file: &Path, source: std::io::Error) -> Self {
         let file = file.to_owned();
         match source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::DiskFull { file },
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull { file },
             _ => Self::Write { file, source },
         }
     }

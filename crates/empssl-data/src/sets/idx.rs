@@ -18,7 +18,8 @@ const SIDE: usize = 28;
 pub(crate) const N_CLASSES: usize = 10;
 /// The most axes of an IDX file of interest.
 const MAX_AXES: usize = 3;
-/// The most bytes of a file.
+/// The most bytes of a file that is unzipped.
+#[cfg(feature = "archives")]
 const MAX_BYTES: u64 = (4 + 4 * MAX_AXES + COUNTS[0] * SIDE * SIDE) as u64;
 
 /// In what the two sets differ.
