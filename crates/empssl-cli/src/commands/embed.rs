@@ -30,7 +30,7 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<(), CliError> {
             ("recipe", encoder.run.recipe.clone()),
             ("step", encoder.step.to_string()),
             ("features", format!("{:?}", args.encode.features).to_lowercase()),
-            ("view", encoder.glance.text()),
+            ("view", encoder.view_spec.text()),
         ],
     };
     let mut writer = RowsWriter::create(&args.out, about)?;

@@ -61,7 +61,7 @@ pub(crate) struct Encoder {
     pub(crate) images: Option<ImageSource>,
     /// Steps of training.
     pub(crate) step: u64,
-    pub(crate) glance: Glance,
+    pub(crate) view_spec: ViewSpec,
     network: Network,
     features: FeatureChoice,
     device: Device,
@@ -70,7 +70,7 @@ pub(crate) struct Encoder {
 
 /// What is seen of each image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Glance {
+pub(crate) struct ViewSpec {
     pub(crate) view: EvalView,
     pub(crate) n_patches: usize,
 }
@@ -93,14 +93,15 @@ impl Encoder {
         let mut network = train::initial_network(&run, checkpoint.seed, device)?;
         network.load_portion_state_dict(portion, &checkpoint.network)?;
         demand_output(path, portion, args.features)?;
-        let glance = Glance::new(args.view, args.patches, run.config.evaluation.view, run.config.evaluation.n_patches);
+        let view_spec =
+            ViewSpec::new(args.view, args.patches, run.config.evaluation.view, run.config.evaluation.n_patches);
         let (features, workers) = (args.features, commands::n_workers(args.workers));
         Ok(Self {
             run,
             seed: checkpoint.seed,
             images,
             step: checkpoint.step,
-            glance,
+            view_spec,
             network,
             features,
             device,
@@ -129,11 +130,11 @@ impl Encoder {
     /// What the encoder is to see of these images, in their order. Random patches are drawn by the pixels of an image, so
     /// that its features do not depend on the images before it.
     pub(crate) fn patches(&self, set: &Dataset) -> Result<PatchLoader, CliError> {
-        let view = match self.glance.view {
+        let view = match self.view_spec.view {
             EvalView::Published => View::AugmentedByPixels,
             fixed => fixed.view(),
         };
-        let (n_patches, batch_size) = (self.glance.n_patches, self.run.config.evaluation.batch_size);
+        let (n_patches, batch_size) = (self.view_spec.n_patches, self.run.config.evaluation.batch_size);
         let config = in_order(view, n_patches, batch_size, (self.seed, NO_EPOCH), self.workers);
         Ok(PatchLoader::new(set, &self.run.sampler, &config)?)
     }
@@ -144,7 +145,7 @@ impl Encoder {
     }
 }
 
-impl Glance {
+impl ViewSpec {
     /// As asked for; else as the recipe evaluates, in fixed places where it would draw them.
     fn new(view: Option<EvalView>, patches: Option<usize>, recipe: EvalView, recipe_patches: usize) -> Self {
         let view = view.unwrap_or(match recipe {
@@ -209,14 +210,14 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_seen_is_what_the_recipe_evaluates_without_its_chance() {
-        let glance = |view, patches, recipe| Glance::new(view, patches, recipe, 8);
-        let grid = Glance { view: EvalView::Grid, n_patches: 8 };
-        assert_eq!(glance(None, None, EvalView::Published), grid);
-        assert_eq!(glance(None, Some(4), EvalView::Published), Glance { n_patches: 4, ..grid });
-        let whole = Glance { view: EvalView::Whole, n_patches: 1 };
-        assert_eq!(Glance::new(None, None, EvalView::Whole, 1), whole);
-        assert_eq!(glance(Some(EvalView::Whole), None, EvalView::Published), whole);
-        assert_eq!(glance(Some(EvalView::Published), None, EvalView::Published).view, EvalView::Published);
+        let view_spec = |view, patches, recipe| ViewSpec::new(view, patches, recipe, 8);
+        let grid = ViewSpec { view: EvalView::Grid, n_patches: 8 };
+        assert_eq!(view_spec(None, None, EvalView::Published), grid);
+        assert_eq!(view_spec(None, Some(4), EvalView::Published), ViewSpec { n_patches: 4, ..grid });
+        let whole = ViewSpec { view: EvalView::Whole, n_patches: 1 };
+        assert_eq!(ViewSpec::new(None, None, EvalView::Whole, 1), whole);
+        assert_eq!(view_spec(Some(EvalView::Whole), None, EvalView::Published), whole);
+        assert_eq!(view_spec(Some(EvalView::Published), None, EvalView::Published).view, EvalView::Published);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use empssl_train::Checkpoint;
 use tch::Device;
 
 use self::banks::BankMaker;
-use self::encoders::{BACKBONE, Encoded, NetworkFeatures, PROJECTION};
+use self::encoders::{BACKBONE, NamedEncoder, NetworkFeatures, PROJECTION};
 use self::sets::LabelledSets;
 use self::store::BankStore;
 use self::table::Tables;
@@ -44,8 +44,8 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     let device = commands::prepare(&args.compute)?;
     let sets = LabelledSets::open(&saved)?;
     let (checkpoint, features, scatter) = (&checkpoint, &folder.features(), Some(folder.scatter(snapshot)));
-    let subject = Subject { run, identity, checkpoint, snapshot, sets: &sets, features, prefix: "", scatter, device };
-    let mut report = score(&subject, args)?;
+    let target = EvalTarget { run, identity, checkpoint, snapshot, sets: &sets, features, prefix: "", scatter, device };
+    let mut report = score(&target, args)?;
     if let Some(epochs) = snapshot {
         report::mark_snapshot(&mut report, identity, epochs);
     }
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
 }
 
 /// What is scored on which images.
-struct Subject<'a> {
+struct EvalTarget<'a> {
     run: &'a Run,
     identity: &'a RunIdentity,
     checkpoint: &'a Checkpoint,
@@ -72,8 +72,8 @@ struct Subject<'a> {
 }
 
 /// Every score of the network, of the same network untrained, and of raw pixels.
-fn score(subject: &Subject<'_>, args: &EvalArgs) -> Result<RunReport, CliError> {
-    let Subject { run, identity, checkpoint, snapshot, sets, features, prefix, ref scatter, device } = *subject;
+fn score(target: &EvalTarget<'_>, args: &EvalArgs) -> Result<RunReport, CliError> {
+    let EvalTarget { run, identity, checkpoint, snapshot, sets, features, prefix, ref scatter, device } = *target;
     let mut network = train::initial_network(run, identity.seed, device)?;
     let (store, workers) = (BankStore::open(features, args.features)?, commands::n_workers(args.workers));
     let maker = BankMaker { run, sets, seed: identity.seed, device, store: &store, workers, used: Vec::new() };
@@ -86,11 +86,11 @@ fn score(subject: &Subject<'_>, args: &EvalArgs) -> Result<RunReport, CliError> 
     let (name, checksum) = encode(Encoder::Untrained, &network)?;
     let portion = identity.portion();
     let extractor = &NetworkFeatures(&network, portion);
-    tables.add_network(&Encoded { encoder: Encoder::Untrained, name, extractor, checksum: Some(checksum) })?;
+    tables.add_network(&NamedEncoder { encoder: Encoder::Untrained, name, extractor, checksum: Some(checksum) })?;
     network.load_portion_state_dict(portion, &checkpoint.network)?;
     let (name, checksum) = encode(Encoder::Trained, &network)?;
     let extractor = &NetworkFeatures(&network, portion);
-    let trained = Encoded { encoder: Encoder::Trained, name, extractor, checksum: Some(checksum) };
+    let trained = NamedEncoder { encoder: Encoder::Trained, name, extractor, checksum: Some(checksum) };
     let files = tables.add_trained(&trained, &outputs(&args.keep))?;
     if let Some(folder) = &args.npy {
         table::write_npy(folder, &files, sets.scored_on, run.config.evaluation.n_patches)?;
@@ -100,7 +100,7 @@ fn score(subject: &Subject<'_>, args: &EvalArgs) -> Result<RunReport, CliError> 
         scatter::write(path, test.features(), test.labels(), sets.test.class_names(), sets.scored_on, identity.seed)?;
     }
     let name = format!("{prefix}pixels");
-    tables.add_pixels(&Encoded { encoder: Encoder::Pixels, name, extractor: &pixels, checksum: None })?;
+    tables.add_pixels(&NamedEncoder { encoder: Encoder::Pixels, name, extractor: &pixels, checksum: None })?;
     let seconds = Seconds { train: identity.training.seconds, evaluate: tables.seconds_since(began) };
     Ok(assemble(run, identity, tables, seconds, device))
 }

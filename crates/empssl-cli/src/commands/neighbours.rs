@@ -47,7 +47,7 @@ pub(crate) fn run(args: &NeighboursArgs) -> Result<(), CliError> {
     let found: Vec<Found> = found.iter().map(|neighbour| Found::new(neighbour, &chosen, &set)).collect();
     let name = args.image.file_name().unwrap_or_default().to_string_lossy();
     let title = format!("{name}, and the nearest of {} training images of {}", chosen.len(), set.name());
-    let how = format!("cosine of {:?}, {}", args.encode.features, encoder.glance.text()).to_lowercase();
+    let how = format!("cosine of {:?}, {}", args.encode.features, encoder.view_spec.text()).to_lowercase();
     let picture = draw(&query, &set, &found, [&title, &how])?;
     // Whatever the file is called, it is a PNG file.
     let saved = picture.save_with_format(&args.out, ImageFormat::Png);

@@ -4,7 +4,7 @@ use empssl_data::{DataError, PatchBatch};
 use tch::{Kind, Tensor};
 
 use super::extractor::FeatureExtractor;
-use super::pass::{BankOptions, Kept, RETURNED, walk};
+use super::pass::{BankOptions, Kept, RETURNED, extract_features};
 use crate::error::EvalError;
 
 /// Numbers whose finiteness is checked at once; bounds the memory of the check.
@@ -44,16 +44,16 @@ impl FeatureBank {
         Ok(Self { name: bank, features, labels, n_classes })
     }
 
-    /// Runs every patch of `batches` through the encoder and averages over the patches of each image, see [`walk`]; the
+    /// Runs every patch of `batches` through the encoder and averages over the patches of each image, see [`extract_features`]; the
     /// scored output is kept.
     ///
     /// Rows and labels keep the order of the batches, each of which has as many patches an image as the first.
     /// `progress` is told the number of images done after each batch.
     ///
-    /// Memory: the bank itself beside that of [`walk`]; [`crate::BankFile::build`] holds no bank in memory.
+    /// Memory: the bank itself beside that of [`extract_features`]; [`crate::BankFile::build`] holds no bank in memory.
     ///
     /// # Errors
-    /// As [`walk`] and [`FeatureBank::new`]; [`EvalError::Unlabelled`].
+    /// As [`extract_features`] and [`FeatureBank::new`]; [`EvalError::Unlabelled`].
     pub fn build(
         name: &str,
         extractor: &dyn FeatureExtractor,
@@ -65,7 +65,7 @@ impl FeatureBank {
         let n = batches.peek().map_or(1, |first| first.as_ref().map_or(1, |batch| batch.patches().shape()[0]));
         let kept = Kept::scored(extractor, &[n as i64]);
         let (mut rows, mut labels) = (Rows::default(), Vec::new());
-        walk(extractor, batches, &kept, options, &mut |batch| {
+        extract_features(extractor, batches, &kept, options, &mut |batch| {
             labels.extend(batch.labels.ok_or_else(|| EvalError::Unlabelled { bank: name.to_owned() })?);
             batch.means.iter().flatten().try_for_each(|means| rows.push(means, batch.batches_to_come))?;
             progress(labels.len());

@@ -53,14 +53,14 @@ pub struct BankFile {
 }
 
 impl BankFile {
-    /// Runs the images of `batches` through the encoder ([`pass::walk`]), writes the file as it goes, and opens it.
+    /// Runs the images of `batches` through the encoder ([`pass::extract_features`]), writes the file as it goes, and opens it.
     ///
     /// The file is whole or not there: it is written under another name, synced and renamed, and removed when anything
-    /// fails. Memory: as [`pass::walk`]; the bank itself goes to the disk. `name` is what messages call the bank, and
+    /// fails. Memory: as [`pass::extract_features`]; the bank itself goes to the disk. `name` is what messages call the bank, and
     /// `progress` is told the number of images done after each batch.
     ///
     /// # Errors
-    /// As [`pass::walk`]; [`EvalError::Unlabelled`], [`EvalError::LabelOutOfRange`], [`EvalError::NonFinite`] and
+    /// As [`pass::extract_features`]; [`EvalError::Unlabelled`], [`EvalError::LabelOutOfRange`], [`EvalError::NonFinite`] and
     /// [`EvalError::EmptyBank`] as for a bank in memory; [`EvalError::Shape`] when there are more or fewer images than
     /// ids; [`EvalError::Write`] when the folder or the disk refuses.
     pub fn build(
@@ -74,7 +74,7 @@ impl BankFile {
     ) -> Result<Self, EvalError> {
         let mut writer = BankWriter::new(name, spec, path);
         let mut done = 0;
-        let seconds = pass::walk(extractor, batches, &spec.kept, options, &mut |batch| {
+        let seconds = pass::extract_features(extractor, batches, &spec.kept, options, &mut |batch| {
             writer.push(&batch)?;
             done += batch.indices.len();
             progress(done);
@@ -163,7 +163,7 @@ impl BankFile {
         Kept { outputs, counts: counts.into_iter().collect() }
     }
 
-    /// What features over so many patches took when they were computed, see [`pass::walk`]; `None` where the file has
+    /// What features over so many patches took when they were computed, see [`pass::extract_features`]; `None` where the file has
     /// none over so many.
     pub fn seconds(&self, count: i64) -> Option<f64> {
         let at = self.kept().counts.iter().position(|&kept| kept == count)?;

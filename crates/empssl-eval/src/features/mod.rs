@@ -1,7 +1,7 @@
 //! Features of a frozen encoder, extracted once and scored many times.
 //!
 //! - [`FeatureExtractor`]: an encoder as seen from here, a function from patches to named rows;
-//! - `pass`: one walk over a split, the mean over the patches of each image and over fewer of them on the way;
+//! - `pass`: one pass over a split, the mean over the patches of each image and over fewer of them on the way;
 //! - [`FeatureBank`]: labelled features in a tensor, which is what probes and neighbours take;
 //! - [`BankFile`]: banks on disk, written as they are computed and mapped into memory when they are read;
 //!   [`BankIdentity`] says of which encoder, images and patches they are, so that a stale one is told from a good one;
@@ -18,5 +18,5 @@ pub use bank::FeatureBank;
 pub(crate) use bank::{Signature, first_non_finite_row};
 pub use extractor::{FEATURES, FeatureExtractor, n_pixels, pixels};
 pub use file::{BankFile, BankIdentity, BankSpec};
-pub use pass::{BankOptions, ImageFeatures, Kept, Sink, powers_of_two, walk};
+pub use pass::{BankOptions, ImageFeatures, Kept, Sink, extract_features, powers_of_two};
 pub(crate) use pass::{mean_over_patches, to_device};

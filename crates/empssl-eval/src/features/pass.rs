@@ -109,7 +109,7 @@ pub type Sink<'a> = dyn FnMut(ImageFeatures) -> Result<(), EvalError> + 'a;
 /// [`EvalError::Data`] when a batch cannot be read, [`EvalError::Shape`] when the extractor does not return a row of the
 /// same width for each patch or a batch has fewer patches than a mean is over, [`EvalError::UnknownOutput`],
 /// [`EvalError::Setting`], and whatever the sink returns.
-pub fn walk(
+pub fn extract_features(
     extractor: &dyn FeatureExtractor,
     batches: impl IntoIterator<Item = Result<PatchBatch, DataError>>,
     kept: &Kept,
@@ -153,7 +153,7 @@ impl Clock {
     }
 }
 
-/// The scored output of bytes `[n, b, 3, s, s]`, averaged over all n patches, `[b, width]`: what [`walk`] gives for them.
+/// The scored output of bytes `[n, b, 3, s, s]`, averaged over all n patches, `[b, width]`: what [`extract_features`] gives for them.
 pub(crate) fn mean_over_patches(
     extractor: &dyn FeatureExtractor,
     bytes: &Tensor,

@@ -8,7 +8,7 @@ use empssl_eval::{BankFile, BankOptions, BankSpec, FEATURES, FeatureBank, Kept};
 use empssl_torch::catch;
 use tch::{Device, Kind};
 
-use super::encoders::Encoded;
+use super::encoders::NamedEncoder;
 use super::sets::LabelledSets;
 use super::store::BankStore;
 use crate::commands::{self, NO_EPOCH, encode};
@@ -51,7 +51,7 @@ impl BankFiles {
 }
 
 /// Which banks of an encoder: by which pass, and with which of its outputs.
-pub(crate) struct Wanted<'a> {
+pub(crate) struct FeatureRequest<'a> {
     pub(crate) pass: &'a EvalPass,
     pub(crate) outputs: &'a [String],
 }
@@ -71,11 +71,15 @@ pub(crate) struct BankMaker<'a> {
 
 impl BankMaker<'_> {
     /// The banks of both splits.
-    pub(crate) fn files(&mut self, encoded: &Encoded<'_>, wanted: &Wanted<'_>) -> Result<BankFiles, CliError> {
+    pub(crate) fn files(
+        &mut self,
+        encoder: &NamedEncoder<'_>,
+        request: &FeatureRequest<'_>,
+    ) -> Result<BankFiles, CliError> {
         commands::reset_peaks(self.device)?;
         let sets = self.sets;
-        let train = self.file("train", (&sets.train, &sets.train_ids), encoded, wanted)?;
-        let test = self.file(sets.scored_on.split(), (&sets.test, &sets.test_ids), encoded, wanted)?;
+        let train = self.file("train", (&sets.train, &sets.train_ids), encoder, request)?;
+        let test = self.file(sets.scored_on.split(), (&sets.test, &sets.test_ids), encoder, request)?;
         let (device, peaks) = (self.device, commands::peaks(self.device)?);
         Ok(BankFiles { train, test, device, peaks })
     }
@@ -84,33 +88,33 @@ impl BankMaker<'_> {
         &mut self,
         split: &'static str,
         (set, ids): (&Dataset, &[i64]),
-        encoded: &Encoded<'_>,
-        wanted: &Wanted<'_>,
+        encoder: &NamedEncoder<'_>,
+        request: &FeatureRequest<'_>,
     ) -> Result<BankFile, CliError> {
-        let (view, most) = (wanted.pass.view, wanted.pass.n_patches());
+        let (view, most) = (request.pass.view, request.pass.n_patches());
         // A lattice of other places is another view, with a file of its own.
         let lattice = if view.begins_alike() { String::new() } else { format!("-{most}") };
-        let name = format!("{}-{}{lattice}.{split}", encoded.name, view.name());
+        let name = format!("{}-{}{lattice}.{split}", encoder.name, view.name());
         let spec = BankSpec {
-            identity: self.identity(split, set, encoded, view, most),
+            identity: self.identity(split, set, encoder, view, most),
             kept: Kept {
-                outputs: wanted.outputs.to_vec(),
-                counts: wanted.pass.counts.iter().map(|&count| count as i64).collect(),
+                outputs: request.outputs.to_vec(),
+                counts: request.pass.counts.iter().map(|&count| count as i64).collect(),
             },
             ids: ids.to_vec(),
             n_classes: self.sets.n_classes,
         };
-        let build = |path: &Path| self.build(path, (split, set), encoded, (view, most), &spec);
-        let (file, reused) = match encoded.checksum {
+        let build = |path: &Path| self.build(path, (split, set), encoder, (view, most), &spec);
+        let (file, reused) = match encoder.checksum {
             Some(_) => self.store.bank(&name, &spec, build)?,
             None => (self.store.scratch(&name, build)?, false),
         };
         if reused {
             print::note(format_args!("features taken from {}", file.path().display()));
         }
-        let kept = encoded.checksum.is_some().then(|| format!("{name}.safetensors"));
+        let kept = encoder.checksum.is_some().then(|| format!("{name}.safetensors"));
         self.used.push(FeatureFile {
-            encoder: encoded.encoder,
+            encoder: encoder.encoder,
             split: split.to_owned(),
             view: view.into(),
             n_patches: most,
@@ -127,12 +131,12 @@ impl BankMaker<'_> {
         &self,
         split: &str,
         set: &Dataset,
-        encoded: &Encoded<'_>,
+        encoder: &NamedEncoder<'_>,
         view: EvalView,
         most: usize,
     ) -> BTreeMap<String, String> {
         let mut identity: BTreeMap<String, String> = [
-            ("encoder", encoded.checksum.clone().unwrap_or_default()),
+            ("encoder", encoder.checksum.clone().unwrap_or_default()),
             ("data", format!("{:016x}", set.fingerprint())),
             ("split", split.to_owned()),
             ("view", view.name().to_owned()),
@@ -156,7 +160,7 @@ impl BankMaker<'_> {
         &self,
         path: &Path,
         (split, set): (&'static str, &Dataset),
-        encoded: &Encoded<'_>,
+        encoder: &NamedEncoder<'_>,
         (view, n_patches): (EvalView, usize),
         spec: &BankSpec,
     ) -> Result<BankFile, CliError> {
@@ -172,7 +176,7 @@ impl BankMaker<'_> {
         };
         let mut bar = Bar::new("features", set.len() as u64, "images");
         let mut progress = |done: usize| bar.advance(done as u64);
-        let build = || BankFile::build(path, split, spec, encoded.extractor, loader, &options, &mut progress);
+        let build = || BankFile::build(path, split, spec, encoder.extractor, loader, &options, &mut progress);
         let file = catch(build);
         bar.finish();
         Ok(file??)

@@ -43,7 +43,7 @@ impl FeatureExtractor for NetworkFeatures<'_> {
 }
 
 /// An encoder to be scored.
-pub(crate) struct Encoded<'a> {
+pub(crate) struct NamedEncoder<'a> {
     pub(crate) encoder: Encoder,
     /// How its files begin.
     pub(crate) name: String,

@@ -6,8 +6,8 @@ use std::time::Instant;
 use empssl_eval::features::npy;
 use empssl_eval::{BankFile, FEATURES};
 
-use super::banks::{BankFiles, BankMaker, Banks, Wanted};
-use super::encoders::Encoded;
+use super::banks::{BankFiles, BankMaker, Banks, FeatureRequest};
+use super::encoders::NamedEncoder;
 use super::scores::{Score, Scorer, Scores};
 use crate::commands;
 use crate::config::{CurveProbe, CurveSection, EvalPass, EvalView, EvaluationSection, ScoredOn};
@@ -31,30 +31,30 @@ impl<'a> Tables<'a> {
     }
 
     /// The rows of a network's features.
-    pub(crate) fn add_network(&mut self, encoded: &Encoded<'_>) -> Result<(), CliError> {
+    pub(crate) fn add_network(&mut self, encoder: &NamedEncoder<'_>) -> Result<(), CliError> {
         let pass = self.evaluation().row_pass();
-        let files = self.banks.files(encoded, &Wanted { pass: &pass, outputs: &scored() })?;
-        self.add_rows(encoded, &files.banks(pass.n_patches())?)
+        let files = self.banks.files(encoder, &FeatureRequest { pass: &pass, outputs: &scored() })?;
+        self.add_rows(encoder, &files.banks(pass.n_patches())?)
     }
 
     /// The rows of the network that the run is about, the curve against patches, and the files of both splits that the
     /// rows are from; `kept` names outputs that are kept besides the scored one.
-    pub(crate) fn add_trained(&mut self, encoded: &Encoded<'_>, kept: &[String]) -> Result<BankFiles, CliError> {
+    pub(crate) fn add_trained(&mut self, encoder: &NamedEncoder<'_>, kept: &[String]) -> Result<BankFiles, CliError> {
         let evaluation = self.evaluation();
         let (pass, n) = (evaluation.trained_pass(), evaluation.n_patches);
         let outputs = [scored(), kept.to_vec()].concat();
-        let files = self.banks.files(encoded, &Wanted { pass: &pass, outputs: &outputs })?;
-        self.add_rows(encoded, &files.banks(n)?)?;
+        let files = self.banks.files(encoder, &FeatureRequest { pass: &pass, outputs: &outputs })?;
+        self.add_rows(encoder, &files.banks(n)?)?;
         if let Some(curve) = &evaluation.curve {
-            self.add_curve(encoded, curve, (&pass, &files))?;
+            self.add_curve(encoder, curve, (&pass, &files))?;
         }
         Ok(files)
     }
 
     /// Raw pixels: the whole image as the network's numbers.
-    pub(crate) fn add_pixels(&mut self, encoded: &Encoded<'_>) -> Result<(), CliError> {
+    pub(crate) fn add_pixels(&mut self, encoder: &NamedEncoder<'_>) -> Result<(), CliError> {
         let pass = EvalPass::of_pixels();
-        let files = self.banks.files(encoded, &Wanted { pass: &pass, outputs: &scored() })?;
+        let files = self.banks.files(encoder, &FeatureRequest { pass: &pass, outputs: &scored() })?;
         let banks = files.banks(1)?;
         let scores = self.scorer.of_pixels(&banks)?;
         self.add_scores(scores, &banks)
@@ -70,8 +70,8 @@ impl<'a> Tables<'a> {
         &self.banks.run.config.evaluation
     }
 
-    fn add_rows(&mut self, encoded: &Encoded<'_>, banks: &Banks) -> Result<(), CliError> {
-        let scores = self.scorer.of_network(encoded.encoder, banks)?;
+    fn add_rows(&mut self, encoder: &NamedEncoder<'_>, banks: &Banks) -> Result<(), CliError> {
+        let scores = self.scorer.of_network(encoder.encoder, banks)?;
         self.add_scores(scores, banks)
     }
 
@@ -111,7 +111,7 @@ impl<'a> Tables<'a> {
     /// Every point of the curve; `main` is the pass that the rows are from.
     fn add_curve(
         &mut self,
-        encoded: &Encoded<'_>,
+        encoder: &NamedEncoder<'_>,
         curve: &CurveSection,
         main: (&EvalPass, &BankFiles),
     ) -> Result<(), CliError> {
@@ -119,7 +119,7 @@ impl<'a> Tables<'a> {
             if pass.is_part_of(main.0) {
                 self.add_points(&pass, curve, main.1)?;
             } else {
-                let files = self.banks.files(encoded, &Wanted { pass: &pass, outputs: &scored() })?;
+                let files = self.banks.files(encoder, &FeatureRequest { pass: &pass, outputs: &scored() })?;
                 self.add_points(&pass, curve, &files)?;
             }
         }

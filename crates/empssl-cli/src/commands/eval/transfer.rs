@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use empssl_data::{Dataset, Split};
 use empssl_train::Checkpoint;
 
-use super::Subject;
+use super::EvalTarget;
 use super::sets::LabelledSets;
 use crate::args::{EvalArgs, ImageArgs};
 use crate::commands::train::model_summary;
@@ -29,8 +29,9 @@ pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str) -> Result<(
     let sets = LabelledSets::of(&train, test, &run.config.evaluation, identity.seed)?;
     let prefix = format!("{}-", source.name);
     let (sets, prefix) = (&sets, &prefix);
-    let subject = Subject { run, identity, checkpoint, snapshot: None, sets, features, prefix, scatter: None, device };
-    let mut scored = super::score(&subject, args)?;
+    let target =
+        EvalTarget { run, identity, checkpoint, snapshot: None, sets, features, prefix, scatter: None, device };
+    let mut scored = super::score(&target, args)?;
     report::mark_transfer(&mut scored, identity, &source.name, transfer);
     let path = args.out.clone().unwrap_or_else(|| report.with_extension(format!("report-{}.json", source.name)));
     write_json(&path, &scored)?;

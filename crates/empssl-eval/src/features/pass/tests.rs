@@ -38,7 +38,7 @@ fn kept(outputs: &[&str], counts: &[i64]) -> Kept {
 /// The means of one batch.
 fn means(extractor: &dyn FeatureExtractor, batch: PatchBatch, kept: &Kept, options: &BankOptions) -> Vec<Vec<Tensor>> {
     let mut all = Vec::new();
-    walk(extractor, [Ok(batch)], kept, options, &mut |batch| {
+    extract_features(extractor, [Ok(batch)], kept, options, &mut |batch| {
         all.push(batch.means);
         Ok(())
     })
@@ -98,8 +98,9 @@ fn several_outputs_come_from_one_call_and_only_those_asked_for() {
 
 #[test]
 fn outputs_counts_and_batches_that_do_not_fit_are_refused() {
-    let walked =
-        |kept: &Kept, n| refusal(walk(&Three::default(), [Ok(patches(n, &[0]))], kept, &OPTIONS, &mut |_| Ok(())));
+    let walked = |kept: &Kept, n| {
+        refusal(extract_features(&Three::default(), [Ok(patches(n, &[0]))], kept, &OPTIONS, &mut |_| Ok(())))
+    };
     let unknown = walked(&kept(&["pixels", "colours"], &[1]), 1);
     assert_eq!(unknown, "the encoder has no output `colours`; it has pixels, squares, ones");
     assert!(walked(&kept(&[], &[1]), 1).starts_with("`outputs` must be at least one"));
@@ -118,7 +119,9 @@ fn outputs_counts_and_batches_that_do_not_fit_are_refused() {
         }
     }
     let message =
-        refusal(walk(&Forgetful, [Ok(patches(1, &[0]))], &kept(&["a", "b"], &[1]), &OPTIONS, &mut |_| Ok(())));
+        refusal(extract_features(&Forgetful, [Ok(patches(1, &[0]))], &kept(&["a", "b"], &[1]), &OPTIONS, &mut |_| {
+            Ok(())
+        }));
     assert_eq!(message, "`outputs` must be as many as were wanted of the extractor, found 1");
 }
 
@@ -129,10 +132,13 @@ fn time_is_told_for_every_count_and_grows_with_it() {
         pixels(patches)
     };
     let options = BankOptions { patches_per_call: 1, ..OPTIONS };
-    let seconds =
-        walk(&slow, [Ok(patches(4, &[0])), Ok(patches(4, &[1]))], &kept(&[FEATURES], &[1, 4]), &options, &mut |_| {
-            Ok(())
-        });
+    let seconds = extract_features(
+        &slow,
+        [Ok(patches(4, &[0])), Ok(patches(4, &[1]))],
+        &kept(&[FEATURES], &[1, 4]),
+        &options,
+        &mut |_| Ok(()),
+    );
     let seconds = seconds.unwrap();
     assert!(seconds[0] >= 0.006 && seconds[1] >= 0.024 && seconds[0] < seconds[1], "{seconds:?}");
 }
