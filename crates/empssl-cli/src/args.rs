@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::encode::{EmbedArgs, EncodeArgs, FeatureChoice, NeighboursArgs, RowsFile, RowsForm};
 use crate::error::EXIT_CODES;
-use crate::ranks::RankArgs;
 
 /// Learn image representations without labels, in one epoch (EMP-SSL, arXiv 2304.03977).
 #[derive(Debug, Parser)]
@@ -98,6 +97,18 @@ mod as_text {
         let text = Option::<String>::deserialize(from)?;
         text.map(|text| text.parse().map_err(de::Error::custom)).transpose()
     }
+}
+
+/// How many processes work together.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RankArgs {
+    /// Train in so many processes on this machine, each on its slice of every batch; for several machines start empssl
+    /// with torchrun or srun instead.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) nproc: Option<u16>,
+    /// Seconds after which a process gives up that waits for another one; more than the longest step takes.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=86_400))]
+    pub(crate) dist_timeout: u64,
 }
 
 /// Which images.

@@ -14,7 +14,7 @@ use empssl_train::{BatchNormOver, CheckpointEvery, LarsConfig, Length, MemoryMod
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-pub(crate) use self::check::{in_section, leaves};
+pub(crate) use self::check::{AUTO, in_section, leaves};
 pub(crate) use self::evaluation::{CurveProbe, CurveSection, EvalPass, EvalView, EvaluationSection, ScoredOn};
 pub(crate) use self::scores::ScoresSection;
 use crate::error::CliError;

@@ -24,8 +24,23 @@ pub(crate) fn n_processors() -> usize {
 }
 
 /// Threads that cut patches when nobody says: one per processor, at most 16.
-pub(crate) fn default_workers() -> usize {
+fn default_workers() -> usize {
     n_processors().min(16)
+}
+
+/// Threads that cut patches: as asked for, or as the machine has processors.
+pub(crate) fn n_workers(asked: Option<usize>) -> usize {
+    asked.unwrap_or_else(default_workers).max(1)
+}
+
+/// The command as it was typed.
+pub(crate) fn command_line() -> String {
+    let words = std::env::args().enumerate().map(|(index, word)| match index {
+        0 => "empssl".to_owned(),
+        _ if word.contains(char::is_whitespace) => format!("'{word}'"),
+        _ => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The machine's name on its network.

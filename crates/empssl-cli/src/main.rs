@@ -1,12 +1,13 @@
 //! The `empssl` program: what users type, and what they read back.
 //!
+//! - [`commands`]: one file per subcommand, none of which uses another;
 //! - [`args`]: the command line; [`config`]: a recipe as typed, and the checked run it becomes;
-//! - [`commands`]: one file per subcommand; [`run_folder`]: what lies where in the folder of a run;
-//! - [`resume`]: what must be as it was when a run goes on; [`segments`]: which processes took part in it;
-//! - [`print`]: lines for the user; [`progress`]: the bar, the plain lines and `metrics.jsonl`; [`monitor`]: how good the features are becoming;
-//!   [`report`]: `run.json` and `report.json`;
-//! - [`ranks`]: one of several processes that work together;
-//! - [`host`]: this process and its machine; [`signals`]: what asks it to stop; [`error`]: every failure and its exit code.
+//! - [`images`]: the images that a command works on; [`network`]: a run's network, its trainer and its encoder;
+//! - [`run`]: the folder of a run and what is in it; [`report`]: `run.json` and `report.json`;
+//! - [`monitor`]: how good the features are becoming; [`progress`]: what is shown of a training, and `metrics.jsonl`;
+//! - [`print`]: lines for the user; [`sheet`]: pictures with words on them; [`signals`]: what asks the program to stop;
+//! - [`ranks`]: one of several processes that work together; [`machine`]: the device; [`host`]: this process;
+//! - [`error`]: every failure and its exit code.
 //!
 //! **Invariant:** no tensor algebra here: if it multiplies matrices it is in the wrong room.
 
@@ -18,14 +19,16 @@ mod commands;
 mod config;
 mod error;
 mod host;
+mod images;
+mod machine;
 mod monitor;
+mod network;
 mod print;
 mod progress;
 mod ranks;
 mod report;
-mod resume;
-mod run_folder;
-mod segments;
+mod run;
+mod sheet;
 mod signals;
 
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! How good the features of a run are becoming, while it goes on: weighted kNN on labelled training images.
 //!
-//! Training learns without labels and is not told the result, so its bits are those of a run that nobody monitors.
+//! Training learns without labels and does not see the result, so its bits are those of a run that nobody monitors.
 
 use std::time::Instant;
 
@@ -11,10 +11,11 @@ pub(crate) use empssl_report::metrics::Check;
 use empssl_torch::catch;
 use tch::{Device, Kind, Tensor};
 
-use crate::commands::eval::sets::share;
-use crate::commands::{NO_EPOCH, encode};
 use crate::config::Run;
 use crate::error::CliError;
+use crate::images::NO_EPOCH;
+use crate::images::share;
+use crate::network;
 use crate::print;
 
 /// Labelled images of a check; all of a set that has fewer.
@@ -63,12 +64,12 @@ impl Monitor {
             return Ok(None);
         }
         let set = set.subset(&share(set.len(), IMAGES, seed))?;
-        let config = encode::in_order(View::Grid { flip: false }, PATCHES, BATCH, (seed, NO_EPOCH), workers);
+        let config = network::in_order(View::Grid { flip: false }, PATCHES, BATCH, (seed, NO_EPOCH), workers);
         let options = BankOptions {
             n_classes: set.class_names().len() as i64,
             device,
             kind: Kind::Float,
-            patches_per_call: encode::patches_per_call(run, device).min(job.patches_at_once),
+            patches_per_call: network::patches_per_call(run, device).min(job.patches_at_once),
         };
         let knn = KnnMonitor::new(PatchLoader::new(&set, &run.sampler, &config)?, &run.config.evaluation.knn, options)?;
         Ok(Some(Self { knn, n_steps: job.n_steps, every }))
@@ -120,9 +121,9 @@ mod tests {
 
     #[test]
     fn a_check_writes_to_nothing_of_the_network_and_draws_nothing() {
-        let set = crate::commands::encode::tests::synthetic();
-        let run = crate::commands::encode::tests::smoke();
-        let network = crate::commands::train::initial_network(&run, 5, Device::Cpu).unwrap();
+        let set = crate::network::tests::synthetic();
+        let run = crate::network::tests::smoke();
+        let network = crate::network::initial_network(&run, 5, Device::Cpu).unwrap();
         let state = || network.state_dict().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect::<Vec<_>>();
         let before = state();
         let job = Job { n_steps: 9, patches_at_once: 64 };

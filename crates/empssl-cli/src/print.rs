@@ -11,7 +11,7 @@ use crate::error::CliError;
 static FAILED: OnceLock<io::Error> = OnceLock::new();
 
 /// A line of the result, on standard output.
-pub(crate) fn say(line: impl Display) {
+pub(crate) fn output(line: impl Display) {
     if FAILED.get().is_some() {
         return;
     }

@@ -1,18 +1,19 @@
 //! What a user sees while a run goes on, and the metrics file that stays.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use empssl_model::Network;
 use empssl_train::{Observer, StepRecord, TrainError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::error::CliError;
 use crate::monitor::{Check, Monitor};
 use crate::print;
+use crate::run::metrics::keep_up_to;
 
 /// Steps before a time to the end is worth showing.
 const STEPS_BEFORE_ETA: u64 = 20;
@@ -27,13 +28,13 @@ pub(crate) struct TrainProgress {
     began: Instant,
     first_step: Option<u64>,
     monitor: Option<Monitor>,
-    /// The check of that step, which its record will tell of.
+    /// The check of that step, for its record.
     check: Option<Check>,
     /// Top-1 of the last check, in percent.
     knn: Option<f64>,
     /// Seconds that the checks of this process took.
     pub(crate) seconds_of_checks: f64,
-    /// Seconds of training that the kept lines tell of.
+    /// Seconds of training by the kept lines.
     pub(crate) seconds_before: f64,
     /// The last record of this process.
     pub(crate) last: Option<StepRecord>,
@@ -120,7 +121,7 @@ impl Observer for TrainProgress {
         let line = serde_json::to_string(&line).map_err(|e| failed(e.to_string()))?;
         writeln!(self.metrics, "{line}").map_err(|e| failed(e.to_string()))?;
         let knn = self.knn.map_or(String::new(), |top1| format!("  kNN {top1:.1} %"));
-        self.bar.say(format!(
+        self.bar.message(format!(
             "loss {:.2}{}{knn}  {:.0} patches/s",
             record.loss,
             parts_of(record),
@@ -137,60 +138,6 @@ impl Observer for TrainProgress {
 /// The terms of the objective, each after two spaces.
 fn parts_of(record: &StepRecord) -> String {
     record.parts.iter().map(|(name, value)| format!("  {} {value:.3}", name.replace('_', " "))).collect()
-}
-
-/// What is read of a line of `metrics.jsonl`.
-#[derive(Deserialize)]
-struct Logged {
-    step: u64,
-    seconds: f64,
-}
-
-/// The lines of a metrics file up to a step, with what they say.
-fn records(path: &Path, last_step: u64) -> Result<Vec<(String, Logged)>, CliError> {
-    let bytes = match std::fs::read(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        read => read.map_err(|e| CliError::file("cannot read", path, e))?,
-    };
-    let text = String::from_utf8_lossy(&bytes);
-    let mut kept: Vec<(String, Logged)> = Vec::new();
-    let mut damage = None;
-    for (index, line) in text.lines().enumerate() {
-        let record = serde_json::from_str::<Logged>(line).ok();
-        let expected = kept.last().map_or(1, |(_, last)| last.step + 1);
-        match record.filter(|record| record.step >= expected) {
-            Some(record) if record.step > last_step => break,
-            // What follows a damaged line is needed: the damage is not the end of a line that a kill cut short.
-            Some(_) if damage.is_some() => return Err(damaged_line(path, damage.unwrap_or(index))),
-            Some(record) => kept.push((line.to_owned(), record)),
-            None => damage = damage.or(Some(index)),
-        }
-    }
-    Ok(kept)
-}
-
-fn damaged_line(path: &Path, index: usize) -> CliError {
-    let reason = format!("line {} is damaged or out of order; mend or remove it", index + 1);
-    CliError::file("cannot go on with", path, reason)
-}
-
-/// Drops the lines of a metrics file that lie after `last_step`, and a line cut short by a kill; returns the seconds of
-/// training up to the last line kept.
-fn keep_up_to(path: &Path, last_step: u64) -> Result<f64, CliError> {
-    let kept = records(path, last_step)?;
-    let text: String = kept.iter().map(|(line, _)| format!("{line}\n")).collect();
-    crate::run_folder::write_file(path, text.as_bytes())?;
-    Ok(kept.last().map_or(0.0, |(_, record)| record.seconds))
-}
-
-/// Seconds of training up to a step, as the last record up to there tells.
-pub(crate) fn seconds_at(metrics: &Path, step: u64) -> Result<f64, CliError> {
-    Ok(records(metrics, step)?.last().map_or(0.0, |(_, record)| record.seconds))
-}
-
-/// The last step that was logged; 0 when none was.
-pub(crate) fn last_step(metrics: &Path) -> Result<u64, CliError> {
-    Ok(records(metrics, u64::MAX)?.last().map_or(0, |(_, record)| record.step))
 }
 
 /// A bar on a terminal; elsewhere a plain line now and then.
@@ -237,7 +184,7 @@ impl Bar {
         self.bar.suspend(|| print::note(text));
     }
 
-    fn say(&mut self, message: String) {
+    fn message(&mut self, message: String) {
         self.bar.set_message(message.clone());
         self.message = message;
     }
@@ -266,6 +213,7 @@ fn text_of(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::metrics::seconds_at;
 
     fn record(step: u64) -> StepRecord {
         let parts = vec![("invariance", -0.5), ("coding_rate", 9.0)];

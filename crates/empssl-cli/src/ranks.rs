@@ -8,28 +8,15 @@ use std::io::Read;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use clap::Args as ClapArgs;
 use empssl_data::Fingerprint;
 use empssl_torch::device::{self, DeviceChoice};
 use empssl_torch::processes::{Launch, ProcessGroup, Traffic};
 use empssl_train::Share;
 use tch::Device;
 
-use crate::args::DeviceArgs;
+use crate::args::{DeviceArgs, RankArgs};
 use crate::error::CliError;
 use crate::{host, print};
-
-/// How many processes work together.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct RankArgs {
-    /// Train in so many processes on this machine, each on its slice of every batch; for several machines start empssl
-    /// with torchrun or srun instead.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) nproc: Option<u16>,
-    /// Seconds after which a process gives up that waits for another one; more than the longest step takes.
-    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=86_400))]
-    pub(crate) dist_timeout: u64,
-}
 
 /// What this process is to do.
 pub(crate) enum Role {

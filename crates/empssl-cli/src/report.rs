@@ -10,9 +10,9 @@ pub(crate) use empssl_report::report::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::commands::ImageSource;
+use crate::args::TrainOptions;
 use crate::config::{Checks, CurveProbe, EvalView, ScoredOn};
-use crate::segments::Segment;
+use crate::images::ImageSource;
 
 /// The counts of both splits, when one of them is not whole.
 pub(crate) fn partial_counts(train: &Dataset, test: &Dataset) -> Option<PartialCounts> {
@@ -88,6 +88,36 @@ pub(crate) struct TrainingSummary {
     pub(crate) seconds: f64,
     pub(crate) patches_per_s: f64,
     pub(crate) peak_bytes: PeakBytes,
+}
+
+/// What one process did, and under which settings of its own, none of which changes the result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Segment {
+    /// When training began, in UTC.
+    pub(crate) began: String,
+    /// When it ended; missing for a process that was killed or failed.
+    pub(crate) ended: Option<String>,
+    pub(crate) host: String,
+    pub(crate) machine: Machine,
+    pub(crate) workers: usize,
+    /// Processes that shared every batch; how many moves the last bits.
+    #[serde(default = "one")]
+    pub(crate) ranks: usize,
+    /// What was asked for, in this call or in those before it.
+    #[serde(default)]
+    pub(crate) options: TrainOptions,
+    /// Keys changed with `--set`; at a resume only such as do not change the result.
+    pub(crate) changes: Vec<String>,
+    pub(crate) command: String,
+    /// Steps that were done before.
+    pub(crate) from_step: u64,
+    /// Steps that were done after it and that later processes built on; missing while it runs.
+    pub(crate) to_step: Option<u64>,
+}
+
+/// Segments of runs from before there could be several say nothing.
+fn one() -> usize {
+    1
 }
 
 /// `run.json`

@@ -11,13 +11,14 @@ use serde::Serialize;
 use tch::Device;
 
 use crate::args::{BenchArgs, BenchCommand, BenchStepArgs};
-use crate::commands::train::{batch_source, build_trainer};
-use crate::commands::{self, ImageSource};
 use crate::config::{Logging, Precision, Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
+use crate::images::ImageSource;
+use crate::machine;
+use crate::network::{batch_source, build_trainer};
 use crate::report::{DataIdentity, Machine, PeakBytes};
-use crate::run_folder::write_json;
+use crate::run::folder::write_json;
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
     match &args.command {
@@ -30,7 +31,7 @@ fn step(args: &BenchStepArgs) -> Result<(), CliError> {
     let images = ImageSource::new(args.dataset.as_ref().unwrap_or(&config.dataset), &args.images)?;
     config.dataset.clone_from(&images.name);
     let run = Run::new(config, Run::name_of(&args.recipe))?;
-    let device = commands::prepare(&args.compute)?;
+    let device = machine::prepare(&args.compute)?;
     let report = measure(run, args, images, device)?;
     table::print(&report);
     args.json.as_deref().map_or(Ok(()), |path| write_json(path, &report))
@@ -44,9 +45,9 @@ fn measure(run: Run, args: &BenchStepArgs, images: ImageSource, device: Device) 
     let clock = StepClock::new(device, args.warmup, args.steps);
     let mut trainer = build_trainer(&run, train_config(&run, clock.n_steps()), &dataset, device)?;
     let source = batch_source(&run, dataset, args.workers);
-    commands::reset_peaks(device)?;
+    machine::reset_peaks(device)?;
     clock.during(|| trainer.run(&source, &CheckpointPlan::default(), &AtomicBool::new(false), &mut ()))?;
-    let (times, peak_bytes) = (clock.finish()?, commands::peaks(device)?);
+    let (times, peak_bytes) = (clock.finish()?, machine::peaks(device)?);
 
     let network = trainer.network();
     let tf32 = run.config.training.precision == Precision::Tf32;
@@ -58,9 +59,9 @@ fn measure(run: Run, args: &BenchStepArgs, images: ImageSource, device: Device) 
         schema_version: 1,
         began,
         host: host::name(),
-        command: commands::command_line(),
+        command: host::command_line(),
         data,
-        machine: commands::machine(device),
+        machine: machine::describe(device),
         processors: host::n_processors(),
         workers: source.n_workers,
         warmup: args.warmup,

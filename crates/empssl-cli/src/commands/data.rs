@@ -3,22 +3,16 @@
 mod fetch;
 mod info;
 mod list;
-pub(super) mod sheet;
 mod show;
 mod verify;
 mod watch;
 
-use empssl_data::rng::shuffled;
-use empssl_data::{DataError, Dataset, ImageSet, PatchSampler, Split, picture};
+use empssl_data::{DataError, ImageSet, Split};
 
 use crate::args::{BadImage, DataArgs, DataCommand, ImageArgs};
-use crate::commands::{AUTO, ImageSource, NO_EPOCH};
-use crate::config::RunConfig;
+use crate::config::{AUTO, RunConfig};
 use crate::error::CliError;
-
-/// Images and patches of a picture.
-const ROWS: usize = 8;
-const PATCHES: u32 = 8;
+use crate::images::ImageSource;
 
 pub(crate) fn run(args: &DataArgs) -> Result<(), CliError> {
     match &args.command {
@@ -51,17 +45,4 @@ fn source(name: &Option<String>, images: &ImageArgs) -> Result<ImageSource, CliE
 /// Whether the images are not there, rather than wrong.
 fn is_missing(error: &CliError) -> bool {
     matches!(error, CliError::Data(DataError::MissingFolder { .. } | DataError::MissingFile { .. }))
-}
-
-/// A few images of the set, chosen by the seed.
-fn chosen(set: &Dataset, seed: u64) -> Vec<usize> {
-    let mut indices = shuffled(set.len(), seed, NO_EPOCH);
-    indices.truncate(ROWS);
-    indices
-}
-
-/// Draws a few images of the set, each followed by its patches as the network sees them.
-pub(crate) fn draw(set: &Dataset, sampler: &PatchSampler, seed: u64, out: &std::path::Path) -> Result<(), CliError> {
-    let grid = picture::patch_grid(set, sampler, &chosen(set, seed), PATCHES, seed)?;
-    grid.save(out).map_err(|e| CliError::file("cannot write", out, e))
 }

@@ -9,44 +9,45 @@ use empssl_train::memory::room;
 use tch::Device;
 
 use crate::args::{DeviceArgs, DoctorArgs};
-use crate::commands::say;
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
-use crate::{commands, host};
+use crate::host;
+use crate::machine;
+use crate::print::output;
 
 pub(crate) fn run(args: &DoctorArgs) -> Result<(), CliError> {
     let recipe = args.recipe.as_deref();
     let recipe = recipe.map(|path| Run::new(RunConfig::read(path, &args.set)?, Run::name_of(path))).transpose()?;
     let device = check_machine(&args.compute)?;
-    recipe.map_or(Ok(()), |run| say_what_fits(&run, device))
+    recipe.map_or(Ok(()), |run| print_what_fits(&run, device))
 }
 
 /// Reports the machine, and fails when it cannot be used as asked.
 fn check_machine(args: &DeviceArgs) -> Result<Device, CliError> {
-    say(format_args!("empssl        {}", env!("CARGO_PKG_VERSION")));
-    say(format_args!("libtorch      {}", libtorch_text()));
-    say(format_args!(
+    output(format_args!("empssl        {}", env!("CARGO_PKG_VERSION")));
+    output(format_args!("libtorch      {}", libtorch_text()));
+    output(format_args!(
         "loaded from   {}",
         version::library_path().map_or("unknown".to_owned(), |path| path.display().to_string())
     ));
     let cuda = device::open();
-    say(format_args!("CUDA          {}", cuda_text(&cuda)));
-    say(format_args!("NCCL          {}", nccl_text(&cuda)));
+    output(format_args!("CUDA          {}", cuda_text(&cuda)));
+    output(format_args!("NCCL          {}", nccl_text(&cuda)));
     let broken = cuda.as_ref().is_err_and(|problem| *problem != CudaProblem::NoDriver);
     let auto = args.choice() == DeviceChoice::Auto;
     let device = Some(if broken && auto { DeviceChoice::Cpu } else { args.choice() });
-    let device = commands::prepare(&DeviceArgs { device, ..args.clone() })?;
-    say(format_args!("device        {}", device_text(device)));
+    let device = machine::prepare(&DeviceArgs { device, ..args.clone() })?;
+    output(format_args!("device        {}", device_text(device)));
     if let Some(memory) = memory::device_memory(device)? {
-        say(format_args!("device memory {} free of {}", Bytes(memory.free), Bytes(memory.total)));
+        output(format_args!("device memory {} free of {}", Bytes(memory.free), Bytes(memory.total)));
     }
     let tf32 = precision::tf32()?;
-    say(format_args!(
+    output(format_args!(
         "TF32          convolutions {}, products {} (on only in training with precision tf32)",
         on_off(tf32.convolutions),
         on_off(tf32.products)
     ));
-    say(format_args!("threads       {} of {} processors", tch::get_num_threads(), host::n_processors()));
+    output(format_args!("threads       {} of {} processors", tch::get_num_threads(), host::n_processors()));
     match cuda {
         Err(problem) if broken && auto => Err(DeviceError::Unusable(problem).into()),
         _ if version::matches() == Some(false) => {
@@ -60,12 +61,12 @@ fn check_machine(args: &DeviceArgs) -> Result<Device, CliError> {
 }
 
 /// What a step of a recipe needs in every memory mode, and whether that is free.
-fn say_what_fits(run: &Run, device: Device) -> Result<(), CliError> {
+fn print_what_fits(run: &Run, device: Device) -> Result<(), CliError> {
     let training = &run.config.training;
     let (n, b, need) = (training.n_patches, training.batch_size, run.step_memory(device)?);
     let room = room(device)?;
     let free = room.map_or("an unknown amount".to_owned(), |bytes| Bytes(bytes).to_string());
-    say(format_args!(
+    output(format_args!(
         "recipe        {}: {n} x {b} patches a step, has memory = {}; {free} free",
         run.recipe, training.memory
     ));
@@ -76,7 +77,7 @@ fn say_what_fits(run: &Run, device: Device) -> Result<(), CliError> {
             Some(_) => "fits",
             None => "",
         };
-        say(format_args!("  {:<20}{:>12}  {verdict}", mode.to_string(), Bytes(needed).to_string()));
+        output(format_args!("  {:<20}{:>12}  {verdict}", mode.to_string(), Bytes(needed).to_string()));
     }
     Ok(())
 }
@@ -104,7 +105,7 @@ fn nccl_text(cuda: &Result<usize, CudaProblem>) -> String {
 }
 
 fn device_text(device: Device) -> String {
-    format!("{} ({})", commands::device_text(device), device::name(device))
+    format!("{} ({})", machine::device_text(device), device::name(device))
 }
 
 fn on_off(on: bool) -> &'static str {

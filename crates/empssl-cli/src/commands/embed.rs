@@ -11,10 +11,10 @@ use tch::Tensor;
 
 use self::rows::{About, RowsWriter};
 use crate::args::EmbedArgs;
-use crate::commands::encode::Encoder;
-use crate::commands::say;
 use crate::error::CliError;
+use crate::network::Encoder;
 use crate::print;
+use crate::print::output;
 use crate::progress::Bar;
 
 pub(crate) fn run(args: &EmbedArgs) -> Result<(), CliError> {
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<(), CliError> {
     bar.finish();
     embedded?.map_err(|error| name_the_image(error, &set))?;
     for path in writer.finish()? {
-        say(path.display());
+        output(path.display());
     }
     Ok(())
 }

@@ -4,8 +4,8 @@ mod banks;
 mod encoders;
 mod scatter;
 mod scores;
-pub(crate) mod sets;
-pub(crate) mod store;
+mod sets;
+mod store;
 mod table;
 mod transfer;
 
@@ -23,12 +23,16 @@ use self::sets::LabelledSets;
 use self::store::BankStore;
 use self::table::Tables;
 use crate::args::{EvalArgs, Output};
-use crate::commands::{self, SavedRun, say, train};
 use crate::config::{Run, ScoredOn};
 use crate::error::CliError;
+use crate::host;
+use crate::machine;
+use crate::network;
+use crate::print::output;
 use crate::ranks;
 use crate::report::{self, Encoder, Labelled, Probe, Processes, RunIdentity, RunReport, Seconds};
-use crate::run_folder::write_json;
+use crate::run::folder::write_json;
+use crate::run::saved::SavedRun;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     ranks::demand_one_process("eval", args.nproc)?;
@@ -41,7 +45,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     let checkpoint = saved.checkpoint(snapshot)?;
     saved.go_to(&checkpoint)?;
     let SavedRun { folder, identity, run } = &saved;
-    let device = commands::prepare(&args.compute)?;
+    let device = machine::prepare(&args.compute)?;
     let sets = LabelledSets::open(&saved)?;
     let (checkpoint, features, scatter) = (&checkpoint, &folder.features(), Some(folder.scatter(snapshot)));
     let target = EvalTarget { run, identity, checkpoint, snapshot, sets: &sets, features, prefix: "", scatter, device };
@@ -52,7 +56,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     let path = folder.report(snapshot);
     write_json(&path, &report)?;
     print_table(&report);
-    say(path.display());
+    output(path.display());
     Ok(())
 }
 
@@ -74,12 +78,12 @@ struct EvalTarget<'a> {
 /// Every score of the network, of the same network untrained, and of raw pixels.
 fn score(target: &EvalTarget<'_>, args: &EvalArgs) -> Result<RunReport, CliError> {
     let EvalTarget { run, identity, checkpoint, snapshot, sets, features, prefix, ref scatter, device } = *target;
-    let mut network = train::initial_network(run, identity.seed, device)?;
-    let (store, workers) = (BankStore::open(features, args.features)?, commands::n_workers(args.workers));
+    let mut network = network::initial_network(run, identity.seed, device)?;
+    let (store, workers) = (BankStore::open(features, args.features)?, host::n_workers(args.workers));
     let maker = BankMaker { run, sets, seed: identity.seed, device, store: &store, workers, used: Vec::new() };
     let mut tables = Tables::new(maker);
     let began = Instant::now();
-    commands::reset_peaks(device)?;
+    machine::reset_peaks(device)?;
     let encode = |encoder, network: &Network| -> Result<(String, String), CliError> {
         Ok((format!("{prefix}{}", name(encoder, snapshot)), encoders::checksum(network)?))
     };
@@ -128,7 +132,7 @@ fn outputs(kept: &[Output]) -> Vec<String> {
 fn assemble(run: &Run, identity: &RunIdentity, tables: Tables<'_>, seconds: Seconds, device: Device) -> RunReport {
     let Tables { banks: BankMaker { sets, used, .. }, mut rows, probe_curve, test_curve, .. } = tables;
     rows.sort_by_key(|row| (row.encoder as usize, row.probe as usize));
-    let machine = commands::machine(device);
+    let machine = machine::describe(device);
     let (synthetic, held_out) = (sets.train.is_synthetic(), sets.scored_on == ScoredOn::HeldOut);
     let peak_bytes = rows.iter().fold(identity.training.peak_bytes, |peak, row| peak.max(row.peak_bytes));
     let bars = run.config.checks.as_ref().map_or_else(Vec::new, |checks| report::bars(checks, &rows, &seconds));
@@ -148,7 +152,7 @@ fn assemble(run: &Run, identity: &RunIdentity, tables: Tables<'_>, seconds: Seco
         threads: machine.threads,
         versions: machine.versions,
         commit: machine.commit,
-        command: format!("{}; {}", identity.command, commands::command_line()),
+        command: format!("{}; {}", identity.command, host::command_line()),
         skipped_images: sets.skipped.clone(),
         model: identity.model.clone(),
         training_finished: identity.training.finished,
@@ -174,12 +178,12 @@ fn assemble(run: &Run, identity: &RunIdentity, tables: Tables<'_>, seconds: Seco
 }
 
 fn print_table(report: &RunReport) {
-    say(&report.title);
+    output(&report.title);
     for row in &report.rows {
         let (encoder, probe) = (row.encoder.name(), row.probe.name());
         let spread = row.top1_deviation.map_or(String::new(), |deviation| format!("  +- {deviation:.2}"));
         let few = if row.probe == Probe::FewLabels { format!("  {} labels", row.n_train) } else { String::new() };
-        say(format_args!(
+        output(format_args!(
             "  {encoder:<10} {probe:<14} top-1 {:6.2} %  top-5 {:6.2} %  {:7.1} s{spread}{few}",
             row.top1, row.top5, row.seconds
         ));
@@ -189,7 +193,7 @@ fn print_table(report: &RunReport) {
         let per_image = 1e3 * point.seconds / report.labelled.n_test as f64;
         let (view, n) = (point.view.name(), point.n_patches);
         let patches = if n == 1 { "patch  " } else { "patches" };
-        say(format_args!(
+        output(format_args!(
             "  {view:<10} {probe:<14} top-1 {:6.2} %  {n:>3} {patches}  {per_image:7.2} ms an image",
             point.top1
         ));

@@ -7,9 +7,10 @@ use empssl_torch::script::Module;
 use tch::{Device, Kind};
 
 use crate::args::{ExportArgs, Format};
-use crate::commands::{SavedRun, say};
 use crate::error::CliError;
-use crate::run_folder::write_file;
+use crate::print::output;
+use crate::run::folder::write_file;
+use crate::run::saved::SavedRun;
 
 pub(crate) fn run(args: &ExportArgs) -> Result<(), CliError> {
     let saved = SavedRun::open(&args.run, None, &[])?;
@@ -32,11 +33,11 @@ pub(crate) fn run(args: &ExportArgs) -> Result<(), CliError> {
             ];
             let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
             weights::write(&args.out, &tensors, &BTreeMap::from(metadata))?;
-            say(format_args!("{} tensors in {}", tensors.len(), args.out.display()));
+            output(format_args!("{} tensors in {}", tensors.len(), args.out.display()));
         }
         Format::Torchscript => {
             write_file(&args.out, &build(&network.script(portion))?.to_bytes()?)?;
-            say(format_args!("a module for torch.jit.load in {}", args.out.display()));
+            output(format_args!("a module for torch.jit.load in {}", args.out.display()));
         }
     }
     Ok(())

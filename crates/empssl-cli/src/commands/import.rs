@@ -8,11 +8,14 @@ use empssl_train::{Checkpoint, Position, Versions};
 use tch::Device;
 
 use crate::args::ImportArgs;
-use crate::commands::{self, ImageSource, SavedRun, say};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
+use crate::host;
+use crate::images::ImageSource;
+use crate::machine;
+use crate::print::output;
 use crate::report::{DataIdentity, Imported, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
-use crate::run_folder::{self, RunFolder, write_json};
+use crate::run::folder::{self, RunFolder, write_json};
 
 /// What is evaluated by where no recipe is named: the paper's settings for small images, and over them those for
 /// photographs.
@@ -30,7 +33,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<(), CliError> {
     let network = import.network(&run.config.network, args.seed)?;
     let path = args.out.clone().unwrap_or_else(|| default_folder(&args.file));
     let (folder, _lock) = RunFolder::create(&path, args.force)?;
-    run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
+    folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
     checkpoint(&run, &import, &network, args.seed).save(&folder.checkpoints().newest())?;
     write_json(&folder.identity(), &identity(&run, args, &import, &network, images))?;
     announce(&import, &network, &path);
@@ -124,8 +127,8 @@ fn identity(run: &Run, args: &ImportArgs, import: &Import, network: &Network, so
         recipe: run.recipe.clone(),
         seed: args.seed,
         data: DataIdentity { name: source.name.clone(), source, n_images: 0, fingerprint: String::new() },
-        machine: commands::machine(Device::Cpu),
-        command: commands::command_line(),
+        machine: machine::describe(Device::Cpu),
+        command: host::command_line(),
         model: ModelSummary {
             parameters: n_parameters(import, network),
             patch_side: run.sampler.side(),
@@ -157,19 +160,12 @@ fn n_parameters(import: &Import, network: &Network) -> i64 {
 
 fn announce(import: &Import, network: &Network, path: &Path) {
     let count = n_parameters(import, network);
-    say(format_args!("{} ({count} parameters, {} tensors)", import.origin, import.tensors.len()));
+    output(format_args!("{} ({count} parameters, {} tensors)", import.origin, import.tensors.len()));
     if !import.left_out.is_empty() {
-        say(format_args!("left out: {}", import.left_out.join(", ")));
+        output(format_args!("left out: {}", import.left_out.join(", ")));
     }
-    import.notes.iter().for_each(|note| say(format_args!("note: {note}")));
-    say(path.display());
-}
-
-/// Refuses to go on with a training of which nothing is known but its result.
-pub(crate) fn demand_training(saved: &SavedRun) -> Result<(), CliError> {
-    let Some(imported) = &saved.identity.imported else { return Ok(()) };
-    let (run, file) = (saved.folder.path().display(), &imported.file);
-    Err(CliError::Run(format!("{run} holds weights imported from {file}, and no training that could go on")))
+    import.notes.iter().for_each(|note| output(format_args!("note: {note}")));
+    output(path.display());
 }
 
 /// `runs/imported-FILE`

@@ -9,12 +9,14 @@ use image::{ImageFormat, RgbImage};
 use tch::Tensor;
 
 use crate::args::NeighboursArgs;
-use crate::commands::data::sheet::{At, LETTER, Sheet};
-use crate::commands::encode::Encoder;
-use crate::commands::eval::sets::share;
-use crate::commands::{AUTO, ImageSource, say};
+use crate::config::AUTO;
 use crate::error::CliError;
+use crate::images::ImageSource;
+use crate::images::share;
+use crate::network::Encoder;
+use crate::print::output;
 use crate::progress::Bar;
+use crate::sheet::{At, LETTER, Sheet};
 
 /// Pixels between things.
 const GAP: u32 = 8;
@@ -53,9 +55,9 @@ pub(crate) fn run(args: &NeighboursArgs) -> Result<(), CliError> {
     let saved = picture.save_with_format(&args.out, ImageFormat::Png);
     saved.map_err(|error| CliError::file("cannot write", &args.out, error))?;
     for Found { index, cosine, name } in &found {
-        say(format_args!("{cosine:.4}  {name}  ({index})"));
+        output(format_args!("{cosine:.4}  {name}  ({index})"));
     }
-    say(args.out.display());
+    output(args.out.display());
     Ok(())
 }
 
@@ -140,7 +142,7 @@ mod tests {
         let path = folder.path().join("q.png");
         RgbImage::from_pixel(20, 10, image::Rgb([9, 8, 7])).save(&path).unwrap();
         let query = open_images(&[path], OnBadImage::Fail).unwrap();
-        let set = crate::commands::encode::tests::synthetic();
+        let set = crate::network::tests::synthetic();
         let found = |count: usize| {
             let one = |row| Found::new(&Neighbour { row, cosine: 0.5 }, &[50, 51, 52, 53, 54, 55, 56, 57], &set);
             (0..count).map(one).collect::<Vec<_>>()

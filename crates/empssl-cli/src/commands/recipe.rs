@@ -6,9 +6,10 @@ use empssl_train::{BatchNormOver, Length};
 use serde::Serialize;
 
 use crate::args::RecipeArgs;
-use crate::commands::{ImageSource, say};
 use crate::config::{EvalPass, Precision, Published, Run, RunConfig, ScoredOn};
 use crate::error::CliError;
+use crate::images::ImageSource;
+use crate::print::output;
 use crate::report::{PartialCounts, partial_counts};
 
 pub(crate) fn run(args: &RecipeArgs) -> Result<(), CliError> {
@@ -17,11 +18,11 @@ pub(crate) fn run(args: &RecipeArgs) -> Result<(), CliError> {
     config.dataset.clone_from(&images.name);
     let run = Run::new(config, Run::name_of(&args.recipe))?;
     if !args.json {
-        say(run.config.to_toml().trim_end());
+        output(run.config.to_toml().trim_end());
         return Ok(());
     }
     let outline = Outline::new(run, &images)?;
-    say(serde_json::to_string_pretty(&outline).map_err(|e| CliError::file("cannot print", &args.recipe, e))?);
+    output(serde_json::to_string_pretty(&outline).map_err(|e| CliError::file("cannot print", &args.recipe, e))?);
     Ok(())
 }
 

@@ -11,12 +11,12 @@ use serde::Serialize;
 
 use self::scores::{Best, Last};
 use crate::args::RunsArgs;
-use crate::commands::say;
 use crate::error::CliError;
 use crate::print;
-use crate::progress::last_step;
+use crate::print::output;
 use crate::report::{Counts, RunIdentity};
-use crate::run_folder::{RunFolder, read_json};
+use crate::run::folder::{RunFolder, read_json};
+use crate::run::metrics::last_step;
 
 pub(crate) fn run(args: &RunsArgs) -> Result<(), CliError> {
     let folders = match &args.clean {
@@ -40,7 +40,7 @@ fn runs_in(folder: &Path) -> Result<Vec<RunFolder>, CliError> {
     Ok(paths.iter().filter_map(|path| RunFolder::open(path).ok()).collect())
 }
 
-/// What is told about one run.
+/// What is listed of one run.
 #[derive(Debug, PartialEq, Serialize)]
 struct Listed {
     name: String,
@@ -153,9 +153,9 @@ fn list(folders: &[RunFolder], args: &RunsArgs) -> Result<(), CliError> {
     }
     if args.json {
         let text = serde_json::to_string_pretty(&runs).map_err(|e| CliError::Run(e.to_string()))?;
-        say(text);
+        output(text);
     } else if runs.is_empty() {
-        say(format_args!("no runs in {}", args.folder.display()));
+        output(format_args!("no runs in {}", args.folder.display()));
     } else {
         table(&runs);
     }
@@ -170,11 +170,11 @@ fn table(runs: &[Listed]) {
     let widths: [usize; 9] = std::array::from_fn(width);
     for line in &lines {
         let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        say(cells.collect::<Vec<_>>().join("  ").trim_end());
+        output(cells.collect::<Vec<_>>().join("  ").trim_end());
     }
     let bytes = runs.iter().map(|run| run.feature_bytes).sum();
     if bytes > 0 {
-        say(format_args!("\n{} in features, which `empssl runs --clean` removes", Bytes(bytes)));
+        output(format_args!("\n{} in features, which `empssl runs --clean` removes", Bytes(bytes)));
     }
 }
 

@@ -3,25 +3,26 @@
 use std::path::{Path, PathBuf};
 
 use empssl_data::{Dataset, Split};
-use empssl_model::Network;
 use empssl_torch::processes::ProcessGroup;
-use empssl_train::memory::{demand_room, room};
-use empssl_train::{BatchSource, CheckpointEvery, CheckpointPlan, Outcome, StepRecord, TrainConfig, Trainer, Versions};
-use tch::{Device, Kind};
+use empssl_train::{BatchSource, CheckpointEvery, CheckpointPlan, Outcome, StepRecord, Trainer, Versions};
+use tch::Device;
 
 use crate::args::{TrainArgs, TrainOptions};
-use crate::commands::{self, ImageSource, PREFETCH, SavedRun, data, import};
-use crate::config::{Logging, Run, RunConfig, in_training};
+use crate::config::{Logging, Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
+use crate::images::{self, ImageSource};
+use crate::machine;
 use crate::monitor::{self, Monitor};
+use crate::network::{batch_source, build_share, model_summary};
 use crate::print;
 use crate::progress::TrainProgress;
 use crate::ranks::{self, Among, Member, Role};
-use crate::report::{DataIdentity, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
-use crate::resume;
-use crate::run_folder::{self, RunFolder, RunLock, read_json, write_json};
-use crate::segments::{self, Segment};
+use crate::report::{DataIdentity, PeakBytes, RunIdentity, SCHEMA_VERSION, Segment, TrainingSummary};
+use crate::run::folder::{self, RunFolder, RunLock, read_json, write_json};
+use crate::run::resume;
+use crate::run::saved::SavedRun;
+use crate::run::segments;
 use crate::signals::Stop;
 
 /// Metrics are read and logged every so many steps when nobody asks for another number.
@@ -40,7 +41,7 @@ pub(crate) fn run(mut args: TrainArgs) -> Result<(), CliError> {
         Role::Supervise(nproc) => args.ranks.supervise(nproc, args.options.compute.choice()),
         Role::Work(None) => train(&args, None),
         Role::Work(Some(member)) => {
-            let device = commands::prepare(&ranks::compute(&args.options.compute, Some(&member))?)?;
+            let device = machine::prepare(&ranks::compute(&args.options.compute, Some(&member))?)?;
             let group = member.join(device)?;
             let outcome = train(&args, Some((&member, &group)));
             ranks::part(group, outcome)
@@ -85,7 +86,7 @@ impl<'a> Job<'a> {
         let images = ImageSource::new(args.dataset.as_ref().unwrap_or(&config.dataset), &args.images)?;
         config.dataset.clone_from(&images.name);
         let run = Run::new(config, Run::name_of(path))?;
-        let device = commands::prepare(&ranks::compute(&args.options.compute, member)?)?;
+        let device = machine::prepare(&ranks::compute(&args.options.compute, member)?)?;
         let dataset = images.open(Split::Train)?;
         let mut trainer = new_trainer(&run, args, args.seed, &dataset, device, member)?;
         join(&mut trainer, among, &run, &dataset)?;
@@ -98,12 +99,12 @@ impl<'a> Job<'a> {
             return Ok(Self { folder, lock: None, group, run, identity, source, trainer, device });
         }
         let (folder, lock) = RunFolder::create(&path, args.force)?;
-        run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
+        folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
         let source = source(dataset);
         let mut job = Self { folder, lock: Some(lock), group, run, identity, source, trainer, device };
         // With these two files a run that is killed can go on; what takes longer comes after them.
         job.begin(args)?;
-        data::draw(&job.source.dataset, &job.run.sampler, args.seed, &job.folder.patches())?;
+        images::draw_patches(&job.source.dataset, &job.run.sampler, args.seed, &job.folder.patches())?;
         Ok(job)
     }
 
@@ -113,8 +114,8 @@ impl<'a> Job<'a> {
         let is_first = ranks::is_first(member);
         let lock = RunFolder::open(path).and_then(|folder| is_first.then(|| folder.lock()).transpose())?;
         let saved = SavedRun::open(path, args.images.data.as_deref(), &args.set)?;
-        import::demand_training(&saved)?;
-        let device = commands::prepare(&ranks::compute(&args.options.compute, member)?)?;
+        saved.check_trained()?;
+        let device = machine::prepare(&ranks::compute(&args.options.compute, member)?)?;
         let (checkpoint, is_newest_damaged) = saved.last_checkpoint()?;
         if checkpoint.is_none() {
             saved.demand_stored_recipe()?;
@@ -142,11 +143,11 @@ impl<'a> Job<'a> {
             folder.checkpoints().set_newest_aside()?;
         }
         if !args.set.is_empty() {
-            run_folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
+            folder::write_file(&folder.recipe(), run.config.to_toml().as_bytes())?;
         }
-        identity.machine = commands::machine(device);
+        identity.machine = machine::describe(device);
         identity.model = model_summary(&run, trainer.n_steps(), trainer.n_epochs());
-        identity.command = format!("{}; {}", identity.command, commands::command_line());
+        identity.command = format!("{}; {}", identity.command, host::command_line());
         let mut job = Self { folder, lock, group, run, identity, source, trainer, device };
         job.begin(args)?;
         Ok(job)
@@ -159,7 +160,7 @@ impl<'a> Job<'a> {
             return self.end(outcome, stop);
         }
         self.announce(args);
-        commands::reset_peaks(self.device)?;
+        machine::reset_peaks(self.device)?;
         let (first_step, n_steps) = (self.trainer.steps_done(), self.trainer.n_steps());
         // What the ranks said to begin alike is no part of a step.
         let said_before = self.group.map(ProcessGroup::traffic).unwrap_or_default();
@@ -180,7 +181,7 @@ impl<'a> Job<'a> {
             let steps = self.trainer.steps_done() - first_step;
             print::line(ranks::summary(group, group.traffic().since(said_before), steps));
         }
-        self.note(last.as_ref().map_or(seconds_before, |last| last.seconds), commands::peaks(self.device)?)?;
+        self.note(last.as_ref().map_or(seconds_before, |last| last.seconds), machine::peaks(self.device)?)?;
         if outcome == Outcome::Finished {
             self.conclude(last, checking);
         }
@@ -237,7 +238,7 @@ impl<'a> Job<'a> {
             ranks: self.group.map_or(1, ProcessGroup::world),
             options: args.options.clone(),
             changes: args.set.clone(),
-            command: commands::command_line(),
+            command: host::command_line(),
             from_step: self.trainer.steps_done(),
             to_step: None,
         };
@@ -318,57 +319,6 @@ fn new_trainer(
     build_share(run, run.train_config(seed, &logging), dataset, device, (share.world, here))
 }
 
-/// A trainer with the recipe's untrained network, when a step fits into the memory.
-pub(crate) fn build_trainer(
-    run: &Run,
-    config: TrainConfig,
-    dataset: &Dataset,
-    device: Device,
-) -> Result<Trainer, CliError> {
-    build_share(run, config, dataset, device, (1, 1))
-}
-
-/// [`build_trainer`] for one of `world` processes that share the batch, of which so many are `here`.
-fn build_share(
-    run: &Run,
-    config: TrainConfig,
-    dataset: &Dataset,
-    device: Device,
-    (world, here): (usize, usize),
-) -> Result<Trainer, CliError> {
-    config.check_images(dataset.len()).map_err(in_training)?;
-    let need = run.step_memory(device)?;
-    let own = TrainConfig { batch_size: (config.batch_size / world).max(1), ..config.clone() };
-    demand_room(&need, &own, device, here)?;
-    let total = need.total(own.memory, own.n_patches, own.batch_size);
-    keep_freed_memory(total.saturating_mul(here as u64), device)?;
-    let mut network = initial_network(run, config.seed, device)?;
-    network.set_arithmetic(run.config.training.arithmetic())?;
-    Ok(Trainer::new(network, run.loss.clone(), &run.config.optimizer, config, dataset.len())?)
-}
-
-/// Lets this process use the memory that a step frees again in the next one, since fresh pages cost a CPU half as much
-/// time again as the step; only where there is 2.2 times what a step needs, as a heap that keeps everything has gaps
-/// that come to as much as it holds. What the environment says of it wins.
-fn keep_freed_memory(need: u64, device: Device) -> Result<(), CliError> {
-    let is_set_by_hand = std::env::var_os("MALLOC_MMAP_THRESHOLD_").is_some();
-    if device == Device::Cpu && !is_set_by_hand && room(device)?.is_some_and(|room| room / 11 * 5 >= need) {
-        empssl_torch::memory::keep_freed_memory();
-    }
-    Ok(())
-}
-
-/// The network before training: the same for the same seed, on every device.
-pub(crate) fn initial_network(run: &Run, seed: u64, device: Device) -> Result<Network, CliError> {
-    Ok(Network::new(&run.config.network, seed, Kind::Float, device)?)
-}
-
-/// Where the run's patches come from, cut by so many threads.
-pub(crate) fn batch_source(run: &Run, dataset: Dataset, workers: Option<usize>) -> BatchSource {
-    let n_workers = commands::n_workers(workers);
-    BatchSource { dataset, sampler: run.sampler.clone(), n_workers, prefetch: PREFETCH }
-}
-
 fn identity(
     run: &Run,
     seed: u64,
@@ -383,31 +333,13 @@ fn identity(
         recipe: run.recipe.clone(),
         seed,
         data: DataIdentity::new(dataset, source),
-        machine: commands::machine(device),
-        command: commands::command_line(),
+        machine: machine::describe(device),
+        command: host::command_line(),
         model: model_summary(run, trainer.n_steps(), trainer.n_epochs()),
         training: TrainingSummary { finished: false, steps: 0, seconds: 0.0, patches_per_s: 0.0, peak_bytes },
         segments: Vec::new(),
         imported: None,
     }
-}
-
-/// How large the job is.
-pub(crate) fn model_summary(run: &Run, steps: u64, epochs: f64) -> ModelSummary {
-    let training = &run.config.training;
-    let mut model = ModelSummary {
-        parameters: run.config.network.n_parameters(),
-        patch_side: run.sampler.side(),
-        n_patches: training.n_patches,
-        test_patches: run.config.evaluation.n_patches,
-        norm_patches: training.memory.patches_at_once(training.n_patches),
-        batch_size: training.batch_size,
-        steps,
-        epochs,
-        patches_seen: 0,
-    };
-    model.patches_seen = steps * model.patches_a_step();
-    model
 }
 
 /// `runs/DATASET-RECIPE-sSEED`

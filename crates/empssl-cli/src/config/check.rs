@@ -6,8 +6,10 @@ use std::fmt::Display;
 use empssl_data::ImageSet;
 
 use super::RunConfig;
-use crate::commands::AUTO;
 use crate::error::CliError;
+
+/// The name that stands for whatever set the files are.
+pub(crate) const AUTO: &str = "auto";
 
 /// The largest whole numbers of a recipe, for the keys that may have more than [`LARGEST`].
 const LARGER: [(&str, i64); 2] =

@@ -4,10 +4,11 @@ use empssl_torch::failure::Bytes;
 use serde::Serialize;
 
 use super::StepReport;
-use crate::commands::say;
+
+use crate::print::output;
 
 pub(super) fn print(report: &StepReport) {
-    lines(report).iter().for_each(|line| say(line.trim_end()));
+    lines(report).iter().for_each(|line| output(line.trim_end()));
 }
 
 fn lines(report: &StepReport) -> Vec<String> {

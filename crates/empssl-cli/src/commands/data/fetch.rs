@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::watch::Watch;
-use crate::commands::say;
 use crate::error::CliError;
 use crate::print;
+use crate::print::output;
 
 pub(super) fn run(name: &str, data: &Path) -> Result<(), CliError> {
     let mut watch = Watch::new()?;
@@ -13,7 +13,7 @@ pub(super) fn run(name: &str, data: &Path) -> Result<(), CliError> {
     drop(watch);
     for part in &fetched {
         let how = if part.was_there { "already complete" } else { "complete" };
-        say(format_args!("{}: {how}", part.path.display()));
+        output(format_args!("{}: {how}", part.path.display()));
     }
     print::line(format_args!("next: empssl data verify {name} --data {}", data.display()));
     Ok(())

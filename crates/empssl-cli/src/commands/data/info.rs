@@ -4,8 +4,9 @@ use empssl_data::statistics::pixel_statistics;
 use empssl_data::{Dataset, Split};
 
 use super::is_missing;
-use crate::commands::{ImageSource, say};
 use crate::error::CliError;
+use crate::images::ImageSource;
+use crate::print::output;
 
 /// Most classes that are listed one by one.
 const MAX_LISTED: usize = 20;
@@ -21,7 +22,7 @@ pub(super) fn run(source: &ImageSource) -> Result<(), CliError> {
     for (split, opened) in splits {
         match opened {
             // A part of a set, and a folder of images, need not have both.
-            Err(error) if is_missing(&error) => say(format_args!("{split}: none, {error}")),
+            Err(error) if is_missing(&error) => output(format_args!("{split}: none, {error}")),
             opened => print(split, &opened?)?,
         }
     }
@@ -29,36 +30,36 @@ pub(super) fn run(source: &ImageSource) -> Result<(), CliError> {
 }
 
 fn print(split: Split, set: &Dataset) -> Result<(), CliError> {
-    say(format_args!("{split}: {}", set.description()));
+    output(format_args!("{split}: {}", set.description()));
     print_counts(set);
     print_pixels(set)?;
     for bad in set.skipped() {
-        say(format_args!("  left out {}: {}", bad.path.display(), bad.reason));
+        output(format_args!("  left out {}: {}", bad.path.display(), bad.reason));
     }
     Ok(())
 }
 
 fn print_counts(set: &Dataset) {
     let expected = set.expected_len().map_or(String::new(), |expected| format!(" of {expected}"));
-    say(format_args!("  images   {}{expected}", set.len()));
+    output(format_args!("  images   {}{expected}", set.len()));
     let Some(labels) = set.labels() else {
-        say("  labels   none");
+        output("  labels   none");
         return;
     };
     let mut counts = vec![0usize; set.class_names().len()];
     labels.iter().for_each(|&label| counts[label as usize] += 1);
-    say(format_args!("  classes  {}, {}", counts.len(), spread(&counts)));
+    output(format_args!("  classes  {}, {}", counts.len(), spread(&counts)));
     if counts.len() <= MAX_LISTED {
-        set.class_names().iter().zip(counts).for_each(|(name, count)| say(format_args!("    {name:<24} {count}")));
+        set.class_names().iter().zip(counts).for_each(|(name, count)| output(format_args!("    {name:<24} {count}")));
         return;
     }
     let names = set.class_names();
-    say(format_args!("    from {} to {}", names[0], names[names.len() - 1]));
+    output(format_args!("    from {} to {}", names[0], names[names.len() - 1]));
     let without: Vec<&str> =
         names.iter().zip(&counts).filter(|&(_, &count)| count == 0).map(|(name, _)| name.as_str()).collect();
     if !without.is_empty() {
         let shown = without[..without.len().min(MAX_LISTED)].join(", ");
-        say(format_args!("    {} without an image: {shown}{}", without.len(), dots(without.len())));
+        output(format_args!("    {} without an image: {shown}{}", without.len(), dots(without.len())));
     }
 }
 
@@ -77,9 +78,9 @@ fn spread(counts: &[usize]) -> String {
 fn print_pixels(set: &Dataset) -> Result<(), CliError> {
     let found = pixel_statistics(set)?;
     let ([low, narrow], [high, wide]) = (found.smallest, found.largest);
-    say(format_args!("  sides    {low}x{narrow} to {high}x{wide} (height x width)"));
+    output(format_args!("  sides    {low}x{narrow} to {high}x{wide} (height x width)"));
     for (what, [red, green, blue]) in [("mean", found.mean), ("std ", found.std)] {
-        say(format_args!("  {what}     {red:.4} {green:.4} {blue:.4}"));
+        output(format_args!("  {what}     {red:.4} {green:.4} {blue:.4}"));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use empssl_data::{ImageSet, SETS, Split};
 use serde::Serialize;
 
-use crate::commands::say;
+use crate::print::output;
 
 /// A data set as `empssl data list --json` describes it; the whole is an array of these, in the order of `--help`.
 #[derive(Debug, Serialize)]
@@ -47,13 +47,13 @@ impl Listed {
 pub(super) fn run(json: bool) {
     let sets = SETS.map(Listed::new);
     if json {
-        return say(serde_json::to_string_pretty(&sets).expect("names and numbers"));
+        return output(serde_json::to_string_pretty(&sets).expect("names and numbers"));
     }
     let number = |number: Option<usize>| number.map_or("-".to_owned(), |number| number.to_string());
-    say(format_args!("{:<14} {:>8} {:>8} {:>8}  ", "name", "train", "test", "classes"));
+    output(format_args!("{:<14} {:>8} {:>8} {:>8}  ", "name", "train", "test", "classes"));
     for set in sets {
         let way = if set.urls.is_empty() { set.instead_of_fetching } else { "`empssl data fetch`" };
         let [train, test, classes] = [set.train_images, set.test_images, set.n_classes].map(number);
-        say(format_args!("{:<14} {train:>8} {test:>8} {classes:>8}  {way}", set.name));
+        output(format_args!("{:<14} {train:>8} {test:>8} {classes:>8}  {way}", set.name));
     }
 }

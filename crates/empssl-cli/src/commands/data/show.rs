@@ -8,10 +8,12 @@ use empssl_data::{Dataset, PatchConfig, PatchKey, PatchSampler, Split};
 use image::{ImageFormat, RgbImage};
 use ndarray::ArrayView3;
 
-use super::sheet::{At, LETTER, Sheet};
-use super::{PATCHES, chosen, is_missing};
-use crate::commands::{ImageSource, say};
+use super::is_missing;
 use crate::error::CliError;
+use crate::images::ImageSource;
+use crate::images::{PATCHES, chosen};
+use crate::print::output;
+use crate::sheet::{At, LETTER, Sheet};
 
 /// Pixels between things.
 const GAP: u32 = 8;
@@ -48,7 +50,7 @@ pub(super) fn run(
     let picture = draw(&set, &sampler, seed)?;
     // Whatever the file is called, it is a PNG file.
     picture.save_with_format(out, ImageFormat::Png).map_err(|e| CliError::file("cannot write", out, e))?;
-    say(out.display());
+    output(out.display());
     Ok(())
 }
 

@@ -3,8 +3,9 @@
 use empssl_data::verify::{Report, Verdict, verify};
 
 use super::watch::Watch;
-use crate::commands::{ImageSource, say};
 use crate::error::CliError;
+use crate::images::ImageSource;
+use crate::print::output;
 
 pub(super) fn run(source: &ImageSource) -> Result<(), CliError> {
     let mut watch = Watch::new()?;
@@ -24,6 +25,6 @@ fn print(report: &Report) {
             Verdict::Note(words) => ("note", words),
             Verdict::Bad(words) => ("BAD ", words),
         };
-        say(format_args!("{mark}  {}: {words}", check.what));
+        output(format_args!("{mark}  {}: {words}", check.what));
     }
 }

@@ -11,9 +11,11 @@ use tch::{Device, Kind};
 use super::encoders::NamedEncoder;
 use super::sets::LabelledSets;
 use super::store::BankStore;
-use crate::commands::{self, NO_EPOCH, encode};
 use crate::config::{EvalPass, EvalView, Run};
 use crate::error::CliError;
+use crate::images::NO_EPOCH;
+use crate::machine;
+use crate::network;
 use crate::print;
 use crate::progress::Bar;
 use crate::report::{FeatureFile, PeakBytes};
@@ -76,11 +78,11 @@ impl BankMaker<'_> {
         encoder: &NamedEncoder<'_>,
         request: &FeatureRequest<'_>,
     ) -> Result<BankFiles, CliError> {
-        commands::reset_peaks(self.device)?;
+        machine::reset_peaks(self.device)?;
         let sets = self.sets;
         let train = self.file("train", (&sets.train, &sets.train_ids), encoder, request)?;
         let test = self.file(sets.scored_on.split(), (&sets.test, &sets.test_ids), encoder, request)?;
-        let (device, peaks) = (self.device, commands::peaks(self.device)?);
+        let (device, peaks) = (self.device, machine::peaks(self.device)?);
         Ok(BankFiles { train, test, device, peaks })
     }
 
@@ -166,13 +168,13 @@ impl BankMaker<'_> {
     ) -> Result<BankFile, CliError> {
         let (run, epoch) = (self.run, epoch_of(split));
         let batch_size = run.config.evaluation.batch_size;
-        let config = encode::in_order(view.view(), n_patches, batch_size, (self.seed, epoch), self.workers);
+        let config = network::in_order(view.view(), n_patches, batch_size, (self.seed, epoch), self.workers);
         let loader = PatchLoader::new(set, &run.sampler, &config)?;
         let options = BankOptions {
             n_classes: self.sets.n_classes,
             device: self.device,
             kind: Kind::Float,
-            patches_per_call: encode::patches_per_call(run, self.device),
+            patches_per_call: network::patches_per_call(run, self.device),
         };
         let mut bar = Bar::new("features", set.len() as u64, "images");
         let mut progress = |done: usize| bar.advance(done as u64);

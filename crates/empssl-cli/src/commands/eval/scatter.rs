@@ -9,10 +9,10 @@ use empssl_eval::{EvalError, principal_axes};
 use tch::{Kind, Tensor};
 
 use self::svg::Drawing;
-use super::sets::share;
 use crate::config::ScoredOn;
 use crate::error::CliError;
-use crate::run_folder::write_file;
+use crate::images::share;
+use crate::run::folder::write_file;
 
 /// At most so many points: more are a blot.
 const POINTS: usize = 1000;

@@ -3,10 +3,12 @@
 use empssl_data::rng::shuffled;
 use empssl_data::{Dataset, Split};
 
-use crate::commands::{NO_EPOCH, SavedRun};
 use crate::config::{EvaluationSection, ScoredOn};
 use crate::error::CliError;
+use crate::images::NO_EPOCH;
+use crate::images::share;
 use crate::report::{PartialCounts, SkippedImage, partial_counts, skipped_images};
+use crate::run::saved::SavedRun;
 
 /// The labelled images that every row of the table is computed from.
 pub(crate) struct LabelledSets {
@@ -143,17 +145,6 @@ fn held_out(labels: &[u32]) -> Result<(Vec<usize>, Vec<usize>), CliError> {
         numbers
     };
     Ok((numbers(&places[n_held..]), numbers(&places[..n_held])))
-}
-
-/// A random share of `0..n`, in order: the same for every row, and for every run of the same seed.
-pub(crate) fn share(n: usize, at_most: usize, seed: u64) -> Vec<usize> {
-    if at_most >= n {
-        return (0..n).collect();
-    }
-    let mut indices = shuffled(n, seed, NO_EPOCH);
-    indices.truncate(at_most);
-    indices.sort_unstable();
-    indices
 }
 
 #[cfg(test)]

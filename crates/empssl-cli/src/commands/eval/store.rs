@@ -1,6 +1,6 @@
 //! Where banks lie: one folder, in which those that fit are taken and others are computed anew.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use empssl_eval::{BankFile, BankSpec, EvalError};
@@ -8,9 +8,7 @@ use empssl_eval::{BankFile, BankSpec, EvalError};
 use crate::args::FeatureUse;
 use crate::error::CliError;
 use crate::print;
-
-/// The file by which a folder of banks is held.
-const LOCK: &str = ".lock";
+use crate::run::folder::open_lock;
 
 /// A folder of banks.
 pub(crate) struct BankStore {
@@ -24,7 +22,7 @@ impl BankStore {
     /// A store in `folder`, made where it is missing.
     pub(crate) fn open(folder: &Path, policy: FeatureUse) -> Result<Self, CliError> {
         fs::create_dir_all(folder).map_err(|e| CliError::file("cannot make the folder of features", folder, e))?;
-        let lock = lock_file(folder)?;
+        let lock = open_lock(folder)?;
         // Where a file system knows no locks, nobody is kept away.
         let _ = lock.lock_shared();
         Ok(Self { folder: folder.to_path_buf(), policy, _lock: lock })
@@ -71,11 +69,4 @@ fn fitting(path: &Path, spec: &BankSpec) -> Result<BankFile, EvalError> {
     file.demand(&spec.identity)?;
     file.demand_kept(&spec.kept)?;
     Ok(file)
-}
-
-/// The lock of a folder of banks, not held yet.
-pub(crate) fn lock_file(folder: &Path) -> Result<File, CliError> {
-    let path = folder.join(LOCK);
-    let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
-    opened.map_err(|e| CliError::file("cannot write", &path, e))
 }

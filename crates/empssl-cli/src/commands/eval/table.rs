@@ -9,9 +9,9 @@ use empssl_eval::{BankFile, FEATURES};
 use super::banks::{BankFiles, BankMaker, Banks, FeatureRequest};
 use super::encoders::NamedEncoder;
 use super::scores::{Score, Scorer, Scores};
-use crate::commands;
 use crate::config::{CurveProbe, CurveSection, EvalPass, EvalView, EvaluationSection, ScoredOn};
 use crate::error::CliError;
+use crate::machine;
 use crate::report::{CurvePoint, Encoder, Probe, Row, TestPoint};
 
 /// Fills the tables.
@@ -89,7 +89,7 @@ impl<'a> Tables<'a> {
     fn add_row(&mut self, encoder: Encoder, score: Score, banks: &Banks) -> Result<(), CliError> {
         let n_train = score.n_train.unwrap_or_else(|| self.banks.sets.train.len());
         let n_test = self.banks.sets.test.len();
-        let peak_bytes = banks.peaks.max(commands::peaks(self.banks.device)?);
+        let peak_bytes = banks.peaks.max(machine::peaks(self.banks.device)?);
         self.rows.push(Row {
             encoder,
             probe: score.probe,

@@ -8,16 +8,19 @@ use empssl_train::Checkpoint;
 use super::EvalTarget;
 use super::sets::LabelledSets;
 use crate::args::{EvalArgs, ImageArgs};
-use crate::commands::train::model_summary;
-use crate::commands::{self, ImageSource, SavedRun, say};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
+use crate::images::ImageSource;
+use crate::machine;
+use crate::network::model_summary;
+use crate::print::output;
 use crate::report::{self, DataIdentity, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary, Transfer};
-use crate::run_folder::write_json;
+use crate::run::folder::write_json;
+use crate::run::saved::SavedRun;
 
 /// Scores the network of `checkpoint`, a run or a file, on the images of `dataset`.
 pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str) -> Result<(), CliError> {
-    let device = commands::prepare(&args.compute)?;
+    let device = machine::prepare(&args.compute)?;
     let origin = Origin::open(checkpoint, args)?;
     let Origin { run, identity, checkpoint, features, report } = &origin;
     let images = ImageArgs { data: args.data.clone(), partial: args.partial, on_bad_image: args.on_bad_image };
@@ -36,7 +39,7 @@ pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str) -> Result<(
     let path = args.out.clone().unwrap_or_else(|| report.with_extension(format!("report-{}.json", source.name)));
     write_json(&path, &scored)?;
     super::print_table(&scored);
-    say(path.display());
+    output(path.display());
     Ok(())
 }
 
@@ -95,7 +98,7 @@ fn identity(run: &Run, checkpoint: &Checkpoint) -> RunIdentity {
         recipe: run.recipe.clone(),
         seed: checkpoint.seed,
         data: DataIdentity { name, source, n_images: 0, fingerprint: String::new() },
-        machine: commands::machine(tch::Device::Cpu),
+        machine: machine::describe(tch::Device::Cpu),
         command: "a checkpoint without its run".to_owned(),
         model: model_summary(run, checkpoint.step, checkpoint.position.epoch as f64),
         training: TrainingSummary {

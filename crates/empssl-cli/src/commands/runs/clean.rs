@@ -7,11 +7,10 @@ use empssl_torch::failure::Bytes;
 use empssl_torch::whole_file::name_of_leftover;
 use serde::Serialize;
 
-use crate::commands::eval::store::lock_file;
-use crate::commands::say;
 use crate::error::CliError;
 use crate::print;
-use crate::run_folder::RunFolder;
+use crate::print::output;
+use crate::run::folder::{RunFolder, open_lock};
 
 /// What was removed of one run.
 #[derive(Debug, PartialEq, Serialize)]
@@ -36,15 +35,19 @@ pub(super) fn run(folders: &[RunFolder], named: bool, json: bool) -> Result<(), 
     }
     if json {
         let text = serde_json::to_string_pretty(&all).map_err(|e| CliError::Run(e.to_string()))?;
-        say(text);
+        output(text);
         return Ok(());
     }
     for Cleaned { path, freed_bytes, banks, leftovers } in all.iter().filter(|run| run.banks + run.leftovers > 0) {
         let leftovers = if *leftovers == 0 { String::new() } else { format!(", {leftovers} unfinished files") };
-        say(format_args!("{}: {} freed ({banks} files of features{leftovers})", path.display(), Bytes(*freed_bytes)));
+        output(format_args!(
+            "{}: {} freed ({banks} files of features{leftovers})",
+            path.display(),
+            Bytes(*freed_bytes)
+        ));
     }
     let freed = all.iter().map(|run| run.freed_bytes).sum();
-    say(format_args!("{} freed in all; checkpoints and reports are as they were", Bytes(freed)));
+    output(format_args!("{} freed in all; checkpoints and reports are as they were", Bytes(freed)));
     Ok(())
 }
 
@@ -52,7 +55,7 @@ fn clean(folder: &RunFolder) -> Result<Cleaned, CliError> {
     let features = folder.features();
     let mut cleaned = Cleaned { path: folder.path().to_path_buf(), freed_bytes: 0, banks: 0, leftovers: 0 };
     if features.is_dir() {
-        let lock = lock_file(&features)?;
+        let lock = open_lock(&features)?;
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {
             let holder = "a process that scores it".to_owned();
             return Err(CliError::RunBusy { run: folder.path().to_path_buf(), holder });
@@ -147,7 +150,7 @@ mod tests {
     #[test]
     fn what_others_put_beside_the_features_stays_and_what_is_in_use_is_not_touched() {
         let (_root, folder) = run_with(&["features/a.safetensors", "features/mine.txt"]);
-        let lock = lock_file(&folder.features()).unwrap();
+        let lock = open_lock(&folder.features()).unwrap();
         lock.lock_shared().unwrap();
         let refusal = clean(&folder).unwrap_err().to_string();
         assert!(refusal.contains("is in use by a process that scores it"), "{refusal}");

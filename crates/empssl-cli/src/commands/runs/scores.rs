@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::report::Counts;
-use crate::run_folder::{RunFolder, read_json};
+use crate::run::folder::{RunFolder, read_json};
 
 /// The scores of the trained encoder in its last state.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -1,25 +1,32 @@
-//! A trained encoder for any images: from a run or a checkpoint, and what it sees of an image.
+//! The network of a run: untrained, in a trainer, or as a trained encoder for any images.
 
 use std::path::Path;
 
 use empssl_data::{Dataset, LoaderConfig, Order, PatchLoader, View};
 use empssl_eval::BankOptions;
 use empssl_model::{Mode, Network, Portion};
-use empssl_train::Checkpoint;
+use empssl_train::memory::{demand_room, room};
+use empssl_train::{BatchSource, Checkpoint, TrainConfig, Trainer};
 use tch::{Device, Kind, Tensor};
 
 use crate::args::{EncodeArgs, FeatureChoice};
-use crate::commands::{self, ImageSource, NO_EPOCH, PREFETCH, SavedRun, train};
-use crate::config::{EvalView, Run, RunConfig};
+use crate::config::{EvalView, Run, RunConfig, in_training};
 use crate::error::CliError;
-use crate::report::RunIdentity;
-use crate::run_folder::{RunFolder, read_json};
+use crate::host;
+use crate::images::{ImageSource, NO_EPOCH};
+use crate::machine;
+use crate::report::{ModelSummary, RunIdentity};
+use crate::run::folder::{RunFolder, read_json};
+use crate::run::saved::SavedRun;
 
 /// Most patches in one forward pass on a GPU.
 const PATCHES_PER_CALL: i64 = 2000;
 /// Largest feature map of a forward pass on the CPU, in bytes. Allocators hand larger blocks back to the system, and
 /// fetching fresh pages for every layer then costs as much as computing it.
 const CPU_MAP_BYTES: i64 = 16 << 20;
+
+/// Finished batches that may wait: enough to hide a slow one, few enough for the memory (a loader owns two more buffers).
+pub(crate) const PREFETCH: usize = 2;
 
 /// How many patches of a run go through its network at once when nothing is trained.
 pub(crate) fn patches_per_call(run: &Run, device: Device) -> i64 {
@@ -57,7 +64,7 @@ pub(crate) fn in_order(
 pub(crate) struct Encoder {
     pub(crate) run: Run,
     pub(crate) seed: u64,
-    /// The training images, where a run's folder tells of them.
+    /// The training images, where a run's folder names them.
     pub(crate) images: Option<ImageSource>,
     /// Steps of training.
     pub(crate) step: u64,
@@ -78,7 +85,7 @@ pub(crate) struct ViewSpec {
 impl Encoder {
     /// The encoder of the newest checkpoint in a run's folder, or of a checkpoint file.
     pub(crate) fn open(args: &EncodeArgs) -> Result<Self, CliError> {
-        let device = commands::prepare(&args.compute)?;
+        let device = machine::prepare(&args.compute)?;
         let path = &args.checkpoint;
         let (run, checkpoint, images, portion) = if path.is_dir() {
             let saved = SavedRun::open(path, None, &[])?;
@@ -90,12 +97,12 @@ impl Encoder {
                 .map_err(|reason| CliError::file("cannot use the recipe in", path, reason))?;
             (Run::new(config, Run::name_of(path))?, checkpoint, images_of(path), Portion::Full)
         };
-        let mut network = train::initial_network(&run, checkpoint.seed, device)?;
+        let mut network = initial_network(&run, checkpoint.seed, device)?;
         network.load_portion_state_dict(portion, &checkpoint.network)?;
         demand_output(path, portion, args.features)?;
         let view_spec =
             ViewSpec::new(args.view, args.patches, run.config.evaluation.view, run.config.evaluation.n_patches);
-        let (features, workers) = (args.features, commands::n_workers(args.workers));
+        let (features, workers) = (args.features, host::n_workers(args.workers));
         Ok(Self {
             run,
             seed: checkpoint.seed,
@@ -186,6 +193,75 @@ fn images_of(checkpoint: &Path) -> Option<ImageSource> {
     let folder = checkpoint.ancestors().skip(1).take(2).find_map(|folder| RunFolder::open(folder).ok())?;
     let identity: RunIdentity = read_json(&folder.identity()).ok()?;
     Some(identity.data.source)
+}
+
+/// The network before training: the same for the same seed, on every device.
+pub(crate) fn initial_network(run: &Run, seed: u64, device: Device) -> Result<Network, CliError> {
+    Ok(Network::new(&run.config.network, seed, Kind::Float, device)?)
+}
+
+/// A trainer with the recipe's untrained network, when a step fits into the memory.
+pub(crate) fn build_trainer(
+    run: &Run,
+    config: TrainConfig,
+    dataset: &Dataset,
+    device: Device,
+) -> Result<Trainer, CliError> {
+    build_share(run, config, dataset, device, (1, 1))
+}
+
+/// [`build_trainer`] for one of `world` processes that share the batch, of which so many are `here`.
+pub(crate) fn build_share(
+    run: &Run,
+    config: TrainConfig,
+    dataset: &Dataset,
+    device: Device,
+    (world, here): (usize, usize),
+) -> Result<Trainer, CliError> {
+    config.check_images(dataset.len()).map_err(in_training)?;
+    let need = run.step_memory(device)?;
+    let own = TrainConfig { batch_size: (config.batch_size / world).max(1), ..config.clone() };
+    demand_room(&need, &own, device, here)?;
+    let total = need.total(own.memory, own.n_patches, own.batch_size);
+    keep_freed_memory(total.saturating_mul(here as u64), device)?;
+    let mut network = initial_network(run, config.seed, device)?;
+    network.set_arithmetic(run.config.training.arithmetic())?;
+    Ok(Trainer::new(network, run.loss.clone(), &run.config.optimizer, config, dataset.len())?)
+}
+
+/// Lets this process use the memory that a step frees again in the next one, since fresh pages cost a CPU half as much
+/// time again as the step; only where there is 2.2 times what a step needs, as a heap that keeps everything has gaps
+/// that come to as much as it holds. What the environment says of it wins.
+fn keep_freed_memory(need: u64, device: Device) -> Result<(), CliError> {
+    let is_set_by_hand = std::env::var_os("MALLOC_MMAP_THRESHOLD_").is_some();
+    if device == Device::Cpu && !is_set_by_hand && room(device)?.is_some_and(|room| room / 11 * 5 >= need) {
+        empssl_torch::memory::keep_freed_memory();
+    }
+    Ok(())
+}
+
+/// Where the run's patches come from, cut by so many threads.
+pub(crate) fn batch_source(run: &Run, dataset: Dataset, workers: Option<usize>) -> BatchSource {
+    let n_workers = host::n_workers(workers);
+    BatchSource { dataset, sampler: run.sampler.clone(), n_workers, prefetch: PREFETCH }
+}
+
+/// How large the job is.
+pub(crate) fn model_summary(run: &Run, steps: u64, epochs: f64) -> ModelSummary {
+    let training = &run.config.training;
+    let mut model = ModelSummary {
+        parameters: run.config.network.n_parameters(),
+        patch_side: run.sampler.side(),
+        n_patches: training.n_patches,
+        test_patches: run.config.evaluation.n_patches,
+        norm_patches: training.memory.patches_at_once(training.n_patches),
+        batch_size: training.batch_size,
+        steps,
+        epochs,
+        patches_seen: 0,
+    };
+    model.patches_seen = steps * model.patches_a_step();
+    model
 }
 
 #[cfg(test)]

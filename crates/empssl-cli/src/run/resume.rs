@@ -1,4 +1,4 @@
-//! Going on with a run: what must be as it was, what may differ, and what a user is told about it.
+//! Going on with a run: what must be as it was, what may differ, and what is reported of it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -70,7 +70,7 @@ pub(crate) fn notes(checkpoint: &Checkpoint, threads: u64, running: &Versions) -
     threads.into_iter().chain(versions).collect()
 }
 
-/// What a run must be told, or refused, that goes on with another number of ranks.
+/// What is reported of, or refused, a run that goes on with another number of ranks.
 pub(crate) fn note_on_ranks(then: u64, now: u64, norms: BatchNormOver) -> Result<Option<String>, CliError> {
     match norms {
         _ if then == now => Ok(None),

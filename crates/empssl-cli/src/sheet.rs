@@ -12,36 +12,36 @@ use image::{Rgb, RgbImage};
 use ndarray::ArrayView3;
 
 /// Width and height of a letter with the space around it, in pixels.
-pub(in crate::commands) const LETTER: [u32; 2] = [6, 10];
+pub(crate) const LETTER: [u32; 2] = [6, 10];
 
 /// A place on the sheet, in pixels from its left and upper edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::commands) struct At {
-    pub(in crate::commands) x: u32,
-    pub(in crate::commands) y: u32,
+pub(crate) struct At {
+    pub(crate) x: u32,
+    pub(crate) y: u32,
 }
 
 /// The sheet.
-pub(in crate::commands) struct Sheet(RgbImage);
+pub(crate) struct Sheet(RgbImage);
 
 impl Sheet {
-    pub(in crate::commands) fn new(width: u32, height: u32) -> Self {
+    pub(crate) fn new(width: u32, height: u32) -> Self {
         Self(RgbImage::from_pixel(width, height, Rgb([255; 3])))
     }
 
-    pub(in crate::commands) fn into_picture(self) -> RgbImage {
+    pub(crate) fn into_picture(self) -> RgbImage {
         self.0
     }
 
     /// Puts a picture down, enlarged or shrunk to a size; single pixels stay visible where it is enlarged.
-    pub(in crate::commands) fn put(&mut self, at: At, picture: &RgbImage, [width, height]: [u32; 2]) {
+    pub(crate) fn put(&mut self, at: At, picture: &RgbImage, [width, height]: [u32; 2]) {
         let filter = if picture.width() > width { FilterType::Triangle } else { FilterType::Nearest };
         let sized = resize(picture, width, height, filter);
         image::imageops::replace(&mut self.0, &sized, i64::from(at.x), i64::from(at.y));
     }
 
     /// Puts an image down as large as fits into a square of `side`; returns by how much it was enlarged.
-    pub(in crate::commands) fn fit(&mut self, at: At, image: ArrayView3<'_, u8>, side: u32) -> f64 {
+    pub(crate) fn fit(&mut self, at: At, image: ArrayView3<'_, u8>, side: u32) -> f64 {
         let (height, width, _) = image.dim();
         let scale = f64::from(side) / height.max(width) as f64;
         self.put(at, &picture_of(image), [width, height].map(|side| ((side as f64 * scale).round() as u32).max(1)));
@@ -49,7 +49,7 @@ impl Sheet {
     }
 
     /// Draws a frame of two pixels whose outer edge has this size.
-    pub(in crate::commands) fn frame(&mut self, at: At, [width, height]: [u32; 2], colour: [u8; 3]) {
+    pub(crate) fn frame(&mut self, at: At, [width, height]: [u32; 2], colour: [u8; 3]) {
         let is_edge = |x: u32, y: u32| x < 2 || y < 2 || x + 2 >= width || y + 2 >= height;
         for (x, y) in (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).filter(|&(x, y)| is_edge(x, y)) {
             self.set(i64::from(at.x + x), i64::from(at.y + y), colour);
@@ -57,7 +57,7 @@ impl Sheet {
     }
 
     /// Writes a line of text whose upper left corner is `at`, cut to `width` pixels.
-    pub(in crate::commands) fn write(&mut self, at: At, width: u32, text: &str) {
+    pub(crate) fn write(&mut self, at: At, width: u32, text: &str) {
         let text: String = text.chars().take((width / LETTER[0]) as usize).collect();
         let style = MonoTextStyle::new(&FONT_6X10, Rgb888::BLACK);
         let place = Point::new(at.x as i32, at.y as i32);

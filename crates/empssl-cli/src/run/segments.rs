@@ -1,40 +1,7 @@
 //! The history of a run: one segment for each process that took part in it.
 
-use serde::{Deserialize, Serialize};
-
-use crate::args::TrainOptions;
 use crate::host;
-use crate::report::Machine;
-
-/// What one process did, and under which settings of its own, none of which changes the result.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Segment {
-    /// When training began, in UTC.
-    pub(crate) began: String,
-    /// When it ended; missing for a process that was killed or failed.
-    pub(crate) ended: Option<String>,
-    pub(crate) host: String,
-    pub(crate) machine: Machine,
-    pub(crate) workers: usize,
-    /// Processes that shared every batch; how many moves the last bits.
-    #[serde(default = "one")]
-    pub(crate) ranks: usize,
-    /// What was asked for, in this call or in those before it.
-    #[serde(default)]
-    pub(crate) options: TrainOptions,
-    /// Keys changed with `--set`; at a resume only such as do not change the result.
-    pub(crate) changes: Vec<String>,
-    pub(crate) command: String,
-    /// Steps that were done before.
-    pub(crate) from_step: u64,
-    /// Steps that were done after it and that later processes built on; missing while it runs.
-    pub(crate) to_step: Option<u64>,
-}
-
-/// Segments of runs from before there could be several say nothing.
-fn one() -> usize {
-    1
-}
+use crate::report::Segment;
 
 /// Begins a segment at `segment.from_step`: what earlier ones did beyond that step is lost and done again.
 pub(crate) fn begin(segments: &mut Vec<Segment>, segment: Segment) {
@@ -56,7 +23,8 @@ pub(crate) fn end(segments: &mut [Segment], step: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Versions;
+    use crate::args::TrainOptions;
+    use crate::report::{Machine, Versions};
 
     fn segment(from_step: u64) -> Segment {
         let versions = Versions { empssl: "0".to_owned(), libtorch: "0".to_owned() };

@@ -12,6 +12,9 @@ use serde::de::DeserializeOwned;
 use crate::error::CliError;
 use crate::{host, print};
 
+/// The file by which a folder is held.
+const LOCK: &str = ".lock";
+
 /// The folder of one run.
 #[derive(Debug, Clone)]
 pub(crate) struct RunFolder(PathBuf);
@@ -58,9 +61,8 @@ impl RunFolder {
     /// Keeps every other process from training in this folder, for as long as the lock lives. The system lets go of it
     /// however this process ends, so a killed one leaves nothing that has to be cleared away.
     pub(crate) fn lock(&self) -> Result<RunLock, CliError> {
-        let path = self.0.join(".lock");
-        let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
-        let mut file = opened.map_err(|e| CliError::file("cannot write", &path, e))?;
+        let path = self.0.join(LOCK);
+        let mut file = open_lock(&self.0)?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -151,6 +153,13 @@ impl RunFolder {
 #[derive(Debug)]
 pub(crate) struct RunLock {
     _file: File,
+}
+
+/// The lock of a folder, not held yet.
+pub(crate) fn open_lock(folder: &Path) -> Result<File, CliError> {
+    let path = folder.join(LOCK);
+    let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+    opened.map_err(|e| CliError::file("cannot write", &path, e))
 }
 
 /// Writes a file that is there whole or not at all, also after the power went.
