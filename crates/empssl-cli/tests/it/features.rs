@@ -199,8 +199,9 @@ fn one_image_and_a_class_that_is_absent_from_training_are_scored_and_told() {
     assert_eq!((report["labelled"]["n_train"].as_u64(), report["rows"][0]["top1"].as_f64()), (Some(1), Some(50.0)));
     assert_eq!(report["labelled"]["absent_classes"].as_array().unwrap().len(), 1);
     let few = ["--set", "evaluation.labelled_images=1", "--set", "evaluation.probe.batch_size=100"];
-    let sentence = refuses(&eval(folder.path(), &few), 1);
-    assert!(sentence.contains("holds 1 images, fewer than one batch of 100"), "{sentence}");
+    let sentence = refuses(&eval(folder.path(), &few), 4);
+    let key = "`evaluation.probe.batch_size` must be at most the number of labelled training images, found 100 with 1";
+    assert!(sentence.contains(key), "{sentence}");
 }
 
 #[test]

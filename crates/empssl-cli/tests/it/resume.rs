@@ -45,7 +45,7 @@ fn a_resumed_run_demands_its_own_recipe_where_it_shapes_the_result() {
     assert!(sentence.contains("`training.n_patches` is 2 there and 3 here"), "{sentence}");
     fs::write(&recipe, text).unwrap();
     succeeds(change("evaluation.knn.k=[7]"));
-    assert!(fs::read_to_string(&recipe).unwrap().contains("k = 7"), "the change is stored");
+    assert!(fs::read_to_string(&recipe).unwrap().contains("k = [7]"), "the change is stored");
     assert_eq!(json(&folder.path().join("run/run.json"))["segments"][1]["changes"][0], "evaluation.knn.k=[7]");
 }
 
