@@ -37,6 +37,7 @@ pub(crate) fn check_entry_name(name: &str) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use empssl_golden::damage::Parser;
     use proptest::prelude::*;
 
     use super::*;
@@ -69,6 +70,13 @@ mod tests {
         assert!(check_entry_name(&"a/".repeat(33)).unwrap_err().contains("deeply"));
         assert!(check_entry_name(&"a".repeat(256)).unwrap_err().contains("long a part"));
         assert!(check_entry_name(&"a/".repeat(600)).unwrap_err().contains("too long"));
+    }
+
+    #[test]
+    fn damaged_names_are_refused_or_plain() {
+        let parse = |bytes: &[u8]| std::str::from_utf8(bytes).is_ok_and(|name| check_entry_name(name).is_ok());
+        let good = ["set/train/cat/0.png", "cifar-10-batches-bin/data_batch_1.bin", "a/b/"];
+        Parser::new("name in archive", parse, good.map(|name| name.as_bytes().to_vec()).to_vec()).hold();
     }
 
     proptest! {
