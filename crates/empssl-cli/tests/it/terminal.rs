@@ -52,7 +52,7 @@ fn nobody_need_read_the_messages_of_a_run() {
     tree(folder.path(), 5);
     let recipe = recipe("synthetic/smoke.toml");
     let changes = ["training.length={steps=4}", "training.batch_size=8", "evaluation.probe.epochs=2"];
-    let probe = ["evaluation.probe.batch_size=4", "evaluation.knn.k=3"];
+    let probe = ["evaluation.probe.batch_size=4", "evaluation.knn.k=[3]"];
     let arguments = training(&recipe, &[&changes[..], &probe].concat());
     let arguments = [&arguments[..], &["--dataset", "folder", "--data", "tree", "--log-every", "1"]].concat();
     for (out, more) in [("run", &[][..]), ("two", &["--nproc", "2"])] {
@@ -114,7 +114,7 @@ fn a_terminal_that_is_closed_does_not_end_the_bar_or_the_run() {
 fn output_that_nobody_takes_is_an_error_and_what_was_saved_stays() {
     let folder = tempfile::tempdir().unwrap();
     tree(folder.path(), 5);
-    let probe = ["--set", "evaluation.probe.batch_size=4", "--set", "evaluation.knn.k=3"];
+    let probe = ["--set", "evaluation.probe.batch_size=4", "--set", "evaluation.knn.k=[3]"];
     succeeds(train(folder.path(), &[&["--dataset", "folder", "--data", "tree", "--out", "run"], &probe[..]].concat()));
     let recipe = recipe("synthetic/smoke.toml");
     let recipe = recipe.to_str().unwrap();
