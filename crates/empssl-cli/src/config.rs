@@ -1,6 +1,6 @@
 //! A recipe, in two stages: [`RunConfig`] is what was typed, [`Run`] is what the program needs, checked once.
 //!
-//! - [`file`]: files that extend others, and where in them a mistake is; [`check`]: what is refused;
+//! - [`mod@file`]: files that extend others, and where in them a mistake is; [`check`]: what is refused;
 //! - [`evaluation`] and [`scores`]: the sections of evaluation; the other sections are the configs of the libraries.
 
 use std::path::Path;

@@ -5,7 +5,7 @@
 //! - [`images`]: the images that a command works on; [`network`]: a run's network, its trainer and its encoder;
 //! - [`run`]: the folder of a run and what is in it; [`report`]: `run.json` and `report.json`;
 //! - [`monitor`]: how good the features are becoming; [`progress`]: what is shown of a training, and `metrics.jsonl`;
-//! - [`print`]: lines for the user; [`sheet`]: pictures with words on them; [`signals`]: what asks the program to stop;
+//! - [`mod@print`]: lines for the user; [`sheet`]: pictures with words on them; [`signals`]: what asks the program to stop;
 //! - [`ranks`]: one of several processes that work together; [`machine`]: the device; [`host`]: this process;
 //! - [`error`]: every failure and its exit code.
 //!

@@ -28,7 +28,7 @@ pub(crate) fn line(line: impl Display) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// [`line`] with `note: ` before it.
+/// [`line()`] with `note: ` before it.
 pub(crate) fn note(text: impl Display) {
     line(format_args!("note: {text}"));
 }
