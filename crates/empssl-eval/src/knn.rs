@@ -10,9 +10,9 @@ use crate::metrics::{Accuracy, hits};
 /// Smallest length that a row is divided by, so that a row of zeros stays one.
 const SMALLEST_NORM: f64 = 1e-12;
 
-/// Most numbers of one piece of the similarity matrix, 64 MiB of float32: few beside the banks, and enough rows for the
-/// product to run at the machine's full rate.
-const SIMILARITIES_AT_ONCE: i64 = 1 << 24;
+/// Most numbers of one piece of the similarity matrix, 16 MiB of float32: few beside the banks, also where every row is
+/// sorted in full, and enough rows for the product to run at the machine's rate.
+const SIMILARITIES_AT_ONCE: i64 = 1 << 22;
 
 /// Settings of [`WeightedKnn`]; every key must be given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ pub struct KnnScore {
 /// the earlier row is the nearer, and of classes at the same score the lower number is the better.
 ///
 /// Similarities are computed in the kind of the banks, weights and their sums in float64 on the host.
-/// Memory: some 64 MiB for a piece of the similarity matrix and as much to search it.
+/// Memory: 16 MiB for a piece of the similarity matrix and up to five times as much to search it.
 #[derive(Clone, Debug)]
 pub struct WeightedKnn {
     config: KnnConfig,
