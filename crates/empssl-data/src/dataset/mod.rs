@@ -133,7 +133,7 @@ impl Dataset {
         self.whole.about.synthetic
     }
 
-    /// The files that were left out because they do not decode ([`OnBadImage::Skip`]).
+    /// The files that were left out because they do not decode ([`crate::OnBadImage::Skip`]).
     pub fn skipped(&self) -> &[BadImage] {
         &self.whole.about.skipped
     }
