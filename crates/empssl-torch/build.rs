@@ -21,6 +21,8 @@ fn main() {
         .include(include.join("torch/csrc/api/include"))
         // Names of Gloo's, whose headers the wheels lack.
         .include("shim/absent")
+        // Every function hands its arguments on to libtorch, and the optimiser would take longer than the compiler.
+        .opt_level(0)
         // The warnings of libtorch's own headers are not ours to mend.
         .warnings(false)
         .files(FILES.map(|name| format!("shim/{name}.cpp")))

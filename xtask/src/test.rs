@@ -30,7 +30,7 @@ fn command(args: &Args, workspace: &Workspace) -> Command {
     let mut cargo = Command::new(workspace::cargo());
     match args.kill {
         true => {
-            cargo.args(["test", "--package", "empssl-cli", "--test", "it", "kill::"]).args(&args.rest);
+            cargo.args(["test", "--workspace", "--test", "it", "kill::"]).args(&args.rest);
             cargo.args(["--", "--nocapture"]).env("EMPSSL_KILLS", KILLS.to_string());
         }
         false => drop(cargo.args(["test", "--workspace"]).args(&args.rest)),
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn the_long_form_of_the_kill_test_is_that_test_alone() {
-        let kill = "cargo test --package empssl-cli --test it kill::";
+        let kill = "cargo test --workspace --test it kill::";
         assert_eq!(shown(&["--kill"]), format!("{kill} -- --nocapture"));
         assert_eq!(shown(&["--kill", "--release"]), format!("{kill} --release -- --nocapture"));
     }

@@ -21,6 +21,8 @@ pub struct StepRecord {
     pub parts: Vec<(&'static str, f64)>,
     /// Patches trained on per second since the record before.
     pub patches_per_s: f64,
+    /// The share of the time since the record before in which the next patches were waited for, from 0 to 1.
+    pub waited: f64,
     /// Seconds of training so far, in this process and in earlier ones of the same run.
     pub seconds: f64,
 }

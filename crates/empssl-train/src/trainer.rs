@@ -110,7 +110,8 @@ impl Trainer {
         let mut clock = Clock::start(self.step, checkpoint.seconds_before);
         let mut policy = CheckpointPolicy::new(checkpoint.files.as_ref().and(self.config.checkpoint_every));
         let share = self.ranks.as_ref().map_or(Share::WHOLE, Ranks::share);
-        for batch in source.batches(&self.config, self.step..last_step, self.network.device(), share)? {
+        let mut batches = source.batches(&self.config, self.step..last_step, self.network.device(), share)?;
+        while let Some(batch) = clock.next(&mut batches) {
             let batch = batch.map_err(|error| self.explain(error, source.sampler.side()))?;
             let lr = schedule.lr(self.step);
             let terms = self.step(&batch.patches, lr)?;
@@ -238,6 +239,7 @@ impl Trainer {
             loss: values[0],
             parts: names.zip(values[1..].iter().copied()).collect(),
             patches_per_s: patches / clock.lap_seconds,
+            waited: clock.lap_waited,
             seconds: clock.seconds,
         }
     }

@@ -73,13 +73,15 @@ impl Program {
     }
 }
 
-/// Builds packages of the checkout.
+/// Builds packages of the checkout; for checks all of it, as the tests do, because cargo would compile dependencies anew
+/// for another selection.
 pub(crate) fn build(profile: Profile, packages: &[&str], workspace: &Workspace) -> Outcome {
     let mut cargo = Command::new(workspace::cargo());
-    cargo.arg("build").args(packages.iter().flat_map(|package| ["--package", package])).current_dir(workspace.root());
-    if profile == Profile::Release {
-        cargo.arg("--release");
-    }
+    cargo.arg("build").current_dir(workspace.root());
+    match profile {
+        Profile::Dev => cargo.args(["--workspace", "--tests"]),
+        Profile::Release => cargo.arg("--release").args(packages.iter().flat_map(|package| ["--package", package])),
+    };
     process::run(&mut cargo, Code::Child)
 }
 
