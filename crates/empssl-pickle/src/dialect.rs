@@ -15,7 +15,7 @@ pub trait Dialect<'a> {
 
     /// Whether pickles of this kind hold objects of classes of their own and things kept outside of the pickle: the
     /// opcodes that make these are refused otherwise.
-    const HAS_OBJECTS: bool;
+    const HAS_OBJECTS: bool = false;
 
     /// What stands for `module.name`.
     ///
@@ -49,8 +49,12 @@ pub trait Dialect<'a> {
     ///
     /// # Errors
     /// When there can be no such thing.
-    fn persistent(&mut self, id: usize, values: &[Value<'a, Self::Own>]) -> Made<'a, Self::Own>;
+    fn persistent(&mut self, _id: usize, _values: &[Value<'a, Self::Own>]) -> Made<'a, Self::Own> {
+        Err("something kept outside of the pickle".to_owned())
+    }
 
     /// Whether items that a pickle puts into this object are of no interest, as those of an unknown class.
-    fn swallows_items(&self, object: &Self::Own) -> bool;
+    fn swallows_items(&self, _object: &Self::Own) -> bool {
+        false
+    }
 }

@@ -39,7 +39,7 @@ impl<'a> Archive<'a> {
                 "it is a TorchScript module, a program beside its weights; save torch.jit.load(FILE).state_dict()",
             ));
         }
-        let mut archive = Self { bytes, zip, folder };
+        let archive = Self { bytes, zip, folder };
         if archive.part("byteorder")?.is_some_and(|order| order != b"little") {
             return Err(Fault::new("its numbers have their highest byte first; save it on a little-endian machine"));
         }
@@ -48,7 +48,7 @@ impl<'a> Archive<'a> {
 
     /// The pickle.
     pub(super) fn pickle(&self) -> Result<&'a [u8], Fault> {
-        let pickle = self.clone().part("data.pkl")?.ok_or_else(|| Fault::new("it has no data.pkl"))?;
+        let pickle = self.part("data.pkl")?.ok_or_else(|| Fault::new("it has no data.pkl"))?;
         if pickle.len() > MAX_PICKLE {
             return Err(Fault::new(format!("its pickle has {} bytes, at most {MAX_PICKLE} are read", pickle.len())));
         }
@@ -58,7 +58,7 @@ impl<'a> Archive<'a> {
     /// The bytes of a storage.
     pub(super) fn storage(&self, stored: &Stored) -> Result<&'a [u8], Fault> {
         let name = format!("data/{}", stored.key);
-        let bytes = self.clone().part(&name)?.ok_or_else(|| Fault::new(format!("it lacks its part `{name}`")))?;
+        let bytes = self.part(&name)?.ok_or_else(|| Fault::new(format!("it lacks its part `{name}`")))?;
         if bytes.len() == stored.bytes() {
             return Ok(bytes);
         }
@@ -66,16 +66,13 @@ impl<'a> Archive<'a> {
         Err(Fault::new(format!("its part `{name}` has {found} bytes, {expected} were announced")))
     }
 
-    fn clone(&self) -> Self {
-        Self { bytes: self.bytes, zip: self.zip.clone(), folder: self.folder.clone() }
-    }
-
     /// The bytes of a part, whose checksum must be right; `None` when there is none of this name.
-    fn part(&mut self, name: &str) -> Result<Option<&'a [u8]>, Fault> {
+    fn part(&self, name: &str) -> Result<Option<&'a [u8]>, Fault> {
         let path = format!("{}/{name}", self.folder);
         let Some(index) = self.zip.index_for_name_raw(path.as_bytes()) else { return Ok(None) };
         let damaged = |reason: &str| Fault::new(format!("its part `{}` {reason}", shown(path.as_bytes())));
-        let part = self.zip.by_index_raw(index).map_err(|error| damaged(&format!("is damaged: {error}")))?;
+        let mut zip = self.zip.clone();
+        let part = zip.by_index_raw(index).map_err(|error| damaged(&format!("is damaged: {error}")))?;
         if part.compression() != CompressionMethod::Stored || part.encrypted() {
             return Err(damaged("is compressed or encrypted, and torch.save does neither"));
         }

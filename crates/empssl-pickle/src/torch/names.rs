@@ -34,49 +34,12 @@ impl Known {
 const MAX_NAME: usize = 200;
 
 /// Modules whose functions reach files, programs, the network or the interpreter itself.
+#[rustfmt::skip]
 const REFUSED: [&str; 42] = [
-    "_aix_support",
-    "_imp",
-    "_io",
-    "_posixsubprocess",
-    "_pyrepl",
-    "_winapi",
-    "asyncio",
-    "bdb",
-    "builtins",
-    "cProfile",
-    "code",
-    "codeop",
-    "commands",
-    "concurrent",
-    "ctypes",
-    "doctest",
-    "ensurepip",
-    "gc",
-    "http",
-    "idlelib",
-    "importlib",
-    "imp",
-    "inspect",
-    "io",
-    "marshal",
-    "multiprocessing",
-    "nt",
-    "os",
-    "pdb",
-    "pip",
-    "pkgutil",
-    "posix",
-    "profile",
-    "pty",
-    "runpy",
-    "shutil",
-    "socket",
-    "subprocess",
-    "sys",
-    "timeit",
-    "urllib",
-    "webbrowser",
+    "_aix_support", "_imp", "_io", "_posixsubprocess", "_pyrepl", "_winapi", "asyncio", "bdb", "builtins", "cProfile",
+    "code", "codeop", "commands", "concurrent", "ctypes", "doctest", "ensurepip", "gc", "http", "idlelib",
+    "importlib", "imp", "inspect", "io", "marshal", "multiprocessing", "nt", "os", "pdb", "pip", "pkgutil", "posix",
+    "profile", "pty", "runpy", "shutil", "socket", "subprocess", "sys", "timeit", "urllib", "webbrowser",
 ];
 /// Single functions of that kind in modules of which others are harmless.
 const REFUSED_FUNCTIONS: [&str; 8] = [
@@ -90,21 +53,10 @@ const REFUSED_FUNCTIONS: [&str; 8] = [
     "types.FunctionType",
 ];
 /// What a pickle may name of Python's own functions and types: plain types, which settings are made of.
+#[rustfmt::skip]
 const PLAIN: [&str; 14] = [
-    "bool",
-    "bytearray",
-    "bytes",
-    "complex",
-    "dict",
-    "float",
-    "frozenset",
-    "int",
-    "list",
-    "object",
-    "set",
-    "slice",
-    "str",
-    "tuple",
+    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "set", "slice",
+    "str", "tuple",
 ];
 
 /// The name as text, when it is harmless to leave it one.
