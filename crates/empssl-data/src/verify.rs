@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::checksum::md5_of;
 use crate::dataset::{Dataset, grouped};
 use crate::error::DataError;
+use crate::fetch::download::beside;
 use crate::options::{OnBadImage, OpenOptions, Split};
 use crate::progress::Observer;
 use crate::sets::{ImageSet, Member, PublishedFile, open_watched};
@@ -87,7 +88,7 @@ fn check_published(
     if let Some(file) = places.iter().find(|file| file.is_file()) {
         report.add(file.display(), sum_verdict(file, published.md5, observer)?);
     }
-    if let Some(part) = places.iter().map(|file| crate::fetch::part_of(file)).find(|part| part.is_file()) {
+    if let Some(part) = places.iter().map(|file| beside(file, ".part")).find(|part| part.is_file()) {
         report.add(part.display(), Verdict::Note("an unfinished download: fetch the set again to go on".to_owned()));
     }
     let Some(folder) = unpacked(published, root) else { return Ok(()) };

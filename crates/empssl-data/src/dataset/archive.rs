@@ -79,52 +79,42 @@ pub(crate) fn members(
     wanted: &[&str],
     limits: Limits,
 ) -> Result<HashMap<String, Vec<u8>>, Fault> {
-    let mut kept = Kept { files: HashMap::new(), room: limits.kept };
     let mut archive = Archive::new(bytes.take(limits.total));
-    let walked = kept.walk(&mut archive, folder, wanted);
+    let kept = keep(&mut archive, folder, wanted, limits.kept);
     let mut rest = archive.into_inner();
-    let drained = walked.and_then(|()| io::copy(&mut rest, &mut io::sink()).map_err(damaged));
+    let drained = kept.and_then(|files| io::copy(&mut rest, &mut io::sink()).map(|_| files).map_err(damaged));
     if rest.limit() == 0 {
         return Err(Fault::new(format!("{} bytes come out of it, more than of an official file", limits.total)));
     }
-    drained.map(|_| kept.files)
+    drained
 }
 
-/// The files read so far.
-struct Kept {
-    files: HashMap<String, Vec<u8>>,
-    /// Bytes that may still be kept.
-    room: u64,
-}
-
-impl Kept {
-    fn walk(&mut self, archive: &mut Archive<impl Read>, folder: &str, wanted: &[&str]) -> Result<(), Fault> {
-        // Raw entries: no header makes the reader collect long names, extensions or sparse maps in memory.
-        for entry in archive.entries().map_err(damaged)?.raw(true) {
-            let entry = entry.map_err(damaged)?;
-            let Some(&name) = wanted.iter().find(|name| is_called(&entry, folder, name)) else { continue };
-            if self.files.contains_key(name) {
-                return Err(Fault::new(format!("it has two files called `{name}`")));
-            }
-            self.read(name, entry)?;
+/// The wanted files, with room for so many bytes.
+fn keep(
+    archive: &mut Archive<impl Read>,
+    folder: &str,
+    wanted: &[&str],
+    mut room: u64,
+) -> Result<HashMap<String, Vec<u8>>, Fault> {
+    let mut files = HashMap::new();
+    // Raw entries: no header makes the reader collect long names, extensions or sparse maps in memory.
+    for entry in archive.entries().map_err(damaged)?.raw(true) {
+        let entry = entry.map_err(damaged)?;
+        let Some(&name) = wanted.iter().find(|name| is_called(&entry, folder, name)) else { continue };
+        if files.contains_key(name) {
+            return Err(Fault::new(format!("it has two files called `{name}`")));
         }
-        Ok(())
-    }
-
-    fn read(&mut self, name: &str, entry: Entry<impl Read>) -> Result<(), Fault> {
         let size = entry.size();
-        let Some(room) = self.room.checked_sub(size) else {
-            return Err(Fault::new(format!("`{name}` is larger than any official file")));
-        };
+        let larger = || Fault::new(format!("`{name}` is larger than any official file"));
+        room = room.checked_sub(size).ok_or_else(larger)?;
         let mut bytes = Vec::new();
         entry.take(size).read_to_end(&mut bytes).map_err(damaged)?;
         if bytes.len() as u64 != size {
             return Err(Fault::new(format!("it ends within `{name}`: get it again")));
         }
-        self.room = room;
-        self.files.insert(name.to_owned(), bytes);
-        Ok(())
+        files.insert(name.to_owned(), bytes);
     }
+    Ok(files)
 }
 
 fn is_called(entry: &Entry<impl Read>, folder: &str, name: &str) -> bool {

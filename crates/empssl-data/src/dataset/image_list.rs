@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use super::store::ImageFile;
-use super::tree::{Tree, collect};
+use super::tree::{Tree, images_below};
 use super::{About, Dataset};
 use crate::error::DataError;
 use crate::options::OnBadImage;
@@ -14,26 +14,22 @@ use crate::options::OnBadImage;
 /// twice is there twice. [`Dataset::path`] says which image is which.
 ///
 /// # Errors
-/// [`DataError::Io`] for what is not there, [`DataError::NoImages`] for a folder without an image or no input at all,
-/// and for images that do not decode as `on_bad_image` says: with [`OnBadImage::Skip`] all are decoded now, and the bad
+/// [`DataError::Io`] for what is not there, [`DataError::Inconsistent`] for a folder without an image or no input at
+/// all, and for images that do not decode as `on_bad_image` says: with [`OnBadImage::Skip`] all are decoded now, and the bad
 /// ones left out.
 pub fn open_images(inputs: &[PathBuf], on_bad_image: OnBadImage) -> Result<Dataset, DataError> {
     let mut files = Vec::new();
     for input in inputs {
         let metadata = std::fs::metadata(input).map_err(|error| DataError::io(input, error))?;
-        let before = files.len();
         if metadata.is_dir() {
-            collect(input, 0, &mut files)?;
+            files.extend(images_below(input)?);
         } else {
             files.push(ImageFile { path: input.clone(), bytes: metadata.len() });
-        }
-        if files.len() == before {
-            return Err(DataError::NoImages { path: input.clone() });
         }
     }
     let dir = inputs.first().cloned().unwrap_or_default();
     if files.is_empty() {
-        return Err(DataError::NoImages { path: dir });
+        return Err(DataError::no_images(&dir));
     }
     // The split is part of the fingerprint.
     let about = About { name: "images".to_owned(), split: "test".to_owned(), ..About::default() };
@@ -98,7 +94,7 @@ mod tests {
         assert_eq!(set.skipped()[0].path, bad);
         assert!(refusal(&[good.clone(), root.path().join("absent.png")], OnBadImage::Skip).contains("absent.png"));
         assert!(refusal(&[good, empty], OnBadImage::Skip).contains("empty"));
-        assert!(matches!(open_images(&[], OnBadImage::Fail), Err(DataError::NoImages { .. })));
-        assert!(matches!(open_images(&[bad], OnBadImage::Skip), Err(DataError::OnlyBadImages { .. })));
+        assert!(refusal(&[], OnBadImage::Fail).starts_with("no images in"));
+        assert!(refusal(&[bad], OnBadImage::Skip).starts_with("all 1 images in"));
     }
 }

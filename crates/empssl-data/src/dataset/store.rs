@@ -29,7 +29,7 @@ pub(crate) enum Store {
         /// The files.
         files: Vec<ImageFile>,
         /// All images decoded, if they are small.
-        decoded: Option<Decoded>,
+        decoded: Option<Vec<Array3<u8>>>,
     },
 }
 
@@ -81,34 +81,6 @@ pub(crate) struct ImageFile {
     pub(crate) bytes: u64,
 }
 
-/// Decoded images of any sizes in one piece of memory.
-#[derive(Debug)]
-pub(crate) struct Decoded {
-    pixels: Vec<u8>,
-    frames: Vec<Frame>,
-}
-
-#[derive(Debug)]
-struct Frame {
-    start: usize,
-    height: usize,
-    width: usize,
-}
-
-impl Decoded {
-    /// Room for `bytes` of pixels.
-    pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self { pixels: Vec::with_capacity(bytes), frames: Vec::new() }
-    }
-
-    /// Appends an image.
-    pub(crate) fn push(&mut self, image: &Array3<u8>) {
-        let (height, width, _) = image.dim();
-        self.frames.push(Frame { start: self.pixels.len(), height, width });
-        self.pixels.extend(image.iter());
-    }
-}
-
 impl Store {
     /// The number of images.
     pub(crate) fn len(&self) -> usize {
@@ -121,11 +93,13 @@ impl Store {
     /// The pixels of image `row`, which must exist.
     pub(crate) fn image(&self, row: usize) -> Result<CowArray<'_, u8, Ix3>, DataError> {
         match self {
-            Self::Records { pixels, side } => Ok(view(pixels, row * side * side * 3, *side, *side)),
-            Self::Files { decoded: Some(Decoded { pixels, frames }), .. } => {
-                let Frame { start, height, width } = frames[row];
-                Ok(view(pixels, start, height, width))
+            Self::Records { pixels, side } => {
+                let image = &pixels[row * side * side * 3..][..side * side * 3];
+                Ok(ArrayView3::from_shape((*side, *side, 3), image)
+                    .expect("the slice has the length of its shape")
+                    .into())
             }
+            Self::Files { decoded: Some(images), .. } => Ok(images[row].view().into()),
             Self::Files { files, source, .. } => source.decode(&files[row].path).map(CowArray::from),
         }
     }
@@ -154,12 +128,6 @@ impl Store {
             }
         }
     }
-}
-
-/// An image of the given size at `start`.
-pub(crate) fn view(pixels: &[u8], start: usize, height: usize, width: usize) -> CowArray<'_, u8, Ix3> {
-    let pixels = &pixels[start..start + height * width * 3];
-    ArrayView3::from_shape((height, width, 3), pixels).expect("the slice has the length of its shape").into()
 }
 
 fn bad(path: &Path, reason: impl ToString) -> DataError {

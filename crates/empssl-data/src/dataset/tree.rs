@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use ndarray::Array3;
 use rayon::prelude::*;
 
-use super::store::{Decoded, FileSource, ImageFile, Store};
+use super::store::{FileSource, ImageFile, Store};
 use super::{About, BadImage, Dataset};
 use crate::error::DataError;
 use crate::options::{OnBadImage, Split};
@@ -16,11 +17,6 @@ const SMALL_SIDE: u32 = 64;
 const SMALL_SET_BYTES: usize = 512 << 20;
 /// How deep folders may nest; more means a link that leads back to a parent.
 const MAX_DEPTH: usize = 16;
-
-/// Whether there is a folder for a split.
-fn has_splits(root: &Path) -> bool {
-    split_dir(root, Split::Train).is_some() || split_dir(root, Split::Test).is_some()
-}
 
 /// Whether there is an image in `dir`, at any depth.
 pub(crate) fn holds_image(dir: &Path) -> bool {
@@ -45,9 +41,11 @@ fn split_dir(root: &Path, split: Split) -> Option<PathBuf> {
 /// The files of a split, listed but not yet read.
 pub(crate) struct Tree {
     source: FileSource,
-    dir: PathBuf,
-    class_names: Vec<String>,
-    files: Vec<ImageFile>,
+    /// The folder of the split.
+    pub(crate) dir: PathBuf,
+    /// The names of the class folders, sorted.
+    pub(crate) class_names: Vec<String>,
+    pub(crate) files: Vec<ImageFile>,
     /// One label per file, or none at all when there are no classes.
     labels: Vec<u32>,
 }
@@ -65,12 +63,16 @@ impl Tree {
         check_same_classes(root, split, &dir, &class_names)?;
         let mut tree = Self { source: FileSource::Disk, dir, class_names, files: entries.images, labels: Vec::new() };
         if let (Some(stray), false) = (tree.files.first(), tree.class_names.is_empty()) {
-            return Err(DataError::StrayImage { path: stray.path.clone() });
+            let stray = stray.path.display();
+            return Err(DataError::Inconsistent(format!(
+                "image without a class: {stray} lies beside class folders; move it into one or remove it"
+            )));
         }
-        for (label, class_dir) in entries.folders.iter().enumerate() {
-            tree.add_class(class_dir, label as u32)?;
+        for (label, class_dir) in (0..).zip(&entries.folders) {
+            tree.files.extend(images_of_class(class_dir)?);
+            tree.labels.resize(tree.files.len(), label);
         }
-        if tree.files.is_empty() { Err(DataError::NoImages { path: tree.dir }) } else { Ok(tree) }
+        if tree.files.is_empty() { Err(DataError::no_images(&tree.dir)) } else { Ok(tree) }
     }
 
     /// A split whose files and labels are known, below `dir`. Sorts by class and path, so that a set has one order in
@@ -92,31 +94,6 @@ impl Tree {
         Self { source: FileSource::Disk, dir, class_names: Vec::new(), files, labels: Vec::new() }
     }
 
-    fn add_class(&mut self, dir: &Path, label: u32) -> Result<(), DataError> {
-        let before = self.files.len();
-        collect(dir, 0, &mut self.files)?;
-        if self.files.len() == before {
-            return Err(DataError::EmptyClass { path: dir.to_owned() });
-        }
-        self.labels.resize(self.files.len(), label);
-        Ok(())
-    }
-
-    /// The folder of the split.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The names of the class folders, sorted.
-    pub(crate) fn class_names(&self) -> &[String] {
-        &self.class_names
-    }
-
-    /// The number of files.
-    pub(crate) fn len(&self) -> usize {
-        self.files.len()
-    }
-
     /// Makes the data set: small images are decoded now, others checked only where bad ones are to be skipped.
     pub(crate) fn open(
         self,
@@ -127,17 +104,21 @@ impl Tree {
         let what = format!("{} {}", about.name, about.split);
         let form = self.form();
         let Self { source, dir, class_names, mut files, mut labels } = self;
-        let mut decoded = small_set_bytes(&source, &files).map(Decoded::with_capacity);
+        let mut decoded = is_small(&source, &files).then(|| Vec::with_capacity(files.len()));
         let mut skipped = Vec::new();
         if decoded.is_some() || on_bad_image == OnBadImage::Skip {
-            let checked = decode_all(&source, &files, &mut decoded, on_bad_image, (&what, observer))?;
-            retain(&mut files, &checked.good);
-            retain(&mut labels, &checked.good);
-            skipped = checked.bad;
+            skipped = decode_all(&source, &files, &mut decoded, on_bad_image, (&what, observer))?;
+            let mut bad = skipped.iter().map(|bad| &*bad.path).peekable();
+            let is_good: Vec<bool> = files.iter().map(|file| bad.next_if_eq(&&*file.path).is_none()).collect();
+            let mut good = is_good.iter();
+            files.retain(|_| good.next() != Some(&false));
+            let mut good = is_good.iter();
+            labels.retain(|_| good.next() != Some(&false));
         }
         if let (true, Some(first)) = (files.is_empty(), skipped.first()) {
-            let first = format!("{}: {}", first.path.display(), first.reason);
-            return Err(DataError::OnlyBadImages { path: dir, skipped: skipped.len(), first });
+            let (n_skipped, dir, path) = (skipped.len(), dir.display(), first.path.display());
+            let sentence = format!("all {n_skipped} images in {dir} are bad; the first: {path}: {}", first.reason);
+            return Err(DataError::Inconsistent(sentence));
         }
         let labels = (!class_names.is_empty()).then_some(labels);
         let about = About { form, class_names, skipped, ..about };
@@ -165,7 +146,7 @@ fn find_dir(root: &Path, split: Split) -> Result<PathBuf, DataError> {
     }
     match split_dir(root, split) {
         Some(dir) => Ok(dir),
-        None if split == Split::Train && !has_splits(root) => Ok(root.to_owned()),
+        None if split == Split::Train && split_dir(root, Split::Test).is_none() => Ok(root.to_owned()),
         None => Err(missing(
             format!("a {split} split"),
             "expected a folder `train`, and beside it `test` or `val`, with a folder per class in each",
@@ -181,18 +162,17 @@ fn check_same_classes(root: &Path, split: Split, dir: &Path, classes: &[String])
     };
     let Some(other_dir) = split_dir(root, other) else { return Ok(()) };
     let other_classes = Entries::read(&other_dir)?.class_names();
-    let differ = |class: &String, present: &Path, absent: &Path| DataError::SplitsDiffer {
-        class: class.clone(),
-        present: present.to_owned(),
-        absent: absent.to_owned(),
-    };
-    if let Some(class) = classes.iter().find(|class| !other_classes.contains(class)) {
-        return Err(differ(class, dir, &other_dir));
+    for (present, classes, absent, others) in
+        [(dir, classes, &*other_dir, &*other_classes), (&other_dir, &other_classes, dir, classes)]
+    {
+        if let Some(class) = classes.iter().find(|class| !others.contains(class)) {
+            let (present, absent) = (present.display(), absent.display());
+            return Err(DataError::Inconsistent(format!(
+                "class folder `{class}` is in {present} but not in {absent}: both splits need the same classes"
+            )));
+        }
     }
-    match other_classes.iter().find(|class| !classes.contains(class)) {
-        Some(class) => Err(differ(class, &other_dir, dir)),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// What lies directly in a folder, sorted by name; hidden entries and files of other kinds are left out.
@@ -242,75 +222,82 @@ fn extension(path: &Path) -> Option<String> {
     Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
 
-/// Adds the images below `dir`, at any depth.
-pub(crate) fn collect(dir: &Path, depth: usize, files: &mut Vec<ImageFile>) -> Result<(), DataError> {
+/// The images below `dir`, at any depth.
+///
+/// # Errors
+/// When there is none, or a folder cannot be read.
+pub(crate) fn images_below(dir: &Path) -> Result<Vec<ImageFile>, DataError> {
+    let mut files = Vec::new();
+    collect(dir, 0, &mut files)?;
+    if files.is_empty() { Err(DataError::no_images(dir)) } else { Ok(files) }
+}
+
+/// The images below the folder of a class.
+///
+/// # Errors
+/// When there is none, or a folder cannot be read.
+pub(crate) fn images_of_class(dir: &Path) -> Result<Vec<ImageFile>, DataError> {
+    let mut files = Vec::new();
+    collect(dir, 0, &mut files)?;
+    let empty = || format!("empty class folder {}: put images into it or remove it", dir.display());
+    if files.is_empty() { Err(DataError::Inconsistent(empty())) } else { Ok(files) }
+}
+
+fn collect(dir: &Path, depth: usize, files: &mut Vec<ImageFile>) -> Result<(), DataError> {
     if depth == MAX_DEPTH {
-        return Err(DataError::NestedTooDeeply { path: dir.to_owned() });
+        let dir = dir.display();
+        let sentence = format!("folders nest too deeply at {dir}: look for a link that leads back to a parent");
+        return Err(DataError::Inconsistent(sentence));
     }
     let entries = Entries::read(dir)?;
     files.extend(entries.images);
     entries.folders.iter().try_for_each(|folder| collect(folder, depth + 1, files))
 }
 
-/// The bytes that all images need when decoded, if they are small enough to be kept. A file whose header is unreadable
-/// does not decide; decoding it says what is wrong.
-fn small_set_bytes(source: &FileSource, files: &[ImageFile]) -> Option<usize> {
+/// Whether all images are small enough to be kept decoded. A file whose header is unreadable does not decide; decoding
+/// it says what is wrong.
+fn is_small(source: &FileSource, files: &[ImageFile]) -> bool {
     let small_bytes = |file: &ImageFile| match source.dimensions(&file.path) {
         Ok((width, height)) if width.max(height) > SMALL_SIDE => None,
         Ok((width, height)) => Some((width * height * 3) as usize),
         Err(_) => Some(0),
     };
     // The first image nearly always answers for all, without opening every file of a large set.
-    let first = small_bytes(files.first()?)?;
-    if first.saturating_mul(files.len()) > 2 * SMALL_SET_BYTES {
-        return None;
+    let is_large = |bytes: usize| bytes.saturating_mul(files.len()) > 2 * SMALL_SET_BYTES;
+    if files.first().and_then(small_bytes).is_none_or(is_large) {
+        return false;
     }
-    let bytes = files.par_iter().map(small_bytes).try_reduce(|| 0, |a, b| Some(a + b))?;
-    (bytes <= SMALL_SET_BYTES).then_some(bytes)
+    let bytes = files.par_iter().map(small_bytes).try_reduce(|| 0, |a, b| Some(a + b));
+    bytes.is_some_and(|bytes| bytes <= SMALL_SET_BYTES)
 }
 
-/// The outcome of decoding every file.
-struct Checked {
-    /// Per file, whether it decoded.
-    good: Vec<bool>,
-    bad: Vec<BadImage>,
-}
-
-/// Decodes every file on all cores and keeps the pixels if there is a place for them; a stretch at a time, so that no
-/// more than a stretch is held twice.
+/// Decodes every file on all cores, keeps the images if there is a place for them, and returns the bad files in order.
 fn decode_all(
     source: &FileSource,
     files: &[ImageFile],
-    kept: &mut Option<Decoded>,
+    kept: &mut Option<Vec<Array3<u8>>>,
     on_bad: OnBadImage,
     (what, observer): (&str, &mut Observer<'_>),
-) -> Result<Checked, DataError> {
+) -> Result<Vec<BadImage>, DataError> {
     // A second or two of large images.
     const STRETCH: usize = 512;
-    let mut checked = Checked { good: Vec::with_capacity(files.len()), bad: Vec::new() };
-    let keep = kept.is_some();
-    for stretch in files.chunks(STRETCH) {
-        let (done, total) = (checked.good.len() as u64, Some(files.len() as u64));
+    let (mut bad, keep) = (Vec::new(), kept.is_some());
+    for (stretch, files_of_stretch) in files.chunks(STRETCH).enumerate() {
+        let (done, total) = ((stretch * STRETCH) as u64, Some(files.len() as u64));
         report(observer, Progress { stage: Stage::Decode, what, done, total })?;
         let decode_one = |file: &ImageFile| source.decode(&file.path).map(|image| keep.then_some(image));
-        let images: Vec<_> = stretch.par_iter().map(decode_one).collect();
+        let images: Vec<_> = files_of_stretch.par_iter().map(decode_one).collect();
         for image in images {
-            checked.good.push(image.is_ok());
             match image {
-                Ok(image) => kept.iter_mut().zip(&image).for_each(|(kept, image)| kept.push(image)),
+                Ok(image) => kept.iter_mut().zip(image).for_each(|(kept, image)| kept.push(image)),
                 Err(DataError::BadImage { path, reason }) if on_bad == OnBadImage::Skip => {
-                    checked.bad.push(BadImage { path, reason });
+                    bad.push(BadImage { path, reason });
                 }
                 Err(error) => return Err(error),
             }
         }
     }
-    Ok(checked)
-}
-
-fn retain<T>(items: &mut Vec<T>, good: &[bool]) {
-    let mut good = good.iter();
-    items.retain(|_| good.next().copied().unwrap_or(true));
+    Ok(bad)
 }
 
 #[cfg(test)]

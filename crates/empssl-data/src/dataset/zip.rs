@@ -35,8 +35,8 @@ pub(crate) struct Archive {
 impl Archive {
     /// Opens an archive and lists its files.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Entry>), DataError> {
-        let window = Window::open(path).map_err(|error| DataError::io(path, error))?;
-        let (zip, entries) = walk(window).map_err(|reason| malformed(path, reason))?;
+        let file = Arc::new(File::open(path).map_err(|error| DataError::io(path, error))?);
+        let (zip, entries) = walk(Window { file, place: 0 }).map_err(|reason| malformed(path, reason))?;
         Ok((Self { path: path.to_owned(), zip }, entries))
     }
 
@@ -90,64 +90,19 @@ pub(crate) fn read_entry<R: Read + Seek>(zip: &mut ZipArchive<R>, name: &str) ->
     if found == expected { Ok(bytes) } else { Err(format!("it has {found} bytes, expected {expected}")) }
 }
 
-/// A file read by place, so that clones do not disturb each other; reads are gathered, since headers are read in
-/// small pieces.
-#[derive(Debug)]
+/// A file that is read at a place of its own, so that clones do not disturb each other. Headers are read in a few
+/// pieces; compressed bytes are buffered by the crate `zip`.
+#[derive(Clone, Debug)]
 struct Window {
     file: Arc<File>,
-    len: u64,
     place: u64,
-    /// Bytes of the file from `start` on.
-    held: Vec<u8>,
-    start: u64,
-}
-
-impl Window {
-    const HELD: usize = 4096;
-
-    fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let len = file.metadata()?.len();
-        Ok(Self { file: Arc::new(file), len, place: 0, held: Vec::new(), start: 0 })
-    }
-
-    /// What is held of the file from the current place on.
-    fn rest(&self) -> &[u8] {
-        let skipped = self.place.checked_sub(self.start).and_then(|skipped| usize::try_from(skipped).ok());
-        skipped.and_then(|skipped| self.held.get(skipped..)).unwrap_or_default()
-    }
-
-    fn fill(&mut self) -> io::Result<()> {
-        self.held.resize(Self::HELD, 0);
-        let read = read_at(&self.file, &mut self.held, self.place)?;
-        self.held.truncate(read);
-        self.start = self.place;
-        Ok(())
-    }
-}
-
-/// A clone holds nothing yet.
-impl Clone for Window {
-    fn clone(&self) -> Self {
-        Self { file: Arc::clone(&self.file), len: self.len, place: self.place, held: Vec::new(), start: 0 }
-    }
 }
 
 impl Read for Window {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.rest().is_empty() {
-            if out.len() >= Self::HELD {
-                let read = read_at(&self.file, out, self.place)?;
-                self.place += read as u64;
-                return Ok(read);
-            }
-            self.fill()?;
-        }
-        let rest = self.rest();
-        let count = rest.len().min(out.len());
-        out[..count].copy_from_slice(&rest[..count]);
-        self.place += count as u64;
-        Ok(count)
+        let read = read_at(&self.file, out, self.place)?;
+        self.place += read as u64;
+        Ok(read)
     }
 }
 
@@ -155,7 +110,7 @@ impl Seek for Window {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let place = match to {
             SeekFrom::Start(place) => Some(place),
-            SeekFrom::End(offset) => self.len.checked_add_signed(offset),
+            SeekFrom::End(offset) => self.file.metadata()?.len().checked_add_signed(offset),
             SeekFrom::Current(offset) => self.place.checked_add_signed(offset),
         };
         self.place = place.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a place before the file"))?;
@@ -300,7 +255,7 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let bytes: Vec<u8> = (0..20_000_u32).map(|value| (value * 7 / 8) as u8).collect();
         fs::write(dir.path().join("file"), &bytes).unwrap();
-        let mut window = Window::open(&dir.path().join("file")).unwrap();
+        let mut window = Window { file: File::open(dir.path().join("file")).unwrap().into(), place: 0 };
         for (place, len) in [(0, 10), (4, 30), (4_090, 20), (9_000, 8_000), (100, 3), (19_990, 10)] {
             assert_eq!(window.seek(SeekFrom::Start(place)).unwrap(), place);
             let mut found = vec![0; len];

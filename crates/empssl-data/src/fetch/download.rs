@@ -26,36 +26,29 @@ const MAX_BYTES: u64 = 1 << 40;
 pub(crate) fn download(source: &PublishedFile, file: &Path, observer: &mut Observer<'_>) -> Result<u64, DataError> {
     if file.exists() {
         let found = md5_of(file, observer)?;
-        let expected = source.md5.to_owned();
-        let foreign = || FetchError::Foreign { file: file.to_owned(), found: found.clone(), expected };
-        return if found == source.md5 { Ok(0) } else { Err(foreign().into()) };
+        let (file, expected) = (file.display(), source.md5);
+        let foreign =
+            || format!("wrong checksum: {file} has MD5 {found}, expected {expected}; move it away and run this again");
+        return if found == expected { Ok(0) } else { Err(FetchError::Download(foreign()).into()) };
     }
     let download = Download::new(source, file);
     let transferred = download.run(observer)?;
     let found = md5_of(&download.part, observer)?;
     if found != source.md5 {
         download.discard()?;
-        return Err(FetchError::Checksum { url: source.url(), found, expected: source.md5.to_owned() }.into());
+        return Err(FetchError::Download(format!(
+            "wrong checksum: the download of {} has MD5 {found}, expected {}; it was removed, run this again",
+            source.url(),
+            source.md5
+        ))
+        .into());
     }
-    rename(&download.part, file).map_err(|error| FetchError::write(file, error))?;
+    std::fs::rename(&download.part, file).map_err(|error| FetchError::write(file, error))?;
     download.discard()?;
     Ok(transferred)
 }
 
-/// Renames a file whose content is on the disk already, and waits until the new name is as well.
-pub(super) fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::rename(from, to)?;
-    let folder = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Elsewhere a folder cannot be opened as a file, and names are written in order.
-    let synced = if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) };
-    match synced {
-        // Some network file systems cannot do this; they have their own ways.
-        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
-        synced => synced,
-    }
-}
-
-/// A name beside `file`, with `ending` appended.
+/// The name beside `file` with `ending` appended: `.part` for what has arrived of it, `.part.etag` for its version.
 pub(crate) fn beside(file: &Path, ending: &str) -> PathBuf {
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(ending);
@@ -125,8 +118,11 @@ impl<'a> Download<'a> {
             }
         }
         if Some(done) != total {
-            let total = total.map_or("an unknown number".to_owned(), |total| total.to_string());
-            return Err(FetchError::Broken { url: self.source.url(), done, total }.into());
+            let (url, total) = (self.source.url(), total.map_or("an unknown number".to_owned(), |t| t.to_string()));
+            return Err(FetchError::Download(format!(
+                "the connection to {url} broke after {done} bytes of {total}: run this again to go on from there"
+            ))
+            .into());
         }
         Ok(transferred)
     }
@@ -152,8 +148,10 @@ impl<'a> Download<'a> {
             _ => self.request(0, "")?,
         };
         if response.status() != 200 {
-            let (url, file) = (self.source.url(), self.file.to_owned());
-            return Err(FetchError::Status { url, status: response.status().as_u16(), file });
+            let (url, status, file) = (self.source.url(), response.status().as_u16(), self.file.display());
+            return Err(FetchError::Download(format!(
+                "{url} answered with status {status}: if the file has moved, put it here as {file} and run this again"
+            )));
         }
         std::fs::write(&self.mark, mark_of(response.headers())).map_err(|e| FetchError::write(&self.mark, e))?;
         let total = number(response.headers(), "content-length");
@@ -168,20 +166,20 @@ impl<'a> Download<'a> {
         if !mark.is_empty() {
             request = request.header("if-range", mark);
         }
-        request.call().map_err(|error| FetchError::Offline {
-            url: self.source.url(),
-            reason: error.to_string(),
-            file: self.file.to_owned(),
+        request.call().map_err(|error| {
+            FetchError::Download(format!(
+                "cannot reach {} ({error}): without a network, download it elsewhere, put it here as {}, and run this \
+                 again",
+                self.source.url(),
+                self.file.display()
+            ))
         })
     }
 
     /// The size of the file, which must be the published one.
     fn checked_total(&self, answer: &Answer) -> Result<Option<u64>, FetchError> {
         match (answer.total, self.source.bytes) {
-            (Some(found), Some(expected)) if found != expected => {
-                self.discard()?;
-                Err(FetchError::Length { url: self.source.url(), found, expected })
-            }
+            (Some(found), Some(expected)) if found != expected => Err(self.refuse_length(found, expected)),
             (found, expected) => Ok(expected.or(found)),
         }
     }
@@ -203,9 +201,7 @@ impl<'a> Download<'a> {
                     return Ok(Arrived { bytes, whole: true });
                 }
                 Ok(n) if bytes + n as u64 > most => {
-                    self.discard()?;
-                    let (found, expected) = (done + n as u64, total.unwrap_or(MAX_BYTES));
-                    return Err(FetchError::Length { url: self.source.url(), found, expected }.into());
+                    return Err(self.refuse_length(done + n as u64, total.unwrap_or(MAX_BYTES)).into());
                 }
                 Ok(n) => {
                     part.write_all(&buffer[..n]).map_err(|e| self.cannot_write(e))?;
@@ -215,6 +211,15 @@ impl<'a> Download<'a> {
                 Err(_) => return Ok(Arrived { bytes, whole: false }),
             }
         }
+    }
+
+    /// Removes what has arrived of a file that has another length than the published one.
+    fn refuse_length(&self, found: u64, expected: u64) -> FetchError {
+        let url = self.source.url();
+        let sentence = format!(
+            "{url} is not the published file: it has {found} bytes, expected {expected}; nothing of it was kept"
+        );
+        self.discard().err().unwrap_or(FetchError::Download(sentence))
     }
 
     fn cannot_write(&self, error: std::io::Error) -> FetchError {

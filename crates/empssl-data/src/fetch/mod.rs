@@ -15,7 +15,7 @@
 //! # Ok::<(), empssl_data::DataError>(())
 //! ```
 
-mod download;
+pub(crate) mod download;
 #[cfg(test)]
 mod tests;
 
@@ -47,7 +47,8 @@ pub struct Fetched {
 pub fn fetch(name: &str, into: &Path, observer: &mut Observer<'_>) -> Result<Vec<Fetched>, DataError> {
     let set = ImageSet::named(name)?;
     if set.files.is_empty() {
-        return Err(FetchError::NoSource { name: name.to_owned(), hint: set.instead_of_fetching }.into());
+        let hint = set.instead_of_fetching;
+        return Err(FetchError::Download(format!("`{name}` has no public address: {hint}")).into());
     }
     fetch_files(set.files, into, observer)
 }
@@ -66,11 +67,6 @@ fn fetch_one(source: &PublishedFile, into: &Path, observer: &mut Observer<'_>) -
     let was_there = path.exists();
     let downloaded = download::download(source, &path, observer)?;
     Ok(Fetched { path, was_there, downloaded })
-}
-
-/// Where an unfinished download of `file` is.
-pub(crate) fn part_of(file: &Path) -> PathBuf {
-    download::beside(file, ".part")
 }
 
 /// Keeps two processes from writing the same files: an empty file that stays, locked while this one fetches. The system

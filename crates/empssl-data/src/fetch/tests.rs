@@ -307,15 +307,6 @@ fn whoever_watches_can_stop_and_go_on_later() {
 }
 
 #[test]
-fn a_rename_moves_and_names_what_cannot_be() {
-    let dir = tempfile::tempdir().unwrap();
-    let (from, to) = (dir.path().join("a"), dir.path().join("b"));
-    std::fs::write(&from, "x").unwrap();
-    download::rename(&from, &to).unwrap();
-    assert!(to.is_file() && download::rename(&from, &to).is_err());
-}
-
-#[test]
 fn sets_without_an_address_say_what_to_do() {
     let into = tempfile::tempdir().unwrap();
     let refusal = |name: &str| fetch(name, into.path(), &mut go_on).unwrap_err();

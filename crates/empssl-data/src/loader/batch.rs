@@ -2,31 +2,10 @@
 
 use std::fmt;
 
-use ndarray::{Array5, ArrayView5};
+use ndarray::{Array5, ArrayView5, Dimension, Ix5};
 
 use super::buffers::PooledBuffer;
 use crate::error::DataError;
-
-/// The sizes of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shape {
-    /// Patches per image, n.
-    pub(super) n: usize,
-    /// Images, b.
-    pub(super) b: usize,
-    /// Side of a patch, s.
-    pub(super) s: usize,
-}
-
-impl Shape {
-    fn dim(self) -> (usize, usize, usize, usize, usize) {
-        (self.n, self.b, 3, self.s, self.s)
-    }
-
-    fn bytes(self) -> usize {
-        self.n * self.b * 3 * self.s * self.s
-    }
-}
 
 /// The patches of b images.
 ///
@@ -36,8 +15,9 @@ pub struct PatchBatch {
     pub labels: Option<Vec<u32>>,
     /// The index of every image in the data set, `[b]`.
     pub indices: Vec<usize>,
-    shape: Shape,
-    buffer: PooledBuffer,
+    /// The shape of the patches, `[n, b, 3, s, s]`.
+    pub(super) shape: Ix5,
+    pub(super) buffer: PooledBuffer,
 }
 
 impl PatchBatch {
@@ -46,7 +26,7 @@ impl PatchBatch {
     /// # Errors
     /// When the patches are not square and of three channels, or labels or indices are not one per image.
     pub fn new(patches: Array5<u8>, labels: Option<Vec<u32>>, indices: Vec<usize>) -> Result<Self, DataError> {
-        let (n, b, channels, s, width) = patches.dim();
+        let (_, b, channels, s, width) = patches.dim();
         if channels != 3 || s != width {
             let expected = "[n, b, 3, s, s]: three channels and square patches";
             return Err(DataError::setting("patches", format!("{:?}", patches.shape()), expected));
@@ -56,23 +36,18 @@ impl PatchBatch {
             return Err(DataError::setting(key, count, format!("one for each of the {b} images")));
         }
         let bytes = patches.as_standard_layout().iter().copied().collect();
-        Ok(Self { labels, indices, shape: Shape { n, b, s }, buffer: PooledBuffer::of(bytes) })
-    }
-
-    /// A batch that a loader made.
-    pub(super) fn made(shape: Shape, buffer: PooledBuffer, labels: Option<Vec<u32>>, indices: Vec<usize>) -> Self {
-        Self { labels, indices, shape, buffer }
+        Ok(Self { labels, indices, shape: patches.raw_dim(), buffer: PooledBuffer::of(bytes) })
     }
 
     /// The patches, `[n, b, 3, s, s]`: the patch axis comes first, so that flattening the first two gives the
     /// patch-major rows that the network and the loss expect.
     pub fn patches(&self) -> ArrayView5<'_, u8> {
-        ArrayView5::from_shape(self.shape.dim(), self.bytes()).expect("a slice as long as its shape")
+        ArrayView5::from_shape(self.shape, self.bytes()).expect("a slice as long as its shape")
     }
 
     /// The bytes of the patches in the order of [`PatchBatch::patches`], without a gap.
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer.bytes()[..self.shape.bytes()]
+        &self.buffer.bytes()[..self.shape.size()]
     }
 }
 
@@ -113,7 +88,7 @@ mod tests {
         let batch = PatchBatch::new(patches.clone(), Some(vec![7, 8]), vec![1, 2]).unwrap();
         assert_eq!(batch.patches(), patches);
         assert_eq!(batch.as_ref(), patches.iter().copied().collect::<Vec<_>>());
-        assert!(format!("{batch:?}").contains("n: 3, b: 2, s: 4"));
+        assert!(format!("{batch:?}").contains("shape: [3, 2, 3, 4, 4]"));
     }
 
     #[test]

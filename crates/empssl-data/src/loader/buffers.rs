@@ -110,7 +110,8 @@ impl Shared {
     fn allocate(&self) -> Result<Box<dyn PatchBuffer>, DataError> {
         let buffer = self.memory.allocate(self.bytes)?;
         let (found, expected) = ((*buffer).as_ref().len(), self.bytes);
-        if found < expected { Err(DataError::ShortBuffer { found, expected }) } else { Ok(buffer) }
+        let short = || format!("the memory for a batch has {found} bytes, expected at least {expected}");
+        if found < expected { Err(DataError::Loader(short())) } else { Ok(buffer) }
     }
 }
 

@@ -71,7 +71,10 @@ impl LoaderConfig {
         self.check_view()?;
         let batches = self.batches_per_epoch(images);
         if batches == 0 {
-            return Err(DataError::TooFewImages { images, batch_size: self.batch_size });
+            let b = self.batch_size;
+            return Err(DataError::Loader(format!(
+                "{images} images do not fill one batch of {b}: lower the batch size or keep incomplete batches"
+            )));
         }
         if self.first_batch > batches {
             let expected = format!("at most {batches}, the batches of an epoch");

@@ -34,15 +34,10 @@ pub(super) struct PatchSource {
     /// Patches per image.
     pub(super) n_patches: usize,
     sampler: PatchSampler,
-    view: Placed,
+    view: View,
+    /// The lattice of [`View::Grid`].
+    grid: Option<PatchGrid>,
     seed: u64,
-}
-
-/// A [`View`] with everything it needs.
-enum Placed {
-    Augmented { by_pixels: bool },
-    Grid(PatchGrid),
-    Whole,
 }
 
 impl PatchSource {
@@ -53,13 +48,8 @@ impl PatchSource {
         config: &LoaderConfig,
     ) -> Result<Self, DataError> {
         let LoaderConfig { n_patches, view, seed, .. } = *config;
-        let view = match view {
-            View::Augmented => Placed::Augmented { by_pixels: false },
-            View::AugmentedByPixels => Placed::Augmented { by_pixels: true },
-            View::Grid { flip } => Placed::Grid(PatchGrid::new(n_patches, flip)?),
-            View::Whole => Placed::Whole,
-        };
-        Ok(Self { images, n_patches, sampler: sampler.clone(), view, seed })
+        let grid = if let View::Grid { flip } = view { Some(PatchGrid::new(n_patches, flip)?) } else { None };
+        Ok(Self { images, n_patches, sampler: sampler.clone(), view, grid, seed })
     }
 
     /// Side of a patch.
@@ -69,20 +59,15 @@ impl PatchSource {
 
     /// By what the patches of the image of this `index` are drawn.
     pub(super) fn address(&self, pixels: ArrayView3<'_, u8>, index: usize) -> u64 {
-        match self.view {
-            Placed::Augmented { by_pixels: true } => digest(pixels),
-            _ => index as u64,
-        }
+        if self.view == View::AugmentedByPixels { digest(pixels) } else { index as u64 }
     }
 
     /// Writes one patch of the image of this address, whose `pixels` are given, to `out`, `[3, s, s]`.
     pub(super) fn write(&self, pixels: ArrayView3<'_, u8>, epoch: u64, image: u64, patch: u32, out: &mut [u8]) {
-        match &self.view {
-            Placed::Augmented { .. } => {
-                self.sampler.sample(pixels, PatchKey { seed: self.seed, epoch, image, patch }, out);
-            }
-            Placed::Grid(grid) => self.sampler.grid(pixels, grid, patch as usize, out),
-            Placed::Whole => self.sampler.whole(pixels, out),
+        match &self.grid {
+            Some(grid) => self.sampler.grid(pixels, grid, patch as usize, out),
+            None if self.view == View::Whole => self.sampler.whole(pixels, out),
+            None => self.sampler.sample(pixels, PatchKey { seed: self.seed, epoch, image, patch }, out),
         }
     }
 }

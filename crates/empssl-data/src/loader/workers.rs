@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
+use ndarray::Ix5;
 
-use super::batch::{PatchBatch, Shape};
+use super::batch::PatchBatch;
 use super::buffers::PooledBuffer;
 use super::source::PatchSource;
 use crate::error::DataError;
@@ -82,8 +83,9 @@ impl PendingBatch {
         let made = match failure {
             Some((_, error)) => Err(error),
             None => {
-                let shape = Shape { n: source.n_patches, b: self.images.len(), s: source.side() };
-                Ok(PatchBatch::made(shape, buffer, source.images.labels(&self.images), self.images))
+                let (b, s, labels) = (self.images.len(), source.side(), source.images.labels(&self.images));
+                let shape = Ix5(source.n_patches, b, 3, s, s);
+                Ok(PatchBatch { labels, indices: self.images, shape, buffer })
             }
         };
         (self.number, made)
@@ -124,7 +126,8 @@ impl WorkerPool {
         for number in 0..n_workers {
             let (worker, thread) = (Arc::clone(&worker), std::thread::Builder::new().name(format!("patches-{number}")));
             let thread = thread.spawn(move || worker.run());
-            pool.threads.push(thread.map_err(|error| DataError::NoThreads { reason: error.to_string() })?);
+            let no_thread = |error| DataError::Loader(format!("cannot start the loader's threads: {error}"));
+            pool.threads.push(thread.map_err(no_thread)?);
         }
         Ok(pool)
     }
@@ -187,7 +190,7 @@ impl Worker {
                 let made = catch_unwind(AssertUnwindSafe(|| self.make(&batch, place, patch_bytes, &mut patches)));
                 let made = made.unwrap_or_else(|panic| {
                     let reason = message(&*panic);
-                    Err(DataError::WorkerPanicked { index, reason })
+                    Err(DataError::Loader(format!("making the patches of image {index} panicked: {reason}")))
                 });
                 if let Err(error) = made {
                     batch.fail(place, error);

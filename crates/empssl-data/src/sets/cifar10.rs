@@ -9,7 +9,6 @@ use super::{ImageSet, Member, PublishedFile, Request};
 use crate::dataset::Dataset;
 use crate::dataset::tree::Tree;
 use crate::error::DataError;
-use crate::patch::PatchConfig;
 use crate::progress::Observer;
 
 /// The classes, by which a tree of image files is recognised.
@@ -84,31 +83,25 @@ fn open(request: &Request<'_>, observer: &mut Observer<'_>) -> Result<Dataset, D
 
 fn open_tree(request: &Request<'_>, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
     let tree = Tree::list(request.root(), request.split)?;
-    if tree.class_names() != CLASSES {
+    if tree.class_names != CLASSES {
         return Err(DataError::MissingFolder {
             what: "the classes of CIFAR-10".into(),
-            path: tree.dir().to_owned(),
+            path: tree.dir,
             hint: format!("expected the folders {} and no others", CLASSES.join(", ")),
         });
     }
-    request.check_count(tree.dir(), tree.len())?;
+    request.check_count(&tree.dir, tree.files.len())?;
     tree.open(request.about(), request.options.on_bad_image, observer)
 }
 
 /// CIFAR-10.
 pub(crate) const SET: ImageSet = ImageSet {
-    name: "cifar10",
-    title: "CIFAR-10",
     counts: Some(COUNTS),
     n_classes: Some(10),
     class_names: || CLASSES.to_vec(),
     is_balanced: true,
-    is_generated: false,
-    patches: PatchConfig::cifar32,
     files: &[FORMAT.forms[0].archive],
     other_files: &[FORMAT.forms[1].archive],
-    instead_of_fetching: "",
     looks_for: "cifar-10-batches-bin, cifar-10-batches-py, cifar-10-*.tar.gz, a train folder with the ten classes",
-    recognises: |root| FORMAT.lies_at(root) || holds_classes(root),
-    open,
+    ..ImageSet::new("cifar10", "CIFAR-10", |root| FORMAT.find(root).is_some() || holds_classes(root), open)
 };

@@ -2,7 +2,6 @@
 
 use super::cifar::{COUNTS, Form, Format, Kind, Label, SITE};
 use super::{ImageSet, Member, PublishedFile};
-use crate::patch::PatchConfig;
 
 /// The fine classes.
 const CLASSES: &str = include_str!("../../../../data/cifar100-classes.txt");
@@ -50,18 +49,17 @@ pub(crate) const FORMAT: Format = Format {
 
 /// CIFAR-100.
 pub(crate) const SET: ImageSet = ImageSet {
-    name: "cifar100",
-    title: "CIFAR-100",
     counts: Some(COUNTS),
     n_classes: Some(100),
     class_names: || CLASSES.lines().collect(),
     is_balanced: true,
-    is_generated: false,
-    patches: PatchConfig::cifar32,
     files: &[FORMAT.forms[0].archive],
     other_files: &[FORMAT.forms[1].archive],
-    instead_of_fetching: "",
     looks_for: "cifar-100-binary, cifar-100-python, cifar-100-*.tar.gz",
-    recognises: |root| FORMAT.lies_at(root),
-    open: |request, _| FORMAT.open(request).unwrap_or_else(|| Err(FORMAT.missing(request))),
+    ..ImageSet::new(
+        "cifar100",
+        "CIFAR-100",
+        |root| FORMAT.find(root).is_some(),
+        |request, _| FORMAT.open(request).unwrap_or_else(|| Err(FORMAT.missing(request))),
+    )
 };

@@ -69,7 +69,7 @@ fn read_archive(path: &Path, folder: &str, wanted: &[&str]) -> Result<HashMap<St
 
 #[cfg(not(feature = "archives"))]
 fn read_archive(path: &Path, _folder: &str, _wanted: &[&str]) -> Result<HashMap<String, Vec<u8>>, DataError> {
-    Err(DataError::MissingFeature { path: path.to_owned(), feature: "archives" })
+    Err(DataError::without_archives(path))
 }
 
 /// A place where a published archive was found.

@@ -2,25 +2,13 @@
 
 use super::ImageSet;
 use crate::dataset::tree::{Tree, holds_image};
-use crate::patch::PatchConfig;
 
 /// Any tree of images.
 pub(crate) const SET: ImageSet = ImageSet {
-    name: "folder",
-    title: "A folder of images",
-    counts: None,
-    n_classes: None,
-    class_names: Vec::new,
-    is_balanced: false,
-    is_generated: false,
-    patches: PatchConfig::cifar32,
-    files: &[],
-    other_files: &[],
     instead_of_fetching: "it stands for a folder of images of your own",
     looks_for: "any .jpg, .jpeg or .png file",
-    recognises: holds_image,
-    open: |request, observer| {
+    ..ImageSet::new("folder", "A folder of images", holds_image, |request, observer| {
         let tree = Tree::list(request.root(), request.split)?;
         tree.open(request.about(), request.options.on_bad_image, observer)
-    },
+    })
 };

@@ -4,10 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{ImageSet, Request, truth};
+use super::{ImageSet, Request, check_none_absent, truth, unknown_image};
 use crate::dataset::Dataset;
 use crate::dataset::store::{FileSource, ImageFile};
-use crate::dataset::tree::{collect, is_image};
+use crate::dataset::tree::{images_below, images_of_class, is_image};
 use crate::error::DataError;
 use crate::options::Split;
 use crate::patch::PatchConfig;
@@ -92,23 +92,11 @@ fn is_flat(dir: &Path, classes: &[Class]) -> bool {
 
 /// The images in the folders of the hundred classes; other folders are other classes of the full set.
 fn by_class_folder(dir: &Path, classes: &[Class]) -> Result<Vec<(u32, ImageFile)>, DataError> {
-    let absent: Vec<&Class> = classes.iter().filter(|class| !dir.join(class.wnid).is_dir()).collect();
-    if let Some(first) = absent.first() {
-        return Err(DataError::MissingClass {
-            class: first.wnid.to_owned(),
-            path: dir.to_owned(),
-            absent: absent.len(),
-            classes: classes.len(),
-        });
-    }
+    let wnids = classes.iter().map(|class| class.wnid);
+    check_none_absent(dir, wnids.filter(|wnid| !dir.join(wnid).is_dir()), classes.len())?;
     let mut labelled = Vec::new();
     for (label, class) in (0..).zip(classes) {
-        let (mut files, class_dir) = (Vec::new(), dir.join(class.wnid));
-        collect(&class_dir, 0, &mut files)?;
-        if files.is_empty() {
-            return Err(DataError::EmptyClass { path: class_dir });
-        }
-        labelled.extend(files.into_iter().map(|file| (label, file)));
+        labelled.extend(images_of_class(&dir.join(class.wnid))?.into_iter().map(|file| (label, file)));
     }
     Ok(labelled)
 }
@@ -116,15 +104,10 @@ fn by_class_folder(dir: &Path, classes: &[Class]) -> Result<Vec<(u32, ImageFile)
 /// The images of the hundred classes out of a folder with the images of all.
 fn flat(root: &Path, base: &Path, dir: &Path, classes: &[Class]) -> Result<Vec<(u32, ImageFile)>, DataError> {
     let truth = Truth::find(root, base, dir)?;
-    let mut files = Vec::new();
-    collect(dir, 0, &mut files)?;
-    if files.is_empty() {
-        return Err(DataError::NoImages { path: dir.to_owned() });
-    }
     let mut labelled = Vec::new();
-    for file in files {
+    for file in images_below(dir)? {
         match truth.label(&file.path, classes) {
-            None => return Err(DataError::UnknownImage { path: file.path, truth: truth.path }),
+            None => return Err(unknown_image(&file.path, &truth.path)),
             Some(None) => {}
             Some(Some(label)) => labelled.push((label as u32, file)),
         }
@@ -195,21 +178,14 @@ fn parse<T>(path: &Path, parser: impl Fn(&[u8]) -> Result<T, String>) -> Result<
 
 /// ImageNet-100.
 pub(crate) const SET: ImageSet = ImageSet {
-    name: "imagenet100",
-    title: "ImageNet-100",
     counts: Some([126_689, 5_000]),
     n_classes: Some(100),
     class_names: || classes().iter().map(|class| class.name).collect(),
-    is_balanced: false,
-    is_generated: false,
     patches: PatchConfig::imagenet224,
-    files: &[],
-    other_files: &[],
     instead_of_fetching: "register at image-net.org, download the ILSVRC 2012 training and validation images, and point \
                           --data at their folder; the 100 classes are picked when it is opened",
     looks_for: "a train or val folder with the hundred classes' folders, ILSVRC/Data/CLS-LOC",
-    recognises,
-    open,
+    ..ImageSet::new("imagenet100", "ImageNet-100", recognises, open)
 };
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What MNIST (LeCun, Cortes, Burges) and Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017) share: the IDX format.
+//! MNIST (LeCun, Cortes, Burges) and Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017), from their IDX files.
 //!
 //! An IDX file is two zero bytes, the type of its elements (8: unsigned bytes), the number of axes, the size of each axis
 //! as four bytes with the highest first, and the elements. Both sets have the same files, 28x28 grey images; their first
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use empssl_pickle::bytes::{Cursor, Fault};
 
-use super::{Records, Request};
+use super::{ImageSet, PublishedFile, Records, Request, label_out_of_range};
 use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::options::Split;
 
-pub(crate) const COUNTS: [usize; 2] = [60_000, 10_000];
+const COUNTS: [usize; 2] = [60_000, 10_000];
 const SIDE: usize = 28;
-pub(crate) const N_CLASSES: usize = 10;
+const N_CLASSES: usize = 10;
 /// The most axes of an IDX file of interest.
 const MAX_AXES: usize = 3;
 /// The most bytes of a file that is unzipped.
@@ -23,7 +23,7 @@ const MAX_AXES: usize = 3;
 const MAX_BYTES: u64 = (4 + 4 * MAX_AXES + COUNTS[0] * SIDE * SIDE) as u64;
 
 /// In what the two sets differ.
-pub(crate) struct Format {
+struct Format {
     title: &'static str,
     name: &'static str,
     /// The folder in which torchvision keeps the set, and where `fetch` puts it.
@@ -34,8 +34,7 @@ pub(crate) struct Format {
     first_labels: [[u8; 10]; 2],
 }
 
-/// MNIST.
-pub(crate) const MNIST: Format = Format {
+const MNIST: Format = Format {
     title: "MNIST",
     name: "mnist",
     folder: "MNIST/raw",
@@ -43,8 +42,7 @@ pub(crate) const MNIST: Format = Format {
     first_labels: [[5, 0, 4, 1, 9, 2, 1, 3, 1, 4], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]],
 };
 
-/// Fashion-MNIST.
-pub(crate) const FASHION_MNIST: Format = Format {
+const FASHION_MNIST: Format = Format {
     title: "Fashion-MNIST",
     name: "fashion-mnist",
     folder: "FashionMNIST/raw",
@@ -79,7 +77,7 @@ impl Format {
     }
 
     /// Whether the set lies at `root`, or files that could be of either set.
-    pub(crate) fn recognises(&self, root: &Path, other: &Self) -> bool {
+    fn recognises(&self, root: &Path, other: &Self) -> bool {
         self.find(root).is_some_and(|dir| !other.owns(&dir))
     }
 
@@ -98,7 +96,7 @@ impl Format {
     }
 
     /// Opens the set; files that are known to be of the other one are refused.
-    pub(crate) fn open(&self, other: &Self, request: &Request<'_>) -> Result<Dataset, DataError> {
+    fn open(&self, other: &Self, request: &Request<'_>) -> Result<Dataset, DataError> {
         let title = self.title;
         let Some(dir) = self.find(request.root()) else {
             let hint = format!("put train-images-idx3-ubyte.gz and the other three files of {} there", self.page);
@@ -145,17 +143,17 @@ fn unzipped(file: std::fs::File, path: &Path) -> Result<Vec<u8>, DataError> {
 
 #[cfg(not(feature = "archives"))]
 fn unzipped(_file: std::fs::File, path: &Path) -> Result<Vec<u8>, DataError> {
-    Err(DataError::MissingFeature { path: path.to_owned(), feature: "archives" })
+    Err(DataError::without_archives(path))
 }
 
 /// An array of bytes.
-pub(crate) struct Idx<'a> {
+struct Idx<'a> {
     sizes: Vec<usize>,
     elements: &'a [u8],
 }
 
 /// Reads an IDX file of unsigned bytes.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Idx<'_>, Fault> {
+fn parse(bytes: &[u8]) -> Result<Idx<'_>, Fault> {
     let mut cursor = Cursor::new(bytes);
     let [zero, nought, kind, axes] = cursor.array()?;
     if [zero, nought, kind] != [0, 0, 8] || usize::from(axes) > MAX_AXES {
@@ -175,7 +173,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Idx<'_>, Fault> {
 }
 
 /// The labels in an IDX file.
-pub(crate) fn labels(bytes: &[u8], path: &Path) -> Result<Vec<u8>, DataError> {
+fn labels(bytes: &[u8], path: &Path) -> Result<Vec<u8>, DataError> {
     let idx = parse(bytes).map_err(|fault| malformed(path, fault.0))?;
     if idx.sizes.len() != 1 {
         let reason = format!("it has {} axes, labels have one", idx.sizes.len());
@@ -183,18 +181,12 @@ pub(crate) fn labels(bytes: &[u8], path: &Path) -> Result<Vec<u8>, DataError> {
     }
     match idx.elements.iter().position(|&label| usize::from(label) >= N_CLASSES) {
         None => Ok(idx.elements.to_vec()),
-        Some(record) => Err(DataError::LabelOutOfRange {
-            path: path.to_owned(),
-            record,
-            kind: "class",
-            found: idx.elements[record].into(),
-            expected: N_CLASSES,
-        }),
+        Some(record) => Err(label_out_of_range(path, record, "class", idx.elements[record].into(), N_CLASSES)),
     }
 }
 
 /// The pixels of the `count` images in an IDX file, each value repeated over the channels.
-pub(crate) fn images(bytes: &[u8], count: usize) -> Result<Vec<u8>, Fault> {
+fn images(bytes: &[u8], count: usize) -> Result<Vec<u8>, Fault> {
     let idx = parse(bytes)?;
     match idx.sizes[..] {
         [images, SIDE, SIDE] if images == count => Ok(idx.elements.iter().flat_map(|&level| [level; 3]).collect()),
@@ -202,6 +194,71 @@ pub(crate) fn images(bytes: &[u8], count: usize) -> Result<Vec<u8>, Fault> {
         _ => Err(Fault::new(format!("its axes are {:?}, expected [{count}, {SIDE}, {SIDE}]", idx.sizes))),
     }
 }
+
+const MNIST_SITE: &str = "https://ossci-datasets.s3.amazonaws.com/mnist/";
+const FASHION_SITE: &str = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/";
+
+#[rustfmt::skip]
+const FASHION_CLASSES: [&str; N_CLASSES] = [
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+];
+
+/// MNIST.
+pub(crate) const SET: ImageSet = ImageSet {
+    counts: Some(COUNTS),
+    n_classes: Some(N_CLASSES),
+    class_names: || vec!["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+    files: &[
+        PublishedFile::plain(MNIST_SITE, "MNIST/raw/train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+        PublishedFile::plain(MNIST_SITE, "MNIST/raw/train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
+        PublishedFile::plain(MNIST_SITE, "MNIST/raw/t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
+        PublishedFile::plain(MNIST_SITE, "MNIST/raw/t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
+    ],
+    looks_for: "train-images-idx3-ubyte[.gz] or MNIST/raw with it",
+    ..ImageSet::new(
+        MNIST.name,
+        MNIST.title,
+        |root| MNIST.recognises(root, &FASHION_MNIST),
+        |request, _| MNIST.open(&FASHION_MNIST, request),
+    )
+};
+
+/// Fashion-MNIST.
+pub(crate) const FASHION_SET: ImageSet = ImageSet {
+    counts: Some(COUNTS),
+    n_classes: Some(N_CLASSES),
+    class_names: || FASHION_CLASSES.to_vec(),
+    is_balanced: true,
+    files: &[
+        PublishedFile::plain(
+            FASHION_SITE,
+            "FashionMNIST/raw/train-images-idx3-ubyte.gz",
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        ),
+        PublishedFile::plain(
+            FASHION_SITE,
+            "FashionMNIST/raw/train-labels-idx1-ubyte.gz",
+            "25c81989df183df01b3e8a0aad5dffbe",
+        ),
+        PublishedFile::plain(
+            FASHION_SITE,
+            "FashionMNIST/raw/t10k-images-idx3-ubyte.gz",
+            "bef4ecab320f06d8554ea6380940ec79",
+        ),
+        PublishedFile::plain(
+            FASHION_SITE,
+            "FashionMNIST/raw/t10k-labels-idx1-ubyte.gz",
+            "bb300cfdad3c16e7a12a480ee83cd310",
+        ),
+    ],
+    looks_for: "the same files, or FashionMNIST/raw",
+    ..ImageSet::new(
+        FASHION_MNIST.name,
+        FASHION_MNIST.title,
+        |root| FASHION_MNIST.recognises(root, &MNIST),
+        |request, _| FASHION_MNIST.open(&MNIST, request),
+    )
+};
 
 #[cfg(test)]
 mod tests;

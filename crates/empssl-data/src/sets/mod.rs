@@ -1,4 +1,4 @@
-//! The data sets: one file each, which ends in its [`ImageSet`], and the list of them.
+//! The data sets, each in a file that ends in its [`ImageSet`], and the list of them.
 //!
 //! What the program knows of a set before it opens it, it reads from this list: opening and recognising, the official
 //! counts, what `fetch` brings and what `verify` compares. A new set is a file here, a line in [`SETS`], a recipe and an
@@ -18,10 +18,8 @@ use crate::progress::{Observer, Progress, Stage, report};
 pub(crate) mod cifar;
 mod cifar10;
 mod cifar100;
-mod fashion_mnist;
 mod files;
 mod folder;
-pub(crate) mod idx;
 mod imagenet100;
 mod mnist;
 pub(crate) mod pickle;
@@ -40,7 +38,7 @@ pub const SETS: [&ImageSet; 9] = [
     &tiny_imagenet::SET,
     &imagenet100::SET,
     &mnist::SET,
-    &fashion_mnist::SET,
+    &mnist::FASHION_SET,
     &stl10::SET,
     &folder::SET,
 ];
@@ -76,8 +74,10 @@ pub struct ImageSet {
     /// enough.
     pub(crate) recognises: fn(&Path) -> bool,
     /// Opens a split.
-    pub(crate) open: fn(&Request<'_>, &mut Observer<'_>) -> Result<Dataset, DataError>,
+    pub(crate) open: Opener,
 }
+
+type Opener = fn(&Request<'_>, &mut Observer<'_>) -> Result<Dataset, DataError>;
 
 /// A file as it is published, which is read as it is.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +108,26 @@ pub struct Member {
 }
 
 impl ImageSet {
+    /// A set of so many images as there happen to be, of which no file is published; a set's file adds what is known.
+    const fn new(name: &'static str, title: &'static str, recognises: fn(&Path) -> bool, open: Opener) -> Self {
+        Self {
+            name,
+            title,
+            counts: None,
+            n_classes: None,
+            class_names: Vec::new,
+            is_balanced: false,
+            is_generated: false,
+            patches: PatchConfig::cifar32,
+            files: &[],
+            other_files: &[],
+            instead_of_fetching: "",
+            looks_for: "",
+            recognises,
+            open,
+        }
+    }
+
     /// The set of this name.
     ///
     /// # Errors
@@ -196,7 +216,8 @@ pub fn detect(root: &Path) -> Result<&'static str, DataError> {
         [] => {
             let each = with_own_form().chain([&folder::SET]);
             let looked_for: Vec<_> = each.map(|set| format!("{} ({})", set.looks_for, set.name)).collect();
-            Err(DataError::UnrecognisedDataset { path, looked_for: looked_for.join("; ") })
+            let (root, looked_for) = (root.display(), looked_for.join("; "));
+            Err(DataError::Inconsistent(format!("no data set recognised at {root}: looked for {looked_for}")))
         }
         _ => Err(DataError::AmbiguousDataset { path, candidates: found }),
     }
@@ -234,12 +255,15 @@ impl Request<'_> {
     /// Refuses a number of images that is not the official one, unless fewer are allowed.
     fn check_count(&self, path: &Path, found: usize) -> Result<(), DataError> {
         let Some(expected) = self.set.count(self.split) else { return Ok(()) };
-        let (name, path, split) = (self.set.name.to_owned(), path.to_owned(), self.split.to_string());
+        let (name, path, split) = (self.set.name, path.display(), self.split);
+        let sentence = format!("{name} {split} split in {path}: found {found} images, expected {expected}");
         if found > expected {
-            return Err(DataError::TooManyRecords { name, split, path, found, expected });
+            return Err(DataError::Inconsistent(format!(
+                "not the official {sentence}; open it as `folder`, or remove what does not belong there"
+            )));
         }
         if found == 0 || (found < expected && !self.options.partial) {
-            return Err(DataError::TooFewRecords { name, split, path, found, expected });
+            return Err(DataError::TooFewRecords(format!("incomplete {sentence}")));
         }
         Ok(())
     }
@@ -286,6 +310,36 @@ pub(crate) struct Records {
 
 /// What fewer or more names than classes are.
 fn check_n_classes(names: Vec<String>, path: &Path, expected: usize) -> Result<Vec<String>, DataError> {
-    let (path, found) = (path.to_owned(), names.len());
-    if found == expected { Ok(names) } else { Err(DataError::ClassCount { path, found, expected }) }
+    let (path, found) = (path.display(), names.len());
+    let wrong = || format!("wrong number of classes in {path}: found {found}, expected {expected}");
+    if found == expected { Ok(names) } else { Err(DataError::Inconsistent(wrong())) }
+}
+
+/// Refuses the folder `dir` where any of the `n_classes` classes has no folder.
+fn check_none_absent<'a>(
+    dir: &Path,
+    mut absent: impl Iterator<Item = &'a str>,
+    n_classes: usize,
+) -> Result<(), DataError> {
+    let Some(class) = absent.next() else { return Ok(()) };
+    let (dir, n_absent) = (dir.display(), 1 + absent.count());
+    Err(DataError::Inconsistent(format!(
+        "no folder for class `{class}` in {dir}: {n_absent} of {n_classes} classes are missing there"
+    )))
+}
+
+/// The refusal of an image whose class the file `truth` does not give.
+fn unknown_image(image: &Path, truth: &Path) -> DataError {
+    let (image, truth) = (image.display(), truth.display());
+    DataError::Inconsistent(format!(
+        "image without a class: {image} is not in {truth}; remove it, or bring the two from the same source"
+    ))
+}
+
+/// The refusal of a label of record number `record` of a file; `kind` is `class`, `coarse` or `fine`.
+fn label_out_of_range(path: &Path, record: usize, kind: &str, found: i64, n_classes: usize) -> DataError {
+    let path = path.display();
+    DataError::Inconsistent(format!(
+        "label out of range in {path}: record {record} has {kind} label {found}, expected less than {n_classes}"
+    ))
 }

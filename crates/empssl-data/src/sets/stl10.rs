@@ -12,7 +12,6 @@ use super::{ImageSet, Member, PublishedFile, Records, Request, check_n_classes};
 use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::options::Split;
-use crate::patch::PatchConfig;
 
 const SIDE: usize = 96;
 const IMAGE_BYTES: usize = 3 * SIDE * SIDE;
@@ -99,20 +98,13 @@ fn upright(planes: &[u8], height: usize, width: usize) -> impl Iterator<Item = u
 
 /// STL-10.
 pub(crate) const SET: ImageSet = ImageSet {
-    name: "stl10",
-    title: "STL-10",
     counts: Some([5_000, 8_000]),
     n_classes: Some(N_CLASSES),
     class_names: || CLASSES.to_vec(),
     is_balanced: true,
-    is_generated: false,
-    patches: PatchConfig::cifar32,
     files: &[ARCHIVE],
-    other_files: &[],
-    instead_of_fetching: "",
     looks_for: "stl10_binary with train_X.bin, stl10_binary.tar.gz",
-    recognises: |root| find(root).is_some(),
-    open: |request, _| open(request),
+    ..ImageSet::new("stl10", "STL-10", |root| find(root).is_some(), |request, _| open(request))
 };
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ fn an_archive_under_any_name_is_recognised_by_its_content() {
         assert_eq!(detect(&path).unwrap(), expected, "{member}");
     }
     std::fs::write(&path, packed(&[("holiday/1.jpg", b"")])).unwrap();
-    assert!(matches!(detect(&path), Err(DataError::UnrecognisedDataset { .. })));
+    assert!(detect(&path).unwrap_err().to_string().starts_with("no data set recognised at"));
 }
 
 #[test]
@@ -155,5 +155,6 @@ fn more_images_than_official_are_refused_even_as_a_partial_set() {
     let options = OpenOptions { partial: true, ..options("cifar10") };
     let request = Request { set: &cifar10::SET, options: &options, split: Split::Test };
     let error = request.check_count(Path::new("set"), 10_001).unwrap_err();
-    assert!(matches!(error, DataError::TooManyRecords { found: 10_001, expected: 10_000, .. }), "{error}");
+    let message = error.to_string();
+    assert!(message.starts_with("not the official cifar10 test split in set: found 10001 images, expected 10000"));
 }

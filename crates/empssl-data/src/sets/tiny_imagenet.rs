@@ -3,13 +3,13 @@
 //! Labels follow the sorted wnids, as those of every tool that reads class folders do, and not the order of
 //! `wnids.txt`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::{ImageSet, Member, PublishedFile, Request, truth};
+use super::{ImageSet, Member, PublishedFile, Request, check_n_classes, check_none_absent, truth, unknown_image};
 use crate::dataset::Dataset;
 use crate::dataset::store::{FileSource, ImageFile};
-use crate::dataset::tree::collect;
+use crate::dataset::tree::{images_below, is_image};
 use crate::error::DataError;
 use crate::options::Split;
 use crate::patch::PatchConfig;
@@ -58,9 +58,8 @@ struct Files {
     source: FileSource,
     /// The official folder; in an archive, the archive's path followed by the folder within it.
     base: PathBuf,
-    /// All files of an archive.
-    #[cfg(feature = "archives")]
-    listed: Vec<ImageFile>,
+    /// All files of an archive; `None` on disk.
+    listed: Option<Vec<ImageFile>>,
 }
 
 impl Files {
@@ -71,12 +70,7 @@ impl Files {
         }
         let holds_split = |dir: &PathBuf| dir.join("train").is_dir() || dir.join("val").is_dir();
         if let Some(base) = [root.join(ARCHIVE.folder), root.to_owned()].into_iter().find(holds_split) {
-            return Ok(Self {
-                source: FileSource::Disk,
-                base,
-                #[cfg(feature = "archives")]
-                listed: Vec::new(),
-            });
+            return Ok(Self { source: FileSource::Disk, base, listed: None });
         }
         if root.join(ARCHIVE.file).is_file() {
             return Self::in_archive(&root.join(ARCHIVE.file));
@@ -93,12 +87,12 @@ impl Files {
         let is_inside = |name: &str| name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
         let base = if entries.iter().any(|entry| is_inside(&entry.name)) { path.join(folder) } else { path.to_owned() };
         let listed = entries.iter().map(|entry| ImageFile { path: path.join(&entry.name), bytes: entry.bytes });
-        Ok(Self { source: FileSource::Zip(archive.into()), base, listed: listed.collect() })
+        Ok(Self { source: FileSource::Zip(archive.into()), base, listed: Some(listed.collect()) })
     }
 
     #[cfg(not(feature = "archives"))]
     fn in_archive(path: &Path) -> Result<Self, DataError> {
-        Err(DataError::MissingFeature { path: path.to_owned(), feature: "archives" })
+        Err(DataError::without_archives(path))
     }
 
     /// What a parser makes of a text file of the set, `None` where there is no such file.
@@ -109,10 +103,9 @@ impl Files {
         parser: impl Fn(&[u8]) -> Result<T, String>,
     ) -> Result<Option<T>, DataError> {
         let path = self.base.join(name);
-        let exists = match &self.source {
-            FileSource::Disk => path.is_file(),
-            #[cfg(feature = "archives")]
-            FileSource::Zip(_) => self.listed.iter().any(|file| file.path == path),
+        let exists = match &self.listed {
+            Some(listed) => listed.iter().any(|file| file.path == path),
+            None => path.is_file(),
         };
         if !exists {
             return Ok(None);
@@ -123,18 +116,12 @@ impl Files {
     /// The images below a folder of the set, at any depth.
     fn images(&self, name: &str) -> Result<Vec<ImageFile>, DataError> {
         let dir = self.base.join(name);
-        let mut images = Vec::new();
-        match &self.source {
-            FileSource::Disk if dir.is_dir() => collect(&dir, 0, &mut images)?,
-            FileSource::Disk => {}
-            #[cfg(feature = "archives")]
-            FileSource::Zip(_) => {
-                let inside =
-                    |file: &&ImageFile| file.path.starts_with(&dir) && crate::dataset::tree::is_image(&file.path);
-                images.extend(self.listed.iter().filter(inside).cloned());
-            }
-        }
-        if images.is_empty() { Err(DataError::NoImages { path: dir }) } else { Ok(images) }
+        let Some(listed) = &self.listed else {
+            return if dir.is_dir() { images_below(&dir) } else { Err(DataError::no_images(&dir)) };
+        };
+        let inside = |file: &&ImageFile| file.path.starts_with(&dir) && is_image(&file.path);
+        let images: Vec<_> = listed.iter().filter(inside).cloned().collect();
+        if images.is_empty() { Err(DataError::no_images(&dir)) } else { Ok(images) }
     }
 
     /// The sorted wnids: those of `wnids.txt` or, where it is missing, the class folders.
@@ -143,11 +130,7 @@ impl Files {
             Some(wnids) => wnids,
             None => self.class_folders()?,
         };
-        if classes.len() != N_CLASSES {
-            let (path, found, expected) = (self.base.clone(), classes.len(), N_CLASSES);
-            return Err(DataError::ClassCount { path, found, expected });
-        }
-        Ok(classes)
+        check_n_classes(classes, &self.base, N_CLASSES)
     }
 
     fn class_folders(&self) -> Result<Vec<String>, DataError> {
@@ -169,17 +152,10 @@ impl Files {
     fn by_class_folder(&self, name: &str, classes: &[String]) -> Result<Vec<(u32, ImageFile)>, DataError> {
         let class_of = |file: &ImageFile| self.part(file, 1);
         let labelled = labelled(self.images(name)?, classes, class_of, &self.base.join(WNIDS))?;
-        let mut seen = vec![false; classes.len()];
-        labelled.iter().for_each(|(label, _)| seen[*label as usize] = true);
-        match seen.iter().position(|&seen| !seen) {
-            None => Ok(labelled),
-            Some(first) => Err(DataError::MissingClass {
-                class: classes[first].clone(),
-                path: self.base.join(name),
-                absent: seen.iter().filter(|&&seen| !seen).count(),
-                classes: classes.len(),
-            }),
-        }
+        let seen: HashSet<u32> = labelled.iter().map(|&(label, _)| label).collect();
+        let absent = (0..).zip(classes).filter(|(label, _)| !seen.contains(label)).map(|(_, class)| &**class);
+        check_none_absent(&self.base.join(name), absent, classes.len())?;
+        Ok(labelled)
     }
 
     /// The validation split: all images in one folder with a file of annotations, or sorted into class folders.
@@ -215,27 +191,20 @@ fn labelled(
 ) -> Result<Vec<(u32, ImageFile)>, DataError> {
     let label = |file: ImageFile| match class_of(&file).and_then(|class| classes.binary_search(&class).ok()) {
         Some(label) => Ok((label as u32, file)),
-        None => Err(DataError::UnknownImage { path: file.path, truth: truth.to_owned() }),
+        None => Err(unknown_image(&file.path, truth)),
     };
     files.into_iter().map(label).collect()
 }
 
 /// Tiny ImageNet-200.
 pub(crate) const SET: ImageSet = ImageSet {
-    name: "tiny-imagenet",
-    title: "Tiny ImageNet",
     counts: Some([100_000, 10_000]),
     n_classes: Some(N_CLASSES),
-    class_names: Vec::new,
     is_balanced: true,
-    is_generated: false,
     patches: PatchConfig::imagenet224,
     files: &[ARCHIVE],
-    other_files: &[],
-    instead_of_fetching: "",
     looks_for: "tiny-imagenet-200 or its wnids.txt, tiny-imagenet-200.zip",
-    recognises,
-    open,
+    ..ImageSet::new("tiny-imagenet", "Tiny ImageNet", recognises, open)
 };
 
 #[cfg(test)]

@@ -19,41 +19,30 @@ pub(crate) fn wnids(bytes: &[u8]) -> Result<Vec<String>, String> {
 
 /// The first name of every wnid in Tiny ImageNet's `words.txt`: `n01443537 TAB goldfish, Carassius auratus`.
 pub(crate) fn words(bytes: &[u8]) -> Result<HashMap<String, String>, String> {
-    let mut words = HashMap::new();
-    for (number, line) in lines(bytes)? {
+    map_of_lines(bytes, |number, line| {
         let (key, names) = line.split_once('\t').ok_or_else(|| format!("line {number} has no tab"))?;
-        let name = names.split(',').next().unwrap_or(names).trim();
-        insert(&mut words, number, wnid(number, key)?, name)?;
-    }
-    Ok(words)
+        Ok(Some((wnid(number, key)?, names.split(',').next().unwrap_or(names).trim())))
+    })
 }
 
 /// The wnid of every file in Tiny ImageNet's `val_annotations.txt`: the file, the wnid and a box, between tabs.
 pub(crate) fn annotations(bytes: &[u8]) -> Result<HashMap<String, String>, String> {
-    let mut files = HashMap::new();
-    for (number, line) in lines(bytes)? {
-        let mut fields = line.split('\t');
-        let (Some(file), Some(class)) = (fields.next(), fields.next()) else {
-            return Err(format!("line {number} has no tab"));
-        };
-        insert(&mut files, number, file, wnid(number, class)?)?;
-    }
-    Ok(files)
+    map_of_lines(bytes, |number, line| {
+        let (file, rest) = line.split_once('\t').ok_or_else(|| format!("line {number} has no tab"))?;
+        Ok(Some((file, wnid(number, rest.split('\t').next().unwrap_or(rest))?)))
+    })
 }
 
 /// The wnid of every image in `LOC_val_solution.csv`: the image, a comma, then a wnid and a box of every object. The
 /// objects of one image are all of its class.
 pub(crate) fn solution(bytes: &[u8]) -> Result<HashMap<String, String>, String> {
-    let mut images = HashMap::new();
-    for (number, line) in lines(bytes)? {
+    map_of_lines(bytes, |number, line| {
         let (image, prediction) = line.split_once(',').ok_or_else(|| format!("line {number} has no comma"))?;
         if (number, image) == (1, "ImageId") {
-            continue;
+            return Ok(None);
         }
-        let class = prediction.split_ascii_whitespace().next().unwrap_or_default();
-        insert(&mut images, number, image, wnid(number, class)?)?;
-    }
-    Ok(images)
+        Ok(Some((image, wnid(number, prediction.split_ascii_whitespace().next().unwrap_or_default())?)))
+    })
 }
 
 /// The ILSVRC2012 ids of the development kit's `ILSVRC2012_validation_ground_truth.txt`: line i is that of image i.
@@ -87,11 +76,19 @@ fn wnid(number: usize, text: &str) -> Result<&str, String> {
     Err(format!("line {number} has `{}` for a class, expected n and eight digits", shortened(text)))
 }
 
-fn insert(map: &mut HashMap<String, String>, number: usize, key: &str, value: &str) -> Result<(), String> {
-    match map.insert(key.to_owned(), value.to_owned()) {
-        Some(_) => Err(format!("line {number} names {} again", shortened(key))),
-        None => Ok(()),
+/// The keys and values of a text that has one of each in a line; a line of which `entry` makes `None` is passed over.
+fn map_of_lines(
+    bytes: &[u8],
+    entry: fn(usize, &str) -> Result<Option<(&str, &str)>, String>,
+) -> Result<HashMap<String, String>, String> {
+    let mut map = HashMap::new();
+    for (number, line) in lines(bytes)? {
+        let Some((key, value)) = entry(number, line)? else { continue };
+        if map.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(format!("line {number} names {} again", shortened(key)));
+        }
     }
+    Ok(map)
 }
 
 /// Foreign text for a message, not longer than a line.

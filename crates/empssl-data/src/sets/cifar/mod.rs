@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::files::Place;
 use super::pickle::Pickle;
-use super::{PublishedFile, Records, Request, check_n_classes};
+use super::{PublishedFile, Records, Request, check_n_classes, label_out_of_range};
 use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::options::Split;
@@ -51,13 +51,8 @@ pub(crate) enum Kind {
 }
 
 impl Format {
-    /// Whether the set lies at `root` in one of its forms.
-    pub(crate) fn lies_at(&self, root: &Path) -> bool {
-        self.find(root).is_some()
-    }
-
     /// The form that lies at `root`, and where.
-    fn find(&self, root: &Path) -> Option<(&Form, Place)> {
+    pub(crate) fn find(&self, root: &Path) -> Option<(&Form, Place)> {
         let unpacked =
             self.forms.iter().find_map(|form| Some((form, form.archive.folder_at(root, form.n_data_files())?)));
         unpacked.or_else(|| self.forms.iter().find_map(|form| Some((form, form.archive.archive_at(root)?))))
@@ -130,7 +125,11 @@ impl Form {
 fn read_binary(bytes: &[u8], path: &Path, labels: &[Label], records: &mut Records) -> Result<(), DataError> {
     let record_bytes = labels.len() + 3 * PLANE;
     if !bytes.len().is_multiple_of(record_bytes) {
-        return Err(DataError::TruncatedRecords { path: path.to_owned(), bytes: bytes.len(), record_bytes });
+        return Err(DataError::Inconsistent(format!(
+            "truncated record file {}: found {} bytes, expected a multiple of {record_bytes}; unpack it again",
+            path.display(),
+            bytes.len()
+        )));
     }
     for (record, bytes) in bytes.chunks_exact(record_bytes).enumerate() {
         let (label_bytes, planes) = bytes.split_at(labels.len());
@@ -182,10 +181,7 @@ fn push(records: &mut Records, planes: &[u8], label: u32) {
 fn checked_label(label: &Label, found: i64, record: usize, path: &Path) -> Result<u32, DataError> {
     match u32::try_from(found) {
         Ok(class) if (class as usize) < label.n_classes => Ok(class),
-        _ => {
-            let (kind, expected) = (label.kind, label.n_classes);
-            Err(DataError::LabelOutOfRange { path: path.to_owned(), record, kind, found, expected })
-        }
+        _ => Err(label_out_of_range(path, record, label.kind, found, label.n_classes)),
     }
 }
 

@@ -20,8 +20,6 @@ pub(crate) struct Arrays;
 impl<'a> Dialect<'a> for Arrays {
     type Own = Numpy;
 
-    const HAS_OBJECTS: bool = false;
-
     fn named(&mut self, module: &[u8], name: &[u8]) -> Result<Numpy, String> {
         Global::find(module, name).map(Numpy::Global).ok_or_else(|| {
             let name = format!("`{}.{}`", shown(module), shown(name));
@@ -39,14 +37,6 @@ impl<'a> Dialect<'a> for Arrays {
     fn filled(&mut self, object: usize, state: usize, values: &[Value<'a>]) -> Result<Option<Value<'a>>, String> {
         let Value::Tuple(state) = &values[state] else { return Err("a state that is no tuple".to_owned()) };
         filled(&values[object], state, values).map(Some).map_err(str::to_owned)
-    }
-
-    fn persistent(&mut self, _id: usize, _values: &[Value<'a>]) -> Made<'a, Numpy> {
-        Err("something kept outside of the pickle".to_owned())
-    }
-
-    fn swallows_items(&self, _object: &Numpy) -> bool {
-        false
     }
 }
 
