@@ -109,11 +109,11 @@ impl<'a> Download<'a> {
             total = self.checked_total(&answer)?;
             done = answer.start;
             let mut part = self.part_from(done).map_err(|e| self.cannot_write(e))?;
-            let arrived = self.receive(answer, &mut part, observer)?;
-            (done, transferred) = (done + arrived.bytes, transferred + arrived.bytes);
-            if arrived.whole && total.is_none_or(|total| total == done) {
+            let (arrived, is_whole) = self.receive(answer, &mut part, observer)?;
+            (done, transferred) = (done + arrived, transferred + arrived);
+            if is_whole && total.is_none_or(|total| total == done) {
                 total = Some(done);
-            } else if arrived.bytes == 0 {
+            } else if arrived == 0 {
                 break;
             }
         }
@@ -184,8 +184,9 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Copies the body to the part file until it ends, breaks or is longer than it may be.
-    fn receive(&self, answer: Answer, part: &mut File, observer: &mut Observer<'_>) -> Result<Arrived, DataError> {
+    /// Copies the body to the part file until it ends, breaks or is longer than it may be. Returns the bytes that
+    /// arrived, and whether the connection ended as a complete answer does.
+    fn receive(&self, answer: Answer, part: &mut File, observer: &mut Observer<'_>) -> Result<(u64, bool), DataError> {
         let total = self.source.bytes.or(answer.total);
         let most = total.unwrap_or(MAX_BYTES).saturating_sub(answer.start);
         let mut body = answer.body.into_reader();
@@ -198,7 +199,7 @@ impl<'a> Download<'a> {
                 Ok(0) => {
                     // The final name must not be on disk before the bytes are.
                     part.sync_all().map_err(|e| self.cannot_write(e))?;
-                    return Ok(Arrived { bytes, whole: true });
+                    return Ok((bytes, true));
                 }
                 Ok(n) if bytes + n as u64 > most => {
                     return Err(self.refuse_length(done + n as u64, total.unwrap_or(MAX_BYTES)).into());
@@ -208,7 +209,7 @@ impl<'a> Download<'a> {
                     bytes += n as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Ok(Arrived { bytes, whole: false }),
+                Err(_) => return Ok((bytes, false)),
             }
         }
     }
@@ -225,13 +226,6 @@ impl<'a> Download<'a> {
     fn cannot_write(&self, error: std::io::Error) -> FetchError {
         FetchError::write(&self.part, error)
     }
-}
-
-/// What one connection brought.
-struct Arrived {
-    bytes: u64,
-    /// Whether it ended as a complete answer does.
-    whole: bool,
 }
 
 /// Whether the answer continues the file of which there are `done` bytes, and the same version of it.

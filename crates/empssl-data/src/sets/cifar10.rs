@@ -76,13 +76,13 @@ fn holds_classes(root: &Path) -> bool {
 fn open(request: &Request<'_>, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
     match FORMAT.open(request) {
         Some(opened) => opened,
-        None if holds_classes(request.root()) => open_tree(request, observer),
+        None if holds_classes(request.options.root()) => open_tree(request, observer),
         None => Err(FORMAT.missing(request)),
     }
 }
 
 fn open_tree(request: &Request<'_>, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
-    let tree = Tree::list(request.root(), request.split)?;
+    let tree = Tree::list(request.options.root(), request.split)?;
     if tree.class_names != CLASSES {
         return Err(DataError::MissingFolder {
             what: "the classes of CIFAR-10".into(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::PublishedFile;
 #[cfg(feature = "archives")]
-use crate::dataset::archive;
+use crate::dataset::archive::{folder_of, open as read_archive};
 use crate::error::DataError;
 
 /// The files of one set.
@@ -50,21 +50,10 @@ pub(crate) fn is_archive(path: &Path) -> bool {
     (name.ends_with(".tar.gz") || name.ends_with(".tgz")) && path.is_file()
 }
 
-/// The folder that an archive unpacks to, where its first member can be read.
-pub(crate) fn archive_folder(path: &Path) -> Option<String> {
-    #[cfg(feature = "archives")]
-    return archive::folder_of(path);
-    #[cfg(not(feature = "archives"))]
-    {
-        // Without the means to look inside, the official name is all there is.
-        let _ = path;
-        None
-    }
-}
-
-#[cfg(feature = "archives")]
-fn read_archive(path: &Path, folder: &str, wanted: &[&str]) -> Result<HashMap<String, Vec<u8>>, DataError> {
-    archive::open(path, folder, wanted)
+/// Without the means to look inside, the official name is all there is.
+#[cfg(not(feature = "archives"))]
+fn folder_of(_: &Path) -> Option<String> {
+    None
 }
 
 #[cfg(not(feature = "archives"))]
@@ -72,47 +61,32 @@ fn read_archive(path: &Path, _folder: &str, _wanted: &[&str]) -> Result<HashMap<
     Err(DataError::without_archives(path))
 }
 
-/// A place where a published archive was found.
-pub(crate) enum Place {
-    /// Unpacked.
-    Folder(PathBuf),
-    /// As downloaded.
-    Archive(PathBuf),
-}
-
 impl PublishedFile {
     /// The folder that the archive unpacks to: `root` or the folder within it. It counts when it has the official name
     /// or holds any of the first `n_telling` members.
-    pub(crate) fn folder_at(&self, root: &Path, n_telling: usize) -> Option<Place> {
+    pub(crate) fn folder_at(&self, root: &Path, n_telling: usize) -> Option<PathBuf> {
         let holds_files = |dir: &Path| self.members[..n_telling].iter().any(|member| dir.join(member.path).is_file());
         let mut candidates = [root.join(self.folder), root.to_owned()].into_iter();
-        let found = candidates.find(|dir| holds_files(dir) || dir.ends_with(self.folder) && dir.is_dir());
-        found.map(Place::Folder)
+        candidates.find(|dir| holds_files(dir) || dir.ends_with(self.folder) && dir.is_dir())
     }
 
     /// The archive: `root` itself, under any name, or the official archive within it.
-    pub(crate) fn archive_at(&self, root: &Path) -> Option<Place> {
+    pub(crate) fn archive_at(&self, root: &Path) -> Option<PathBuf> {
         if is_archive(root) {
-            let is_this = match archive_folder(root) {
+            let is_this = match folder_of(root) {
                 Some(folder) => folder == self.folder,
                 None => root.ends_with(self.file),
             };
-            return is_this.then(|| Place::Archive(root.to_owned()));
+            return is_this.then(|| root.to_owned());
         }
-        let within = root.join(self.file);
-        within.is_file().then_some(Place::Archive(within))
+        Some(root.join(self.file)).filter(|within| within.is_file())
     }
 
-    /// The files `wanted` of a place where the archive was found: of a folder each is read when it is taken, of an
-    /// archive all are read now. `hint` is what to do about a missing one.
-    pub(crate) fn read(&self, place: &Place, hint: String, wanted: &[&str]) -> Result<Files, DataError> {
-        match place {
-            Place::Folder(dir) => Ok(Files { place: dir.clone(), hint, members: None }),
-            Place::Archive(path) => {
-                let members = Some(read_archive(path, self.folder, wanted)?);
-                Ok(Files { place: path.clone(), hint, members })
-            }
-        }
+    /// The files `wanted` of the folder or archive at `place`: of a folder each is read when it is taken, of an archive
+    /// all are read now. `hint` is what to do about a missing one.
+    pub(crate) fn read(&self, place: PathBuf, hint: String, wanted: &[&str]) -> Result<Files, DataError> {
+        let members = if place.is_dir() { None } else { Some(read_archive(&place, self.folder, wanted)?) };
+        Ok(Files { place, hint, members })
     }
 }
 

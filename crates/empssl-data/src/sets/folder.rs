@@ -8,7 +8,7 @@ pub(crate) const SET: ImageSet = ImageSet {
     instead_of_fetching: "it stands for a folder of images of your own",
     looks_for: "any .jpg, .jpeg or .png file",
     ..ImageSet::new("folder", "A folder of images", holds_image, |request, observer| {
-        let tree = Tree::list(request.root(), request.split)?;
+        let tree = Tree::list(request.options.root(), request.split)?;
         tree.open(request.about(), request.options.on_bad_image, observer)
     })
 };

@@ -2,6 +2,7 @@
 //!
 //! The classes are those of `data/imagenet100.csv`; labels follow their sorted wnids.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::{ImageSet, Request, check_none_absent, truth, unknown_image};
@@ -38,14 +39,14 @@ fn classes() -> Vec<Class> {
 /// The test split is the validation split of ILSVRC2012.
 fn open(request: &Request<'_>, observer: &mut Observer<'_>) -> Result<Dataset, DataError> {
     let (classes, split) = (classes(), request.split);
-    let base = find_base(request.root())?;
+    let base = find_base(request.options.root())?;
     let dir = base.join(folder(split));
     if !dir.is_dir() {
         let hint = format!("expected the folder `{}` beside the other split", folder(split));
         return Err(DataError::MissingFolder { what: format!("ImageNet-100's {split} split"), path: base, hint });
     }
     let labelled = match split {
-        Split::Test if is_flat(&dir, &classes) => flat(request.root(), &base, &dir, &classes)?,
+        Split::Test if is_flat(&dir, &classes) => flat(request.options.root(), &base, &dir, &classes)?,
         _ => by_class_folder(&dir, &classes)?,
     };
     let names = classes.iter().map(|class| class.name.to_owned()).collect();
@@ -103,13 +104,14 @@ fn by_class_folder(dir: &Path, classes: &[Class]) -> Result<Vec<(u32, ImageFile)
 
 /// The images of the hundred classes out of a folder with the images of all.
 fn flat(root: &Path, base: &Path, dir: &Path, classes: &[Class]) -> Result<Vec<(u32, ImageFile)>, DataError> {
-    let truth = Truth::find(root, base, dir)?;
+    let truth = Truth::find(root, base, dir, classes)?;
     let mut labelled = Vec::new();
     for file in images_below(dir)? {
-        match truth.label(&file.path, classes) {
+        let stem = file.path.file_stem().and_then(|stem| stem.to_str());
+        match stem.and_then(|stem| truth.labels.get(stem)) {
             None => return Err(unknown_image(&file.path, &truth.path)),
             Some(None) => {}
-            Some(Some(label)) => labelled.push((label as u32, file)),
+            Some(Some(label)) => labelled.push((*label, file)),
         }
     }
     Ok(labelled)
@@ -118,32 +120,30 @@ fn flat(root: &Path, base: &Path, dir: &Path, classes: &[Class]) -> Result<Vec<(
 /// The file that says which validation image is of which class.
 struct Truth {
     path: PathBuf,
-    kind: Kind,
-}
-
-enum Kind {
-    /// Wnids by the image's name.
-    Solution(std::collections::HashMap<String, String>),
-    /// Ids by the image's number.
-    GroundTruth(Vec<u16>),
+    /// The label of every image, by its name without extension; `None` for one of the other classes.
+    labels: HashMap<String, Option<u32>>,
 }
 
 impl Truth {
     /// Looks beside the images, and in every folder from there up to the root and, where the root is itself within the
     /// archive's tree, above it.
-    fn find(root: &Path, base: &Path, dir: &Path) -> Result<Self, DataError> {
+    fn find(root: &Path, base: &Path, dir: &Path, classes: &[Class]) -> Result<Self, DataError> {
         let above = if root.ends_with("ILSVRC") || root.ends_with("CLS-LOC") { 3 } else { 0 };
         let up_to_root = dir.ancestors().take_while(|place| place.starts_with(root));
         let places: Vec<PathBuf> = up_to_root.chain(root.ancestors().skip(1).take(above)).map(Path::to_owned).collect();
         let beside = |file: &str| places.iter().map(|place| place.join(file)).find(|path| path.is_file());
         if let Some(path) = beside(SOLUTION) {
-            let kind = parse(&path, truth::solution).map(Kind::Solution)?;
-            return Ok(Self { path, kind });
+            let label = |wnid: &str| (0..).zip(classes).find(|(_, class)| class.wnid == wnid).map(|(label, _)| label);
+            let wnids = parse(&path, truth::solution)?;
+            let labels = wnids.into_iter().map(|(image, wnid)| (image, label(&wnid))).collect();
+            return Ok(Self { path, labels });
         }
         let in_kit = format!("ILSVRC2012_devkit_t12/data/{GROUND_TRUTH}");
         if let Some(path) = beside(GROUND_TRUTH).or_else(|| beside(&in_kit)) {
-            let kind = parse(&path, truth::ground_truth).map(Kind::GroundTruth)?;
-            return Ok(Self { path, kind });
+            let label = |id: u16| (0..).zip(classes).find(|(_, class)| class.id == id).map(|(label, _)| label);
+            let ids = (1..).zip(parse(&path, truth::ground_truth)?);
+            let labels = ids.map(|(number, id): (u32, _)| (format!("ILSVRC2012_val_{number:08}"), label(id))).collect();
+            return Ok(Self { path, labels });
         }
         Err(DataError::MissingFile {
             path: base.join(SOLUTION),
@@ -153,21 +153,6 @@ impl Truth {
                 dir.display()
             ),
         })
-    }
-
-    /// The label of an image; `Some(None)` for one of the other classes, `None` for an unknown image.
-    fn label(&self, image: &Path, classes: &[Class]) -> Option<Option<usize>> {
-        let stem = image.file_stem()?.to_str()?;
-        match &self.kind {
-            Kind::Solution(wnids) => {
-                let wnid = wnids.get(stem)?;
-                Some(classes.iter().position(|class| class.wnid == wnid))
-            }
-            Kind::GroundTruth(ids) => {
-                let id = ids.get(truth::validation_number(stem)? - 1)?;
-                Some(classes.iter().position(|class| class.id == *id))
-            }
-        }
     }
 }
 
@@ -335,7 +320,9 @@ mod tests {
             write(&root.join("val/stranger.JPEG"), 1);
         });
         assert!(message.contains("stranger.JPEG is not in") && message.contains(SOLUTION), "{message}");
-        for stranger in ["stranger.JPEG", "ILSVRC2012_val_00000203.JPEG"] {
+        let no_images_number =
+            ["ILSVRC2012_val_00000000.JPEG", "ILSVRC2012_val_1.JPEG", "ILSVRC2012_val_+0000001.JPEG"];
+        for stranger in ["stranger.JPEG", "ILSVRC2012_val_00000203.JPEG"].into_iter().chain(no_images_number) {
             let message = refusal(|root| {
                 write_ground_truth(&root.join(GROUND_TRUTH));
                 write(&root.join("val").join(stranger), 1);

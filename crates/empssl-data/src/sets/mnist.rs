@@ -98,7 +98,7 @@ impl Format {
     /// Opens the set; files that are known to be of the other one are refused.
     fn open(&self, other: &Self, request: &Request<'_>) -> Result<Dataset, DataError> {
         let title = self.title;
-        let Some(dir) = self.find(request.root()) else {
+        let Some(dir) = self.find(request.options.root()) else {
             let hint = format!("put train-images-idx3-ubyte.gz and the other three files of {} there", self.page);
             return Err(request.missing(format!("{title} files"), hint));
         };

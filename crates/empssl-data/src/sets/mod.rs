@@ -231,11 +231,6 @@ pub(crate) struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Where the set is looked for.
-    fn root(&self) -> &Path {
-        self.options.root()
-    }
-
     /// What is known of the split before it is opened.
     fn about(&self) -> About {
         About {
@@ -249,7 +244,7 @@ impl Request<'_> {
 
     /// The set is not where it was looked for.
     fn missing(&self, what: String, hint: String) -> DataError {
-        DataError::MissingFolder { what, path: self.root().to_owned(), hint }
+        DataError::MissingFolder { what, path: self.options.root().to_owned(), hint }
     }
 
     /// Refuses a number of images that is not the official one, unless fewer are allowed.

@@ -3,11 +3,10 @@
 //! An image is three planes of 96x96 bytes, each stored column after column; labels count from 1 and lie in a file of
 //! their own. The 100,000 unlabelled images are not read.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use empssl_pickle::bytes::Fault;
 
-use super::files::Place;
 use super::{ImageSet, Member, PublishedFile, Records, Request, check_n_classes};
 use crate::dataset::Dataset;
 use crate::error::DataError;
@@ -47,19 +46,19 @@ fn official_files(split: Split) -> [&'static str; 2] {
 }
 
 /// The folder with the files, or else the archive.
-fn find(root: &Path) -> Option<Place> {
+fn find(root: &Path) -> Option<PathBuf> {
     ARCHIVE.folder_at(root, 4).or_else(|| ARCHIVE.archive_at(root))
 }
 
 fn open(request: &Request<'_>) -> Result<Dataset, DataError> {
-    let Some(place) = find(request.root()) else {
+    let Some(place) = find(request.options.root()) else {
         let (url, folder) = (ARCHIVE.url(), ARCHIVE.folder);
         let hint = format!("put {url} there, packed or unpacked, or give the folder that holds `{folder}`");
         return Err(request.missing("STL-10 images".into(), hint));
     };
     let [images_file, labels_file] = official_files(request.split);
     let hint = format!("get {} and unpack it completely, or give it as it is", ARCHIVE.url());
-    let mut files = ARCHIVE.read(&place, hint, &[images_file, labels_file, NAMES_FILE])?;
+    let mut files = ARCHIVE.read(place, hint, &[images_file, labels_file, NAMES_FILE])?;
     let names_path = files.path(NAMES_FILE);
     let names = String::from_utf8_lossy(&files.take(NAMES_FILE)?).split_whitespace().map(String::from).collect();
     let names = check_n_classes(names, &names_path, N_CLASSES)?;

@@ -64,7 +64,7 @@ struct Files {
 
 impl Files {
     fn find(request: &Request<'_>) -> Result<Self, DataError> {
-        let root = request.root();
+        let root = request.options.root();
         if root.is_file() {
             return Self::in_archive(root);
         }

@@ -54,13 +54,6 @@ pub(crate) fn ground_truth(bytes: &[u8]) -> Result<Vec<u16>, String> {
     lines(bytes)?.map(id).collect()
 }
 
-/// The number of an image of the ILSVRC2012 validation set, counted from 1, from its file's name without extension.
-pub(crate) fn validation_number(stem: &str) -> Option<usize> {
-    let digits = stem.strip_prefix("ILSVRC2012_val_")?;
-    let all_digits = digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|&number| all_digits && number > 0)
-}
-
 /// The lines of a text, counted from 1, without those that are empty at its end.
 fn lines(bytes: &[u8]) -> Result<impl Iterator<Item = (usize, &str)>, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| format!("byte {} is no text", error.valid_up_to()))?;
@@ -146,14 +139,6 @@ mod tests {
             assert!(message.starts_with(&format!("line {line} is `")), "{message}");
         }
         assert_eq!(ground_truth(b"1\n\xff").unwrap_err(), "byte 2 is no text");
-    }
-
-    #[test]
-    fn validation_images_are_numbered_from_one_in_eight_digits() {
-        assert_eq!(validation_number("ILSVRC2012_val_00050000"), Some(50_000));
-        for stem in ["ILSVRC2012_val_00000000", "ILSVRC2012_val_1", "ILSVRC2012_val_+0000001", "val_00000001"] {
-            assert_eq!(validation_number(stem), None, "{stem}");
-        }
     }
 
     proptest! {

@@ -42,15 +42,10 @@ const REFUSED: [&str; 42] = [
     "profile", "pty", "runpy", "shutil", "socket", "subprocess", "sys", "timeit", "urllib", "webbrowser",
 ];
 /// Single functions of that kind in modules of which others are harmless.
+#[rustfmt::skip]
 const REFUSED_FUNCTIONS: [&str; 8] = [
-    "functools.reduce",
-    "operator.attrgetter",
-    "operator.methodcaller",
-    "pickle.loads",
-    "torch.load",
-    "torch.hub.load",
-    "torch.jit.load",
-    "types.FunctionType",
+    "functools.reduce", "operator.attrgetter", "operator.methodcaller", "pickle.loads", "torch.load", "torch.hub.load",
+    "torch.jit.load", "types.FunctionType",
 ];
 /// What a pickle may name of Python's own functions and types: plain types, which settings are made of.
 #[rustfmt::skip]

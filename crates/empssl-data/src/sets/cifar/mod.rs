@@ -3,9 +3,8 @@
 //!
 //! Where several forms lie in one place, what is unpacked comes before archives, and records before pickles.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::files::Place;
 use super::pickle::Pickle;
 use super::{PublishedFile, Records, Request, check_n_classes, label_out_of_range};
 use crate::dataset::Dataset;
@@ -52,7 +51,7 @@ pub(crate) enum Kind {
 
 impl Format {
     /// The form that lies at `root`, and where.
-    pub(crate) fn find(&self, root: &Path) -> Option<(&Form, Place)> {
+    pub(crate) fn find(&self, root: &Path) -> Option<(&Form, PathBuf)> {
         let unpacked =
             self.forms.iter().find_map(|form| Some((form, form.archive.folder_at(root, form.n_data_files())?)));
         unpacked.or_else(|| self.forms.iter().find_map(|form| Some((form, form.archive.archive_at(root)?))))
@@ -60,11 +59,11 @@ impl Format {
 
     /// Opens the form that lies at the root; `None` where there is none.
     pub(crate) fn open(&self, request: &Request<'_>) -> Option<Result<Dataset, DataError>> {
-        let (form, place) = self.find(request.root())?;
-        Some(self.open_form(form, &place, request))
+        let (form, place) = self.find(request.options.root())?;
+        Some(self.open_form(form, place, request))
     }
 
-    fn open_form(&self, form: &Form, place: &Place, request: &Request<'_>) -> Result<Dataset, DataError> {
+    fn open_form(&self, form: &Form, place: PathBuf, request: &Request<'_>) -> Result<Dataset, DataError> {
         let hint = format!("get {} and unpack it completely, or give it as it is", form.archive.name());
         let (data_files, names_file) = form.files(request.split);
         let mut files = form.archive.read(place, hint, &[&data_files[..], &[names_file]].concat())?;

@@ -1,18 +1,16 @@
 //! Reads the pickles that the CIFAR archives for Python hold.
 //!
 //! The machine is `empssl_pickle`'s, which executes nothing: a fixed list of the functions by which numpy stores an
-//! array ([`Global`](value::Global)) is carried out here, in Rust, and every other function, class or opcode is refused
+//! array ([`Global`](numpy::Global)) is carried out here, in Rust, and every other function, class or opcode is refused
 //! by its name and place.
 
 mod numpy;
-mod value;
 
 use std::borrow::Cow;
 
 use empssl_pickle::bytes::Fault;
 
-use numpy::{Arrays, Value};
-use value::{Array, Numpy};
+use numpy::{Array, Arrays, Numpy, Value};
 
 /// The longest name of a class, and the most names, that are accepted: a pickle may name one string many times over.
 const MAX_NAME: usize = 200;
