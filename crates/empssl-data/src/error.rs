@@ -93,7 +93,7 @@ pub enum DataError {
     /// A set could not be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// Whoever watched the work stopped it.
+    /// The observer of the work stopped it.
     #[error("stopped at {what}: nothing half done was left under its name")]
     Stopped {
         /// The file or split that was being worked on.
@@ -107,7 +107,7 @@ pub enum DataError {
     NoMemory {
         /// The size of a batch.
         bytes: usize,
-        /// The reason of whoever provides the memory.
+        /// Why the memory could not be provided.
         reason: String,
     },
     /// A thread of the loader died without leaving an error.

@@ -51,14 +51,12 @@ impl Sums {
     }
 
     fn plus(self, other: Self) -> Self {
-        let both = |a: [u128; 3], b: [u128; 3]| [a[0] + b[0], a[1] + b[1], a[2] + b[2]];
-        let sides = |of: fn(usize, usize) -> usize, a: [usize; 2], b: [usize; 2]| [of(a[0], b[0]), of(a[1], b[1])];
         Self {
-            smallest: sides(Ord::min, self.smallest, other.smallest),
-            largest: sides(Ord::max, self.largest, other.largest),
+            smallest: [0, 1].map(|side| self.smallest[side].min(other.smallest[side])),
+            largest: [0, 1].map(|side| self.largest[side].max(other.largest[side])),
             pixels: self.pixels + other.pixels,
-            values: both(self.values, other.values),
-            squares: both(self.squares, other.squares),
+            values: [0, 1, 2].map(|channel| self.values[channel] + other.values[channel]),
+            squares: [0, 1, 2].map(|channel| self.squares[channel] + other.squares[channel]),
         }
     }
 }

@@ -50,8 +50,7 @@ impl Report {
 }
 
 /// Checks what is there of the set that the options name: archives and record files against their published sizes and
-/// checksums, the splits against the official counts, and
-/// every image by decoding it. With [`OpenOptions::partial`] fewer images than the official count are allowed for;
+/// checksums, the splits against the official counts, and every image by decoding it. With [`OpenOptions::partial`] fewer images than the official count are allowed for;
 /// [`OpenOptions::on_bad_image`] is ignored: every bad image is a fault.
 ///
 /// # Errors
@@ -159,7 +158,7 @@ fn check_split(
     match open_watched(&OpenOptions { partial: true, ..options.clone() }, split, observer) {
         Ok(images) => check_images(set, &images, &what, options.partial, report),
         Err(error @ DataError::Stopped { .. }) => return Err(error),
-        // Images of one's own need not have a test split.
+        // A user's own folder of images need not have a test split.
         Err(DataError::MissingFolder { .. }) if set.counts.is_none() && split == Split::Test => {
             report.add(what, Verdict::Note("none".to_owned()));
         }

@@ -1,6 +1,6 @@
-//! Reading the bytes of a file from outside: a cursor that never reads past the end, and what to say when they are wrong.
+//! Reading untrusted bytes: a cursor that never reads past the end, and the error for malformed bytes.
 
-/// Why bytes are not what they should be; which file they came from is added by whoever read it.
+/// Why bytes are malformed; the caller adds which file they are from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Fault(pub String);

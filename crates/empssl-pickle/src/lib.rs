@@ -7,7 +7,7 @@
 //! recurses, so nesting costs no stack; objects are counted, so memory stays in proportion to the file.
 //!
 //! - [`load`] reads one pickle; [`Value`] is what it builds;
-//! - [`bytes`]: a cursor that never reads past the end, and what to say when bytes are wrong;
+//! - [`bytes`]: a cursor that never reads past the end, and the error for malformed bytes;
 //! - `torch` (feature `torch`): the tensors in a file that `torch.save` wrote.
 //!
 //! **Invariant: nothing that a file says is allocated before it is checked against the bytes that are there.**

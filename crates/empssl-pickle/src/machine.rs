@@ -33,7 +33,8 @@ impl<'a, X> Pickled<'a, X> {
 /// # Errors
 /// When the bytes end too early, hold an opcode or name a function that is refused, or do not fit together.
 pub fn load<'a, D: Dialect<'a>>(bytes: &'a [u8], dialect: &mut D) -> Result<Pickled<'a, D::Own>, Fault> {
-    Machine::new(bytes, dialect).run()
+    let (input, values, stack, marks, memo) = (Cursor::new(bytes), Vec::new(), Vec::new(), Vec::new(), HashMap::new());
+    Machine { dialect, input, at: 0, values, stack, marks, memo, pushed: 0, made: 0 }.run()
 }
 
 /// A pickle being read.
@@ -54,13 +55,7 @@ struct Machine<'a, 'd, D: Dialect<'a>> {
     made: usize,
 }
 
-impl<'a, 'd, D: Dialect<'a>> Machine<'a, 'd, D> {
-    /// A machine about to read the first opcode.
-    fn new(bytes: &'a [u8], dialect: &'d mut D) -> Self {
-        let (values, stack, marks, memo) = (Vec::new(), Vec::new(), Vec::new(), HashMap::new());
-        Self { dialect, input: Cursor::new(bytes), at: 0, values, stack, marks, memo, pushed: 0, made: 0 }
-    }
-
+impl<'a, D: Dialect<'a>> Machine<'a, '_, D> {
     /// Reads to the end of the pickle.
     fn run(mut self) -> Result<Pickled<'a, D::Own>, Fault> {
         loop {

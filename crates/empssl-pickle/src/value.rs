@@ -11,9 +11,9 @@ pub enum Value<'a, X> {
     None,
     /// `True` or `False`, or a whole number.
     Int(i64),
-    /// A whole number beyond 64 bits; kept for being there, no file of interest has one that matters.
+    /// A whole number beyond 64 bits, without its value: no file of interest has one that matters.
     Wide,
-    /// A number with a fraction; kept for being there, too.
+    /// A number with a fraction, without its value.
     Float,
     /// Bytes, or a string of Python 2.
     Bytes(Cow<'a, [u8]>),

@@ -15,8 +15,8 @@ use crate::options::OnBadImage;
 ///
 /// # Errors
 /// [`DataError::Io`] for what is not there, [`DataError::Inconsistent`] for a folder without an image or no input at
-/// all, and for images that do not decode as `on_bad_image` says: with [`OnBadImage::Skip`] all are decoded now, and the bad
-/// ones left out.
+/// all, and for images that do not decode as `on_bad_image` says: with [`OnBadImage::Skip`] all are decoded now, and
+/// the bad ones left out.
 pub fn open_images(inputs: &[PathBuf], on_bad_image: OnBadImage) -> Result<Dataset, DataError> {
     let mut files = Vec::new();
     for input in inputs {

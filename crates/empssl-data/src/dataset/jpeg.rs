@@ -86,7 +86,7 @@ impl Frame {
         Some(Self { width: side(w1, w0), height: side(h1, h0), precision, factors })
     }
 
-    /// Refuses what no photograph is: decoders are least tried on it.
+    /// Refuses frames that photographs do not have, on which decoders are least tested.
     fn check(&self) -> Result<(), String> {
         let Self { width, height, precision, factors } = self;
         if *precision != 8 {

@@ -39,7 +39,7 @@ pub struct Fetched {
 }
 
 /// Downloads the published files of the data set `name` into the folder `into`, which is made where it is missing; they
-/// are read as they are. What is complete already stays as it is; what was interrupted goes on.
+/// are read without unpacking them. Complete files are kept, interrupted downloads are resumed.
 ///
 /// # Errors
 /// When the set has no public address, the server is not reached or answers with something else, the checksum is

@@ -2,7 +2,7 @@
 //!
 //! A batch is cut into jobs of a few images, which the workers take first come, first served. While the last jobs of a
 //! batch are being done, those of the next keep the other workers busy: no worker waits for a batch to be complete. A
-//! worker makes some patches in memory of its own and copies them to the batch; whoever is the last to finish with a
+//! worker makes some patches in memory of its own and copies them to the batch; the last worker to finish with a
 //! batch sends it to the loader.
 
 use std::any::Any;
@@ -142,7 +142,7 @@ impl WorkerPool {
         for (job, batch) in batches.enumerate() {
             let places = job * step..b.min((job + 1) * step);
             if let Some(jobs) = &self.jobs {
-                // Fails where every worker died, which the loader is told when it waits for the batch.
+                // Fails where every worker died; `receive` then returns `None`.
                 let _ = jobs.send(Job { batch, places });
             }
         }
@@ -160,7 +160,7 @@ impl Drop for WorkerPool {
         self.jobs = None;
         self.batches = never();
         for thread in self.threads.drain(..) {
-            // A worker catches the panics of its work and has nothing else to say.
+            // A worker catches the panics of its work and sends them as errors.
             let _ = thread.join();
         }
     }
@@ -171,7 +171,7 @@ struct Worker {
     source: PatchSource,
     jobs: Receiver<Job>,
     batches: Sender<BatchResult>,
-    /// Set when nobody wants batches any more.
+    /// Set when the loader is dropped.
     stop: Arc<AtomicBool>,
 }
 
@@ -197,7 +197,7 @@ impl Worker {
                 }
             }
             if let Some(batch) = Arc::into_inner(batch) {
-                // Fails where nobody wants batches any more.
+                // Fails where the loader is dropped.
                 let _ = self.batches.send(batch.into_result(&self.source));
             }
         }

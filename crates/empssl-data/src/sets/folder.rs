@@ -1,4 +1,4 @@
-//! A folder of images of one's own: JPEG and PNG files, with a folder for each class or without classes.
+//! The user's own folder of images: JPEG and PNG files, with a folder for each class or without classes.
 
 use super::ImageSet;
 use crate::dataset::tree::{Tree, holds_image};

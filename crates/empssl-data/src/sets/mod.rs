@@ -303,7 +303,7 @@ pub(crate) struct Records {
     pub(crate) labels: Vec<u32>,
 }
 
-/// What fewer or more names than classes are.
+/// Refuses another number of names of classes than `expected`.
 fn check_n_classes(names: Vec<String>, path: &Path, expected: usize) -> Result<Vec<String>, DataError> {
     let (path, found) = (path.display(), names.len());
     let wrong = || format!("wrong number of classes in {path}: found {found}, expected {expected}");

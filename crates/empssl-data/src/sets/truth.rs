@@ -69,11 +69,11 @@ fn wnid(number: usize, text: &str) -> Result<&str, String> {
     Err(format!("line {number} has `{}` for a class, expected n and eight digits", shortened(text)))
 }
 
-/// The keys and values of a text that has one of each in a line; a line of which `entry` makes `None` is passed over.
-fn map_of_lines(
-    bytes: &[u8],
-    entry: fn(usize, &str) -> Result<Option<(&str, &str)>, String>,
-) -> Result<HashMap<String, String>, String> {
+/// The key and the value in a line; `None` in a line without.
+type Entry<'a> = Result<Option<(&'a str, &'a str)>, String>;
+
+/// The keys and values of a text's lines, which `entry` finds in the line of a number.
+fn map_of_lines(bytes: &[u8], entry: fn(usize, &str) -> Entry<'_>) -> Result<HashMap<String, String>, String> {
     let mut map = HashMap::new();
     for (number, line) in lines(bytes)? {
         let Some((key, value)) = entry(number, line)? else { continue };

@@ -66,8 +66,7 @@ pub(super) struct View {
     /// The first number.
     offset: usize,
     /// Size and step of each axis, in numbers.
-    axes: [(usize, usize); MAX_AXES],
-    n_axes: usize,
+    axes: Vec<(usize, usize)>,
 }
 
 impl View {
@@ -97,23 +96,17 @@ impl View {
         if numel > length {
             return Err(format!("{} has more numbers than its storage of {length}", shown()));
         }
-        let mut axes = [(1, 0); MAX_AXES];
-        axes.iter_mut().zip(sizes.iter().zip(steps)).for_each(|(axis, (&size, &step))| *axis = (size, step));
-        Ok(Self { storage, offset, axes, n_axes: sizes.len() })
-    }
-
-    fn axes(&self) -> &[(usize, usize)] {
-        &self.axes[..self.n_axes]
+        Ok(Self { storage, offset, axes: sizes.iter().copied().zip(steps.iter().copied()).collect() })
     }
 
     /// How many numbers it has.
     pub(super) fn numel(&self) -> usize {
-        self.axes().iter().map(|&(size, _)| size).product()
+        self.axes.iter().map(|&(size, _)| size).product()
     }
 
     /// Sizes of the axes.
     pub(super) fn shape(&self) -> Vec<usize> {
-        self.axes().iter().map(|&(size, _)| size).collect()
+        self.axes.iter().map(|&(size, _)| size).collect()
     }
 
     /// The numbers in row-major order, out of a storage of as many bytes as its numbers of `width` bytes need.
@@ -123,11 +116,11 @@ impl View {
             return storage[self.offset * width..][..count * width].to_vec();
         }
         let mut bytes = Vec::with_capacity(count * width);
-        let mut index = [0; MAX_AXES];
+        let mut index = vec![0; self.axes.len()];
         for _ in 0..count {
-            let place = self.axes().iter().zip(index).fold(self.offset, |place, (&(_, step), i)| place + i * step);
+            let place = self.axes.iter().zip(&index).fold(self.offset, |place, (&(_, step), i)| place + i * step);
             bytes.extend_from_slice(&storage[place * width..][..width]);
-            for (axis, i) in self.axes().iter().zip(&mut index).rev() {
+            for (axis, i) in self.axes.iter().zip(&mut index).rev() {
                 *i = (*i + 1) % axis.0;
                 if *i > 0 {
                     break;
@@ -139,7 +132,7 @@ impl View {
 
     fn is_contiguous(&self) -> bool {
         let mut expected = 1;
-        self.axes().iter().rev().all(|&(size, step)| {
+        self.axes.iter().rev().all(|&(size, step)| {
             let fits = size == 1 || step == expected;
             expected *= size;
             fits

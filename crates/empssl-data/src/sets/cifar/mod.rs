@@ -77,7 +77,7 @@ impl Format {
         request.of_records(files.place(), &format!("{} {}", request.set.title, form.title), names, records)
     }
 
-    /// What to say where no form is found.
+    /// The refusal where no form is found.
     pub(crate) fn missing(&self, request: &Request<'_>) -> DataError {
         let [binary, python] = &self.forms;
         let folders = format!("`{}` or `{}`", binary.archive.folder, python.archive.folder);

@@ -8,6 +8,7 @@ mod numpy;
 
 use std::borrow::Cow;
 
+use empssl_pickle::Pickled;
 use empssl_pickle::bytes::Fault;
 
 use numpy::{Array, Arrays, Numpy, Value};
@@ -19,7 +20,8 @@ const MAX_NAMES: usize = 1000;
 /// A read pickle that is a dict at its root, as all files of interest are.
 pub(crate) struct Pickle<'a> {
     values: Vec<Value<'a>>,
-    root: usize,
+    /// Keys and values of the dict.
+    entries: Vec<(usize, usize)>,
 }
 
 /// An array of bytes of two axes, its rows one after the other.
@@ -38,9 +40,9 @@ impl<'a> Pickle<'a> {
     /// # Errors
     /// When the bytes end too early, hold an opcode or name a function that is refused, or do not fit together.
     pub(crate) fn load(bytes: &'a [u8]) -> Result<Self, Fault> {
-        let pickled = empssl_pickle::load(bytes, &mut Arrays)?;
-        match pickled.root() {
-            Value::Dict(_) => Ok(Self { values: pickled.values, root: pickled.root }),
+        let Pickled { mut values, root, .. } = empssl_pickle::load(bytes, &mut Arrays)?;
+        match std::mem::replace(&mut values[root], Value::None) {
+            Value::Dict(entries) => Ok(Self { values, entries }),
             _ => Err(Fault::new("it holds something other than a dict")),
         }
     }
@@ -75,11 +77,8 @@ impl<'a> Pickle<'a> {
 
     /// What the dict holds under `key`, which Python 2 wrote as bytes and Python 3 as text.
     fn value(&self, key: &str) -> Result<&Value<'a>, Fault> {
-        let Value::Dict(entries) = &self.values[self.root] else {
-            return Err(Fault::new("it holds something other than a dict"));
-        };
         // As in Python, a key that is set again has its last value.
-        let found = entries.iter().rev().find(|(id, _)| self.values[*id].as_bytes() == Some(key.as_bytes()));
+        let found = self.entries.iter().rev().find(|(id, _)| self.values[*id].as_bytes() == Some(key.as_bytes()));
         found.map(|&(_, id)| &self.values[id]).ok_or_else(|| Fault::new(format!("it has no key `{key}`")))
     }
 
