@@ -10,8 +10,6 @@ use crate::error::DataError;
 #[cfg(feature = "archives")]
 pub(crate) mod archive;
 pub(crate) mod decode;
-#[cfg(feature = "archives")]
-mod entry_name;
 pub(crate) mod fingerprint;
 mod image_list;
 pub(crate) mod jpeg;

@@ -35,11 +35,8 @@ pub struct HeapMemory;
 impl BatchMemory for HeapMemory {
     fn allocate(&self, bytes: usize) -> Result<Box<dyn PatchBuffer>, DataError> {
         let mut buffer: Vec<u8> = Vec::new();
-        let no_memory = |error: std::collections::TryReserveError| {
-            let reason = error.to_string();
-            DataError::NoMemory { bytes, reason }
-        };
-        buffer.try_reserve_exact(bytes).map_err(no_memory)?;
+        let reserved = buffer.try_reserve_exact(bytes);
+        reserved.map_err(|error| DataError::NoMemory { bytes, reason: error.to_string() })?;
         // Touches every page once, so that no batch pays for it.
         buffer.resize(bytes, 0);
         Ok(Box::new(buffer))
