@@ -14,7 +14,7 @@ fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
-/// Returns from the function with the AVX2 form where the processor and the operands suit it, else with the portable one.
+/// Ends the function with the AVX2 form where the processor and the operands suit it, else with the portable one.
 macro_rules! fastest {
     ($avx2:expr, if $suits:expr, else $portable:expr) => {{
         #[cfg(target_arch = "x86_64")]

@@ -1,8 +1,9 @@
 //! Image files to RGB pixels, as Pillow's `Image.open(file).convert("RGB")` gives them.
 //!
 //! The content decides about the format: some PNG files are named `.JPEG`. Grey images are repeated over the channels,
-//! palettes are looked up, an alpha channel is dropped, CMYK and YCCK files are converted to RGB, and an EXIF orientation is ignored. Of 16
-//! bits the upper 8 are kept, but of grey ones without alpha Pillow keeps everything above 255 as 255, and so does this.
+//! palettes are looked up, an alpha channel is dropped, CMYK and YCCK files are converted to RGB, and an EXIF
+//! orientation is ignored. Of 16 bits the upper 8 are kept, but of grey ones without alpha Pillow keeps everything above
+//! 255 as 255, and so does this.
 
 use image::{DynamicImage, ImageFormat};
 use ndarray::Array3;
