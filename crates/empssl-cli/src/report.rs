@@ -1,6 +1,6 @@
 //! What a run leaves to be read: `run.json`, written by training, and `report.json`, written by evaluation.
 //!
-//! Programs that render `report.json` read it by the types of `empssl-report`.
+//! Both are types of `empssl-report`; here are those of this program that stand in them, and what is said in a report.
 
 use empssl_data::{BadImage, Dataset};
 use empssl_model::Portion;
@@ -8,7 +8,8 @@ pub(crate) use empssl_report::report::{
     Bar, Counts, CurvePoint, Encoder, FeatureFile, Labelled, ModelSummary, PartialCounts, PeakBytes, Probe, Processes,
     Row, RunReport, SCHEMA_VERSION, Seconds, SkippedImage, TestPoint, Transfer, Versions, View,
 };
-use serde::{Deserialize, Serialize};
+use empssl_report::run;
+pub(crate) use empssl_report::run::{Machine, TrainingSummary};
 
 use crate::args::TrainOptions;
 use crate::config::{Checks, CurveProbe, EvalView, ScoredOn};
@@ -52,132 +53,24 @@ impl From<EvalView> for View {
     }
 }
 
-/// Which images a run learnt from, and how to open them again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct DataIdentity {
-    pub(crate) name: String,
-    pub(crate) source: ImageSource,
-    pub(crate) n_images: usize,
-    /// Of names, labels and sizes of the training images, so that another set is noticed.
-    pub(crate) fingerprint: String,
-}
-
-impl DataIdentity {
-    pub(crate) fn new(train: &Dataset, source: ImageSource) -> Self {
-        let fingerprint = format!("{:016x}", train.fingerprint());
-        Self { name: train.name().to_owned(), source, n_images: train.len(), fingerprint }
-    }
-}
-
-/// Where a run was computed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Machine {
-    pub(crate) device: String,
-    pub(crate) device_name: String,
-    pub(crate) threads: usize,
-    pub(crate) versions: Versions,
-    /// The source's commit, where `EMPSSL_COMMIT` tells.
-    pub(crate) commit: Option<String>,
-}
-
-/// How training went, over all processes that took part in it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct TrainingSummary {
-    pub(crate) finished: bool,
-    pub(crate) steps: u64,
-    pub(crate) seconds: f64,
-    pub(crate) patches_per_s: f64,
-    pub(crate) peak_bytes: PeakBytes,
-}
-
-/// What one process did, and under which settings of its own, none of which changes the result.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Segment {
-    /// When training began, in UTC.
-    pub(crate) began: String,
-    /// When it ended; missing for a process that was killed or failed.
-    pub(crate) ended: Option<String>,
-    pub(crate) host: String,
-    pub(crate) machine: Machine,
-    pub(crate) workers: usize,
-    /// Processes that shared every batch; how many moves the last bits.
-    #[serde(default = "one")]
-    pub(crate) ranks: usize,
-    /// What was asked for, in this call or in those before it.
-    #[serde(default)]
-    pub(crate) options: TrainOptions,
-    /// Keys changed with `--set`; at a resume only such as do not change the result.
-    pub(crate) changes: Vec<String>,
-    pub(crate) command: String,
-    /// Steps that were done before.
-    pub(crate) from_step: u64,
-    /// Steps that were done after it and that later processes built on; missing while it runs.
-    pub(crate) to_step: Option<u64>,
-}
-
-/// Segments of runs from before there could be several say nothing.
-fn one() -> usize {
-    1
-}
-
-/// `run.json`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct RunIdentity {
-    pub(crate) schema_version: u32,
-    pub(crate) recipe: String,
-    pub(crate) seed: u64,
-    pub(crate) data: DataIdentity,
-    pub(crate) machine: Machine,
-    pub(crate) command: String,
-    pub(crate) model: ModelSummary,
-    pub(crate) training: TrainingSummary,
-    /// The processes that took part, in order.
-    #[serde(default)]
-    pub(crate) segments: Vec<Segment>,
-    /// Where the weights are from, when no process of ours trained them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) imported: Option<Imported>,
-}
-
+/// Which images a run learnt from.
+pub(crate) type DataIdentity = run::DataIdentity<ImageSource>;
+/// What one process did.
+pub(crate) type Segment = run::Segment<TrainOptions>;
 /// Weights from elsewhere.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Imported {
-    /// The file they were read from.
-    pub(crate) file: String,
-    /// What it is, in words.
-    pub(crate) origin: String,
-    /// How much of a network it holds.
-    pub(crate) portion: Portion,
-    /// Keys of it that were left out.
-    pub(crate) left_out: Vec<String>,
-    /// What whoever reads the scores should know.
-    pub(crate) notes: Vec<String>,
+pub(crate) type Imported = run::Imported<Portion>;
+/// `run.json`
+pub(crate) type RunIdentity = run::RunIdentity<ImageSource, TrainOptions, Portion>;
+
+/// The training images as `run.json` knows them.
+pub(crate) fn data_identity(train: &Dataset, source: ImageSource) -> DataIdentity {
+    let fingerprint = format!("{:016x}", train.fingerprint());
+    DataIdentity { name: train.name().to_owned(), source, n_images: train.len(), fingerprint }
 }
 
-impl Imported {
-    /// For the title of the report: the file, and what is scored where that is not the features.
-    fn title(&self) -> String {
-        let scored = if self.portion == Portion::Backbone { ", the backbone's output" } else { "" };
-        format!(", weights imported from {}{scored}", self.file)
-    }
-}
-
-impl RunIdentity {
-    /// How much of a network the run has: all of it, unless its weights were imported.
-    pub(crate) fn portion(&self) -> Portion {
-        self.imported.as_ref().map_or(Portion::Full, |imported| imported.portion)
-    }
-
-    /// The run as it stood after fewer steps, and so many seconds of training.
-    pub(crate) fn go_back_to(&mut self, step: u64, seconds: f64) {
-        let (model, training) = (&mut self.model, &mut self.training);
-        model.epochs *= step as f64 / model.steps as f64;
-        model.steps = step;
-        model.patches_seen = step * model.patches_a_step();
-        training.finished = false;
-        (training.steps, training.seconds) = (step, seconds);
-        training.patches_per_s = model.patches_seen as f64 / seconds.max(1e-9);
-    }
+/// How much of a network the run has: all of it, unless its weights were imported.
+pub(crate) fn portion(run: &RunIdentity) -> Portion {
+    run.imported.as_ref().map_or(Portion::Full, |imported| imported.portion)
 }
 
 /// Makes a report that of a snapshot, about which the recipe claims nothing.
@@ -215,6 +108,12 @@ fn amount(synthetic: bool, counts: Option<&PartialCounts>) -> String {
     }
 }
 
+/// For the title: the file of imported weights, and what is scored where that is not the features.
+fn origin(imported: &Imported) -> String {
+    let scored = if imported.portion == Portion::Backbone { ", the backbone's output" } else { "" };
+    format!(", weights imported from {}{scored}", imported.file)
+}
+
 /// The report's title: which set, how much of it, by which recipe, and what was left out of the training.
 pub(crate) fn title(
     run: &RunIdentity,
@@ -225,7 +124,7 @@ pub(crate) fn title(
     let amount = amount(synthetic, counts);
     let state = match snapshot {
         Some(epochs) => format!(", snapshot after {epochs} epoch{}", if epochs == 1 { "" } else { "s" }),
-        None if run.training.finished => run.imported.as_ref().map_or_else(String::new, Imported::title),
+        None if run.training.finished => run.imported.as_ref().map_or_else(String::new, origin),
         None => ", training not finished".to_owned(),
     };
     format!("EMP-SSL on {}{amount}: recipe {}, seed {}{state}", run.data.name, run.recipe, run.seed)

@@ -1,7 +1,7 @@
 //! What runs and sweeps leave to be read, and its pages.
 //!
-//! `report.json` of a run and of a sweep, and what `empssl recipe --json` prints, are the types of [`report`], [`sweep`] and
-//! [`outline`], shared by who writes and who reads them. A [`page::Page`] of sections is rendered as HTML, as Markdown and
+//! `run.json`, `report.json` of a run and of a sweep, and what `empssl recipe --json` prints, are the types of [`run`],
+//! [`report`], [`sweep`] and [`outline`], shared by who writes and who reads them. A [`page::Page`] of sections is rendered as HTML, as Markdown and
 //! for the terminal. Nothing here knows how a number came about.
 
 pub mod chart;
@@ -10,7 +10,9 @@ pub mod markdown;
 pub mod metrics;
 pub mod outline;
 pub mod page;
+pub mod print;
 pub mod report;
+pub mod run;
 pub mod run_page;
 pub mod sweep;
 pub mod sweep_page;

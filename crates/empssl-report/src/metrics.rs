@@ -38,6 +38,15 @@ pub struct Check {
     pub seconds: f64,
 }
 
+/// How far a training has come by a line, whatever else that says.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Progress {
+    /// From 1.
+    pub step: u64,
+    /// Of training up to there.
+    pub seconds: f64,
+}
+
 /// Figures of a line that belong to no term of the loss.
 const NO_TERMS: [&str; 3] = ["epoch", "patches_per_s", "seconds"];
 

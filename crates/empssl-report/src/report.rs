@@ -368,7 +368,8 @@ impl ScoredOn {
     }
 }
 
-fn one() -> usize {
+/// Where nothing was written, there was one.
+pub(crate) fn one() -> usize {
     1
 }
 

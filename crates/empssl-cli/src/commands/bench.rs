@@ -17,7 +17,7 @@ use crate::host;
 use crate::images::ImageSource;
 use crate::machine;
 use crate::network::{batch_source, build_trainer};
-use crate::report::{DataIdentity, Machine, PeakBytes};
+use crate::report::{DataIdentity, Machine, PeakBytes, data_identity};
 use crate::run::folder::write_json;
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
@@ -41,7 +41,7 @@ fn step(args: &BenchStepArgs) -> Result<(), CliError> {
 fn measure(run: Run, args: &BenchStepArgs, images: ImageSource, device: Device) -> Result<StepReport, CliError> {
     let began = host::utc_now();
     let dataset = images.open(Split::Train)?;
-    let data = DataIdentity::new(&dataset, images);
+    let data = data_identity(&dataset, images);
     let clock = StepClock::new(device, args.warmup, args.steps);
     let mut trainer = build_trainer(&run, train_config(&run, clock.n_steps()), &dataset, device)?;
     let source = batch_source(&run, dataset, args.workers);

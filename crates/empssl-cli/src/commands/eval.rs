@@ -88,7 +88,7 @@ fn score(target: &EvalTarget<'_>, args: &EvalArgs) -> Result<RunReport, CliError
         Ok((format!("{prefix}{}", name(encoder, snapshot)), encoders::checksum(network)?))
     };
     let (name, checksum) = encode(Encoder::Untrained, &network)?;
-    let portion = identity.portion();
+    let portion = report::portion(identity);
     let extractor = &NetworkFeatures(&network, portion);
     tables.add_network(&NamedEncoder { encoder: Encoder::Untrained, name, extractor, checksum: Some(checksum) })?;
     network.load_portion_state_dict(portion, &checkpoint.network)?;

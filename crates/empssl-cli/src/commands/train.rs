@@ -18,7 +18,7 @@ use crate::network::{batch_source, build_share, model_summary};
 use crate::print;
 use crate::progress::TrainProgress;
 use crate::ranks::{self, Among, Member, Role};
-use crate::report::{DataIdentity, PeakBytes, RunIdentity, SCHEMA_VERSION, Segment, TrainingSummary};
+use crate::report::{PeakBytes, RunIdentity, SCHEMA_VERSION, Segment, TrainingSummary, data_identity};
 use crate::run::folder::{self, RunFolder, RunLock, read_json, write_json};
 use crate::run::resume;
 use crate::run::saved::SavedRun;
@@ -332,7 +332,7 @@ fn identity(
         schema_version: SCHEMA_VERSION,
         recipe: run.recipe.clone(),
         seed,
-        data: DataIdentity::new(dataset, source),
+        data: data_identity(dataset, source),
         machine: machine::describe(device),
         command: host::command_line(),
         model: model_summary(run, trainer.n_steps(), trainer.n_epochs()),

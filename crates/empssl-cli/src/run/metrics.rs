@@ -3,29 +3,22 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use serde::Deserialize;
+use empssl_report::metrics::Progress;
 
 use super::folder::write_file;
 use crate::error::CliError;
 
-/// What is read of a line of `metrics.jsonl`.
-#[derive(Deserialize)]
-struct Logged {
-    step: u64,
-    seconds: f64,
-}
-
 /// The lines of a metrics file up to a step, with what they say.
-fn records(path: &Path, last_step: u64) -> Result<Vec<(String, Logged)>, CliError> {
+fn records(path: &Path, last_step: u64) -> Result<Vec<(String, Progress)>, CliError> {
     let bytes = match std::fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         read => read.map_err(|e| CliError::file("cannot read", path, e))?,
     };
     let text = String::from_utf8_lossy(&bytes);
-    let mut kept: Vec<(String, Logged)> = Vec::new();
+    let mut kept: Vec<(String, Progress)> = Vec::new();
     let mut damage = None;
     for (index, line) in text.lines().enumerate() {
-        let record = serde_json::from_str::<Logged>(line).ok();
+        let record = serde_json::from_str::<Progress>(line).ok();
         let expected = kept.last().map_or(1, |(_, last)| last.step + 1);
         match record.filter(|record| record.step >= expected) {
             Some(record) if record.step > last_step => break,

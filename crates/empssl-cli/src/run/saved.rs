@@ -12,7 +12,7 @@ use super::resume;
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
 use crate::print;
-use crate::report::{DataIdentity, RunIdentity};
+use crate::report::{self, RunIdentity};
 
 /// A run as it lies in its folder.
 pub(crate) struct SavedRun {
@@ -59,7 +59,7 @@ impl SavedRun {
 
     /// How much of a network the run has: all of it, unless its weights were imported.
     pub(crate) fn portion(&self) -> Portion {
-        self.identity.portion()
+        report::portion(&self.identity)
     }
 
     /// Puts the run's weights into its network. What an import does not have stays as it was drawn.
@@ -124,7 +124,7 @@ impl SavedRun {
         if self.identity.imported.is_some() {
             return Ok(dataset); // What those weights were trained on is not known.
         }
-        let found = DataIdentity::new(&dataset, expected.source.clone());
+        let found = report::data_identity(&dataset, expected.source.clone());
         if found.fingerprint == expected.fingerprint {
             return Ok(dataset);
         }
