@@ -13,7 +13,7 @@ use crate::failure::{Code, Context, Failure, Outcome};
 use crate::reproduce::program::{Profile, build, commit, revision};
 use crate::setup::{self, LIBTORCH_VERSION, nccl};
 use crate::workspace::{BUNDLE_FILE, Bundle, Workspace};
-use crate::{process, workspace};
+use crate::{process, report, workspace};
 
 /// Starts a program with a libtorch; `VERSION` stands for the one that fits.
 const LAUNCHER: &str = include_str!("dist/launcher.sh");
@@ -43,12 +43,10 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
     let archive = make(&out, Profile::Release, workspace)?;
     let size = fs::metadata(&archive).at(Code::Check, "read", &archive)?.len();
     println!("{} ({:.1} MiB)", workspace::from_here(&archive).display(), size as f64 / f64::from(1 << 20));
-    match size {
-        size if size > MOST_BYTES => {
-            Err(Failure::check(format!("the archive has {size} bytes, more than {MOST_BYTES}")))
-        }
-        _ => Ok(()),
+    if size > MOST_BYTES {
+        return Err(Failure::check(format!("the archive has {size} bytes, more than {MOST_BYTES}")));
     }
+    Ok(())
 }
 
 /// A check that needs no release build: the bundle of the dev programs, unpacked elsewhere, runs from images to a report
@@ -113,42 +111,26 @@ fn fill(root: &Path, built: &Path, nccl: &Path, workspace: &Workspace) -> Outcom
         fs::write(&path, &launcher).at(Code::Child, "write", &path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).at(Code::Child, "make a program of", &path)?;
     }
+    let (lib, notes) = (root.join("lib"), root.join(NOTES));
+    for folder in [&lib, &notes] {
+        fs::create_dir_all(folder).at(Code::Child, "create the folder", folder)?;
+    }
     // Where the programs look for it.
-    copy(nccl, &root.join("lib").join(nccl::NAME))?;
-    for name in ALONG {
-        copy(&workspace.join(name), &root.join(name))?;
-    }
+    fs::copy(nccl, lib.join(nccl::NAME)).at(Code::Child, "copy", nccl)?;
+    copy(ALONG.map(|name| workspace.join(name)), root)?;
     // `--fetch` puts a set beside them, as in the checkout.
-    let notes = workspace.join(NOTES);
-    for entry in fs::read_dir(&notes).at(Code::Child, "read", &notes)?.flatten() {
-        if entry.path().extension().is_some_and(|ending| ending == "md") {
-            copy(&entry.path(), &root.join(NOTES).join(entry.file_name()))?;
-        }
-    }
-    let path = root.join(BUNDLE_FILE);
-    let text =
-        serde_json::to_string_pretty(&contents(workspace)).map_err(|e| Failure::new(Code::Child, e.to_string()))?;
-    fs::write(&path, text + "\n").at(Code::Child, "write", &path)
-}
-
-/// Of what the bundle is made.
-fn contents(workspace: &Workspace) -> Bundle {
+    let images = workspace.join(NOTES);
+    let beside = fs::read_dir(&images).at(Code::Child, "read", &images)?.flatten().map(|entry| entry.path());
+    copy(beside.filter(|path| path.extension().is_some_and(|ending| ending == "md")), &notes)?;
     let (commit, version) = (commit(workspace), env!("CARGO_PKG_VERSION").to_owned());
     // Without git the version is all that is known.
     let revision = revision(workspace).unwrap_or_else(|| version.clone());
-    Bundle { version, commit, revision }
+    report::write_json(&root.join(BUNDLE_FILE), &Bundle { version, commit, revision })
 }
 
-fn copy(from: &Path, to: &Path) -> Outcome {
-    if !from.is_dir() {
-        let folder = to.parent().unwrap_or(to);
-        fs::create_dir_all(folder).at(Code::Child, "create the folder", folder)?;
-        return fs::copy(from, to).at(Code::Child, "copy", from).map(drop);
-    }
-    for entry in fs::read_dir(from).at(Code::Child, "read", from)?.flatten() {
-        copy(&entry.path(), &to.join(entry.file_name()))?;
-    }
-    Ok(())
+/// Copies files and folders into a folder.
+fn copy(from: impl IntoIterator<Item = PathBuf>, into: &Path) -> Outcome {
+    process::output(Command::new("cp").arg("-R").args(from).arg(into)).map(drop)
 }
 
 #[cfg(test)]

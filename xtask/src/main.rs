@@ -3,7 +3,7 @@
 //! This crate starts processes. Of our crates it knows `empssl-report` alone, so that every task begins within seconds on a
 //! bare machine.
 
-// The standard library's macros panic when their reader is gone; those of `print` do not.
+// The macros of `print` stand for those of the standard library.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 #[macro_use]
@@ -79,13 +79,19 @@ fn main() -> ExitCode {
     let workspace = Workspace::locate();
     let command = Cli::command().bin_name(workspace.xtask());
     let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
-    match run(&cli.task, &workspace).and_then(|()| print::all_written()) {
+    match run(&cli.task, &workspace).and_then(|()| all_written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");
             failure.exit_code()
         }
     }
+}
+
+/// Fails where standard output did not take everything.
+fn all_written() -> Outcome {
+    let failed = |error| Err(Failure::report(format!("cannot write to standard output: {error}")));
+    empssl_report::print::failure().map_or(Ok(()), failed)
 }
 
 fn run(task: &Task, workspace: &Workspace) -> Outcome {

@@ -9,6 +9,8 @@ use empssl_report::page::Page;
 use empssl_report::report::RunReport;
 use empssl_report::run_page::RunFiles;
 use empssl_report::{ReadError, html, markdown, terminal};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::failure::{Code, Context, Failure, Outcome};
 
@@ -21,14 +23,12 @@ pub(crate) struct Args {
 
 /// Runs the task.
 pub(crate) fn run(args: &Args) -> Outcome {
-    let files = RunFiles::read(&args.run)?;
-    write_and_show(&files.page(), &args.run)
+    show(&args.run).map(drop)
 }
 
 /// Writes RUN/report.md and RUN/report.html, prints what is not folded, and returns what was read.
 pub(crate) fn show(run: &Path) -> Outcome<RunReport> {
     let files = RunFiles::read(run)?;
-    println!();
     write_and_show(&files.page(), run)?;
     Ok(files.report)
 }
@@ -57,6 +57,17 @@ pub(crate) fn write(page: &Page, folder: &Path) -> Outcome {
 pub(crate) fn write_file(path: &Path, text: &str) -> Outcome {
     let temporary = path.with_extension("tmp");
     fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path)).at(Code::Report, "write", path)
+}
+
+/// The same of a value as JSON.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Outcome {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::report(error.to_string()))?;
+    write_file(path, &(text + "\n"))
+}
+
+/// A file of JSON; nothing where it is not there or holds something else.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
 }
 
 impl From<ReadError> for Failure {

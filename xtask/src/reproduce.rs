@@ -2,6 +2,7 @@
 //!
 //! One set, one recipe and one seed make a run; more of any, or a table of the paper, make a sweep ([`crate::sweep`]).
 
+pub(crate) mod args;
 pub(crate) mod images;
 pub(crate) mod program;
 
@@ -14,162 +15,30 @@ use empssl_report::report::RunReport;
 
 use crate::failure::{Code, Context, Failure, Outcome};
 use crate::report;
-use crate::sweep::slots::{Asked, Machine, slots};
-use crate::sweep::{self, Request, Table};
+use crate::sweep::slots::{Machine, slots};
+use crate::sweep::{self, Request};
 use crate::workspace::Workspace;
 use crate::{process, setup, workspace};
-use images::{ImageSet, MayFetch, OnBadImage, SYNTHETIC};
+pub(crate) use args::Args;
+use args::{SweepArgs, Table};
+use images::{ImageSet, MayFetch};
 use program::{Profile, Program};
 
 /// What is taken where nothing is asked for.
 const QUICK: &str = "quick";
 
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    /// Which images: a folder of configs/, such as synthetic or cifar10, and where they are; may be repeated
-    #[arg(long, value_name = "NAME[=DIR]", default_value = SYNTHETIC)]
-    dataset: Vec<String>,
-    /// Which recipe: a file of configs/DATASET/ without its ending; may be repeated [default: those of the table; without
-    /// one quick, or on a machine with an NVIDIA GPU one-epoch and main for a set of the paper]
-    #[arg(long, value_name = "NAME")]
-    recipe: Vec<String>,
-    /// Where the images are, for sets without a folder of their own [default: data, if they are there]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Download a public set that is missing, and verify it
-    #[arg(long)]
-    fetch: bool,
-    /// Accept a set with fewer records than the official count; the report says how many of how many
-    #[arg(long)]
-    partial: bool,
-    /// Where to compute: auto, cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
-    /// GPUs for each run, whose training is as many processes and whose evaluation takes the first; on the CPU so many
-    /// processes
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    gpus: u16,
-    /// On CUDA, kernels that repeat their bits, at a price in speed; a CPU repeats them anyway
-    #[arg(long)]
-    deterministic: bool,
-    /// Seed of everything random: weights, order and patches; of several the first
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// What an image that cannot be decoded means
-    #[arg(long, value_enum)]
-    on_bad_image: Option<OnBadImage>,
-    /// Threads that prepare patches
-    #[arg(long, value_name = "N")]
-    workers: Option<usize>,
-    /// Change a key of the recipe, as in `--set training.n_patches=4`; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Folder of the run, which must not hold one yet [default: runs/DATASET-RECIPE-sSEED, numbered when taken]; of a
-    /// sweep, whose cells and reports lie below it [default: runs]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    #[command(flatten)]
-    sweep: SweepArgs,
-}
-
-/// What makes a sweep of it.
-#[derive(clap::Args, Default)]
-#[command(next_help_heading = "Sweeps")]
-struct SweepArgs {
-    /// A table of the paper; may be repeated
-    #[arg(long, value_enum)]
-    table: Vec<Table>,
-    /// So many seeds of every cell
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
-    seeds: Option<u64>,
-    /// Numbers of patches an image for the table `patches` [default: 5,10,20,50,100,200]
-    #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
-    patches: Vec<usize>,
-    /// Cells at a time, one a GPU or --gpus of them [default: as many as there are GPUs for, else 1]
-    #[arg(long, value_name = "N")]
-    jobs: Option<usize>,
-    /// Say what would be run, what of it is done and what the rest may take, and stop there; for that it installs libtorch
-    /// and builds the program, and with --fetch downloads images
-    #[arg(long)]
-    dry_run: bool,
-    /// Leave the features of finished cells on the disk, gigabytes each
-    #[arg(long)]
-    keep_features: bool,
-    /// Go on with cells that failed before, too
-    #[arg(long)]
-    retry: bool,
-}
-
-impl SweepArgs {
-    fn is_given(&self) -> bool {
-        !self.table.is_empty()
-            || self.seeds.is_some()
-            || !self.patches.is_empty()
-            || self.jobs.is_some()
-            || self.dry_run
-            || self.keep_features
-            || self.retry
-    }
-}
-
-impl Args {
-    /// The arguments of one run on the synthetic set, for checks that need a whole run.
-    pub(crate) fn synthetic(recipe: &str, out: PathBuf) -> Self {
-        Self {
-            dataset: vec![SYNTHETIC.to_owned()],
-            recipe: vec![recipe.to_owned()],
-            data: None,
-            fetch: false,
-            partial: false,
-            device: Some("cpu".to_owned()),
-            gpus: 1,
-            deterministic: false,
-            seed: 0,
-            on_bad_image: None,
-            workers: None,
-            set: Vec::new(),
-            out: Some(out),
-            sweep: SweepArgs::default(),
-        }
-    }
-
-    /// The sets, each with its own folder or the common one.
-    fn sets(&self) -> Vec<ImageSet> {
-        let set = |text: &String| {
-            let (name, dir) = match text.split_once('=') {
-                Some((name, dir)) => (name, Some(PathBuf::from(dir))),
-                None => (text.as_str(), self.data.clone()),
-            };
-            ImageSet { name: name.to_owned(), dir, partial: self.partial, on_bad_image: self.on_bad_image }
-        };
-        self.dataset.iter().map(set).collect()
-    }
-
-    /// The tables that are meant where none is named: those of the paper, on a machine that can make them.
-    fn tables(&self, has_gpu: bool, workspace: &Workspace) -> Vec<Table> {
-        let named_nothing = self.sweep.table.is_empty() && self.recipe.is_empty();
-        let on_gpu = has_gpu && self.device.as_deref() != Some("cpu");
-        let of_the_paper = |name: &str| workspace.join(format!("configs/{name}/one-epoch.toml")).is_file();
-        if named_nothing && on_gpu && self.sets().iter().all(|set| of_the_paper(&set.name)) {
-            return vec![Table::OneEpoch, Table::Main];
-        }
-        self.sweep.table.clone()
-    }
-}
-
 /// Runs the task.
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Outcome {
     let tables = args.tables(setup::has_driver(), workspace);
-    let is_sweep = args.sweep.is_given() || !tables.is_empty() || args.dataset.len() > 1 || args.recipe.len() > 1;
-    match is_sweep {
-        true => sweep::run(&request(args, tables, workspace)?, workspace),
-        false => chain(args, workspace, Profile::Release),
+    let is_one = args.sweep == SweepArgs::default() && tables.is_empty();
+    match is_one && args.dataset.len() == 1 && args.recipe.len() <= 1 {
+        false => sweep::run(&request(args, tables, workspace)?, workspace),
+        true => chain(args, workspace, Profile::Release),
     }
 }
 
 /// The sweep that was asked for, its recipes and places checked before anything is built.
-fn request(args: &Args, tables: Vec<Table>, workspace: &Workspace) -> Outcome<Request> {
-    let may_fetch = MayFetch::new(args.fetch);
+pub(crate) fn request(args: &Args, tables: Vec<Table>, workspace: &Workspace) -> Outcome<Request> {
     let recipes = match (tables.is_empty(), args.recipe.is_empty()) {
         (true, true) => vec![QUICK.to_owned()],
         _ => args.recipe.clone(),
@@ -178,26 +47,9 @@ fn request(args: &Args, tables: Vec<Table>, workspace: &Workspace) -> Outcome<Re
     for (set, recipe) in sets.iter().flat_map(|set| recipes.iter().map(move |recipe| (set, recipe))) {
         recipe_file(&set.name, recipe, workspace)?;
     }
-    let sets: Outcome<Vec<_>> = sets.into_iter().map(|set| set.place(workspace)).collect();
-    Ok(Request {
-        sets: sets?,
-        may_fetch,
-        recipes,
-        tables,
-        first_seed: args.seed,
-        n_seeds: args.sweep.seeds.unwrap_or(1),
-        changes: args.set.clone(),
-        patches: args.sweep.patches.clone(),
-        jobs: args.sweep.jobs,
-        ranks: args.gpus.into(),
-        device: args.device.clone(),
-        workers: args.workers,
-        out: args.out.clone().unwrap_or_else(|| workspace::from_here(&workspace.join("runs"))),
-        dry_run: args.sweep.dry_run,
-        retry: args.sweep.retry,
-        keep_features: args.sweep.keep_features,
-        deterministic: args.deterministic,
-    })
+    let sets = sets.into_iter().map(|set| set.place(workspace)).collect::<Outcome<_>>()?;
+    let out = args.out.clone().unwrap_or_else(|| workspace::from_here(&workspace.join("runs")));
+    Ok(Request { args: args.clone(), sets, recipes, tables, out })
 }
 
 /// What one run is made of.
@@ -255,6 +107,7 @@ impl<'a> Single<'a> {
     fn perform(&self, folder: &Path, program: &Program) -> Outcome {
         process::run(&mut self.training(folder, program), Code::Child)?;
         process::run(&mut self.evaluation(folder, program), Code::Child)?;
+        println!();
         judge(&report::show(folder)?)
     }
 }
@@ -263,18 +116,14 @@ impl<'a> Single<'a> {
 pub(crate) fn chain(args: &Args, workspace: &Workspace, profile: Profile) -> Outcome {
     let single = Single::new(args, workspace)?;
     check_out(args)?;
-    demand_gpus(args, &Machine::here())?;
+    slots(args, &Machine::here())?;
     let program = Program::provide(profile, workspace)?;
-    sweep::demand_images(&single.set, &single.file, &program, MayFetch::new(args.fetch), workspace)?;
+    if single.set.dir == Some(workspace.join("data")) {
+        single.set.outline(&single.file, &[], &program, MayFetch::new(args.fetch), workspace)?;
+    }
     let folder = run_folder(&single, workspace)?;
     process::watch_interrupts();
     single.perform(&folder, &program).map_err(|failure| keep_run(failure, &folder))
-}
-
-/// Refuses more processes than the GPUs that they would need.
-fn demand_gpus(args: &Args, machine: &Machine) -> Outcome {
-    let asked = Asked { device: args.device.as_deref(), jobs: Some(1), ranks: args.gpus.into(), workers: None };
-    slots(asked, machine).map(drop)
 }
 
 /// Says where a failed run is. Only an empty folder can be removed: whatever the run left stays for the reader.

@@ -7,96 +7,89 @@ mod cell;
 mod energy;
 mod estimate;
 mod measured;
-mod outline;
 mod plan;
 mod runner;
 pub(crate) mod slots;
 
 use std::fs;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use empssl_report::page::Page;
 use empssl_report::sweep::Status;
 use empssl_report::{sweep_page, words};
-pub(crate) use outline::demand_images;
-pub(crate) use plan::Table;
 
 use crate::failure::{Code, Context, Failure, Outcome};
-use crate::reproduce::images::{ImageSet, MayFetch};
+use crate::reproduce::args::{Args, Table};
+use crate::reproduce::images::ImageSet;
 use crate::reproduce::program::{Profile, Program, digest};
 use crate::workspace::Workspace;
 use crate::{process, report};
 use estimate::Rates;
 use plan::{Cell, Plan};
 use runner::Runner;
-use slots::{Asked, Machine, Slot};
+use slots::{Machine, Slot};
 
 /// What was asked for.
 pub(crate) struct Request {
+    pub(crate) args: Args,
     pub(crate) sets: Vec<ImageSet>,
-    pub(crate) may_fetch: MayFetch,
     /// Empty for those of the tables.
     pub(crate) recipes: Vec<String>,
     pub(crate) tables: Vec<Table>,
-    pub(crate) first_seed: u64,
-    pub(crate) n_seeds: u64,
-    pub(crate) changes: Vec<String>,
-    pub(crate) patches: Vec<usize>,
-    pub(crate) jobs: Option<usize>,
-    /// Processes of a cell, one a GPU.
-    pub(crate) ranks: usize,
-    pub(crate) device: Option<String>,
-    pub(crate) workers: Option<usize>,
     pub(crate) out: PathBuf,
-    pub(crate) dry_run: bool,
-    pub(crate) retry: bool,
-    /// Leave the features of finished cells on the disk.
-    pub(crate) keep_features: bool,
-    /// Take kernels that repeat their bits.
-    pub(crate) deterministic: bool,
 }
 
 impl Request {
     /// The folder of the report: the same for the same tables, recipes, sets and changes, however many the seeds.
     fn folder(&self) -> PathBuf {
-        let mut names: Vec<&str> = self.tables.iter().map(|table| table.name()).collect();
-        names.extend(self.recipes.iter().map(String::as_str));
-        for set in &self.sets {
-            if !names.contains(&set.name.as_str()) {
-                names.push(&set.name);
+        let tables = self.tables.iter().map(|table| table.name());
+        let mut names: Vec<String> = tables.chain(self.recipes.iter().cloned()).collect();
+        for set in self.set_names() {
+            if !names.contains(&set) {
+                names.push(set);
             }
         }
-        let changed = (!self.changes.is_empty()).then(|| format!("-{}", &digest(&self.changes)[..6]));
+        let changes = &self.args.set;
+        let changed = (!changes.is_empty()).then(|| format!("-{}", &digest(changes)[..6]));
         self.out.join("sweeps").join(names.join("-") + &changed.unwrap_or_default())
     }
 
-    /// The place that it asks for.
-    fn asked(&self) -> Asked<'_> {
-        Asked { device: self.device.as_deref(), jobs: self.jobs, ranks: self.ranks, workers: self.workers }
+    /// The names of the sets, each once.
+    fn set_names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for set in &self.sets {
+            if !names.contains(&set.name) {
+                names.push(set.name.clone());
+            }
+        }
+        names
+    }
+
+    fn n_seeds(&self) -> u64 {
+        self.args.sweep.seeds.unwrap_or(1)
+    }
+
+    fn seeds(&self) -> Range<u64> {
+        self.args.seed..self.args.seed.saturating_add(self.n_seeds())
     }
 
     fn title(&self) -> String {
-        let mut sets: Vec<&str> = Vec::new();
-        for set in &self.sets {
-            if !sets.contains(&set.name.as_str()) {
-                sets.push(&set.name);
-            }
-        }
         let tables = self.tables.iter().map(|table| format!("table {}", table.name()));
         let recipes = self.recipes.iter().map(|recipe| format!("recipe {recipe}"));
         let what: Vec<_> = tables.chain(recipes).collect();
-        let seeds = words::counted(self.n_seeds as usize, "seed");
-        format!("EMP-SSL on {}: {}, {seeds}", sets.join(", "), what.join(", "))
+        let seeds = words::counted(self.n_seeds() as usize, "seed");
+        format!("EMP-SSL on {}: {}, {seeds}", self.set_names().join(", "), what.join(", "))
     }
 }
 
 /// Plans, runs and reports.
 pub(crate) fn run(request: &Request, workspace: &Workspace) -> Outcome {
-    let slots = slots::slots(request.asked(), &Machine::here())?;
+    let slots = slots::slots(&request.args, &Machine::here())?;
     let program = Program::provide(Profile::Release, workspace)?;
     let sweep = Sweep::new(request, slots, program, workspace)?;
     eprint!("{}", sweep.plan_text());
-    if request.dry_run {
+    if request.args.sweep.dry_run {
         return Ok(());
     }
     process::watch_interrupts();
@@ -123,8 +116,7 @@ impl<'a> Sweep<'a> {
     /// Runs every cell that is not done, and writes the report whenever one ends.
     fn run(&self, interrupts: &(dyn Fn() -> usize + Sync)) -> Outcome {
         let print = |line: &str| eprintln!("{line}");
-        let Request { retry, keep_features, deterministic, .. } = *self.request;
-        let runner = Runner { program: &self.program, retry, keep_features, deterministic, interrupts, print: &print };
+        let runner = Runner { program: &self.program, args: &self.request.args, interrupts, print: &print };
         let ended = || {
             if let Err(failure) = self.report() {
                 print(&format!("warning: {failure}"));
@@ -140,8 +132,7 @@ impl<'a> Sweep<'a> {
     fn report(&self) -> Outcome<Page> {
         let report = measured::report(&self.plan, &self.request.title(), &self.command, &self.program, &self.folder);
         fs::create_dir_all(&self.folder).at(Code::Report, "create the folder", &self.folder)?;
-        let json = serde_json::to_string_pretty(&report).map_err(|error| Failure::report(error.to_string()))?;
-        report::write_file(&self.folder.join("report.json"), &(json + "\n"))?;
+        report::write_json(&self.folder.join("report.json"), &report)?;
         let page = sweep_page::page(&report, measured::curves(&self.plan));
         report::write(&page, &self.folder)?;
         Ok(page)
@@ -157,17 +148,12 @@ impl<'a> Sweep<'a> {
             let message = format!("interrupted with {done} of {all} cells done: the same command goes on");
             return Err(Failure::new(Code::Interrupted, message));
         }
-        match (failed, all - done) {
-            (0, 0) => Ok(()),
-            (0, left) => {
-                let message = format!("{left} of {all} cells were stopped from outside: the same command goes on");
-                Err(Failure::new(Code::Child, message))
-            }
-            (failed, _) => {
-                let message = format!("{failed} of {all} cells failed: the same command with --retry tries them again");
-                Err(Failure::new(Code::Child, message))
-            }
-        }
+        let message = match (failed, all - done) {
+            (0, 0) => return Ok(()),
+            (0, left) => format!("{left} of {all} cells were stopped from outside: the same command goes on"),
+            (failed, _) => format!("{failed} of {all} cells failed: the same command with --retry tries them again"),
+        };
+        Err(Failure::new(Code::Child, message))
     }
 
     /// What is to be run, what is done, and what the rest may take.
@@ -182,13 +168,13 @@ impl<'a> Sweep<'a> {
             words::counted(cells.len(), "cell"),
             places.join(", ")
         )];
-        let mut seen: Vec<usize> = Vec::new();
+        let mut seen: Vec<&str> = Vec::new();
         let mut left = Some(0.0);
-        for group in self.plan.tables.iter().flat_map(|table| &table.groups) {
-            let new: Vec<usize> = group.cells.iter().copied().filter(|index| !seen.contains(index)).collect();
-            seen.extend(&new);
-            let open = new.iter().filter(|&&index| !cells[index].is_done()).count() as f64;
-            let seconds = group.cells.first().and_then(|&index| rates.seconds(&cells[index], &group.outline));
+        for group in self.plan.groups() {
+            let new: Vec<&Cell> = self.plan.cells_of(group).filter(|cell| !seen.contains(&cell.key.as_str())).collect();
+            seen.extend(new.iter().map(|cell| cell.key.as_str()));
+            let open = new.iter().filter(|cell| !cell.is_done()).count() as f64;
+            let seconds = self.plan.cells_of(group).next().and_then(|cell| rates.seconds(cell, &group.outline));
             left = if open > 0.0 { left.zip(seconds).map(|(left, seconds)| left + open * seconds) } else { left };
             if !new.is_empty() {
                 lines.push(self.group_text(group, &new, &rates));
@@ -199,9 +185,9 @@ impl<'a> Sweep<'a> {
         lines.join("\n")
     }
 
-    fn group_text(&self, group: &plan::Group, new: &[usize], rates: &Rates) -> String {
-        let (outline, one) = (&group.outline, &self.plan.cells[new[0]]);
-        let states: Vec<_> = new.iter().map(|&index| self.cell_text(&self.plan.cells[index])).collect();
+    fn group_text(&self, group: &plan::Group, new: &[&Cell], rates: &Rates) -> String {
+        let (outline, one) = (&group.outline, new[0]);
+        let states: Vec<_> = new.iter().map(|cell| self.cell_text(cell)).collect();
         let changes: String = group.changes.iter().map(|change| format!(" {change}")).collect();
         let time = match (rates.seconds(one, outline), rates.of(outline)) {
             (Some(seconds), Some(rate)) => {
@@ -229,7 +215,7 @@ impl<'a> Sweep<'a> {
     fn cell_text(&self, cell: &Cell) -> String {
         let status = cell.shown_status();
         let note = match status {
-            Status::Failed if !self.request.retry => ", left alone without --retry",
+            Status::Failed if !self.request.args.sweep.retry => ", left alone without --retry",
             Status::Begun | Status::Interrupted => ", to go on",
             _ => "",
         };

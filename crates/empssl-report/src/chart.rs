@@ -148,6 +148,18 @@ fn round_step(step: f64) -> f64 {
 }
 
 impl Chart {
+    /// A chart of those lines that have points, over equal steps and without a note.
+    pub fn new(
+        title: impl Into<String>,
+        x_label: &'static str,
+        y_label: impl Into<String>,
+        lines: impl IntoIterator<Item = Line>,
+    ) -> Self {
+        let lines = lines.into_iter().filter(|line| !line.points.is_empty()).collect();
+        let (title, y_label, note) = (title.into(), y_label.into(), String::new());
+        Self { title, x_label, y_label, x_scale: Scale::Even, lines, note }
+    }
+
     /// Whether a line of it has two finite points, without which there is nothing to draw.
     pub(crate) fn has_lines(&self) -> bool {
         self.lines.iter().any(|line| thinned(&line.points).len() > 1)
@@ -243,9 +255,7 @@ mod tests {
     use super::*;
 
     fn chart(points: Vec<(f64, f64)>) -> Chart {
-        let lines = vec![Line { name: "a line".to_owned(), class: "trained", points }];
-        let (title, y_label, note) = ("a < b".to_owned(), "loss".to_owned(), String::new());
-        Chart { title, x_label: "step", y_label, x_scale: Scale::Even, lines, note }
+        Chart::new("a < b", "step", "loss", [Line { name: "a line".to_owned(), class: "trained", points }])
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::metrics::{Check, Step, steps};
 use crate::page::{Block, Page, Picture};
 use crate::report::{Bar, Counts, Encoder, FeatureFile, ModelSummary, Probe, Published, Row, RunReport, ScoredOn};
 use crate::report::{SkippedImage, TestPoint, View};
-use crate::table::{Cell, Table};
+use crate::table::{Cell, Column, Table};
 use crate::words::{self, amount, count, duration, number, percent};
 
 /// The line under the accuracies that says what its words mean.
@@ -24,6 +24,9 @@ const CHOSEN_NOTE: &str = "The column \u{201c}chosen on test, as the original pr
 const COST_NOTE: &str = "The trained encoder, its features averaged over so many patches of each image, in training and test \
     images alike; random patches are the first of one pass, fixed places a pass of their own. Time is for the features of \
     one test image on this machine.";
+
+/// The vertical axis of accuracies.
+pub const TOP1: &str = "test top-1, percent";
 
 /// What a run folder holds for a page.
 pub struct RunFiles {
@@ -273,49 +276,28 @@ pub fn missed(report: &RunReport) -> impl Iterator<Item = String> + '_ {
 
 /// Every row, those of one probe together.
 fn scores(report: &RunReport) -> Table {
-    let chosen = "Chosen on test, as the original prints";
-    let heads = [
-        "Encoder",
-        "Probe",
-        "Top-1",
-        "Top-5",
-        chosen,
-        "Labelled images",
-        "Scored images",
-        "Time",
-        "Peak memory",
-        "Setting",
-    ];
     let mut rows: Vec<_> = report.rows.iter().collect();
     rows.sort_by_key(|row| (row.probe, row.encoder));
-    let row = |row: &Row| {
-        vec![
-            Cell::from(row.encoder.label()).class(colour(row.encoder)),
-            row.probe.label().into(),
-            top1(row),
-            percent(row.top5).into(),
-            row.chosen_on_test.map_or(String::new(), percent).into(),
-            count(row.n_train as u64).into(),
-            scored_images(report).into(),
-            duration(row.seconds).into(),
-            words::peak(row.peak_bytes).into(),
-            row.setting.as_str().into(),
-        ]
-    };
-    Table::new(&heads, rows.into_iter().map(row).collect()).without_empty_columns()
+    let columns: &[Column<'_, &Row>] = &[
+        ("Encoder", &|row| Cell::from(row.encoder.label()).class(colour(row.encoder))),
+        ("Probe", &|row| row.probe.label().into()),
+        ("Top-1", &|row| top1(row)),
+        ("Top-5", &|row| percent(row.top5).into()),
+        ("Chosen on test, as the original prints", &|row| row.chosen_on_test.map_or(String::new(), percent).into()),
+        ("Labelled images", &|row| count(row.n_train as u64).into()),
+        ("Scored images", &|_| scored_images(report).into()),
+        ("Time", &|row| duration(row.seconds).into()),
+        ("Peak memory", &|row| words::peak(row.peak_bytes).into()),
+        ("Setting", &|row| row.setting.as_str().into()),
+    ];
+    Table::of(rows, columns).without_empty_columns()
 }
 
 /// A curve over the training.
 fn by_step(steps: &[Step], title: &str, value: impl Fn(&Step) -> Option<f64>) -> Chart {
     let points = steps.iter().filter_map(|step| Some((step.step, value(step)?))).collect();
-    Chart {
-        title: title.to_owned(),
-        x_label: "training step",
-        y_label: title.to_lowercase(),
-        x_scale: Scale::Even,
-        lines: vec![Line { name: title.to_owned(), class: "line0", points }],
-        note: String::new(),
-    }
+    let line = Line { name: title.to_owned(), class: "line0", points };
+    Chart::new(title, "training step", title.to_lowercase(), [line])
 }
 
 fn terms(steps: &[Step]) -> Vec<Chart> {
@@ -349,14 +331,9 @@ fn probe_curve(report: &RunReport) -> Chart {
     };
     let line =
         |encoder: Encoder| Line { name: encoder.label().to_owned(), class: colour(encoder), points: points(encoder) };
-    Chart {
-        title: "Linear probe by epoch".to_owned(),
-        x_label: "epoch of the probe on frozen features",
-        y_label: "test top-1, percent".to_owned(),
-        x_scale: Scale::Even,
-        lines: Encoder::ALL.map(line).into_iter().filter(|line| !line.points.is_empty()).collect(),
-        note: scored_on(report),
-    }
+    let x_label = "epoch of the probe on frozen features";
+    let chart = Chart::new("Linear probe by epoch", x_label, TOP1, Encoder::ALL.map(line));
+    Chart { note: scored_on(report), ..chart }
 }
 
 /// What the features of one test image took.
@@ -390,14 +367,8 @@ fn costs(report: &RunReport) -> Vec<Chart> {
             Line { name: view.label().to_owned(), class, points }
         };
         let lines = View::ALL.into_iter().zip(["line0", "line2", "line1", "line5"]).map(line);
-        Chart {
-            title: format!("{}, by {by}", capital(probe.label())),
-            x_label,
-            y_label: "test top-1, percent".to_owned(),
-            x_scale: Scale::Doubling,
-            lines: lines.filter(|line| !line.points.is_empty()).collect(),
-            note: String::new(),
-        }
+        let chart = Chart::new(format!("{}, by {by}", capital(probe.label())), x_label, TOP1, lines);
+        Chart { x_scale: Scale::Doubling, ..chart }
     };
     let of = |probe: Probe| {
         let time = "milliseconds for the features of a test image";

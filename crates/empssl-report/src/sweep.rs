@@ -155,10 +155,11 @@ pub struct CellReport {
 }
 
 /// How far a cell has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Not begun.
+    #[default]
     New,
     /// Begun: it runs, or ran when everything was killed.
     Begun,

@@ -1,10 +1,11 @@
 //! The page of a sweep: each table's accuracies beside published ones; costs, cells and machines folded away.
 
-use crate::chart::{Chart, Line, Scale};
+use crate::chart::{Chart, Line};
 use crate::page::{Block, Page, Picture};
 use crate::report::{Encoder, PeakBytes, Probe, RunReport};
+use crate::run_page::TOP1;
 use crate::sweep::{Beside, CellReport, ENOUGH_SEEDS, Score, Spread, Status, SweepReport, SweepRow, SweepTable};
-use crate::table::{Cell, Table};
+use crate::table::{Cell, Column, Table};
 use crate::words::{self, accuracy, count, decimals, duration, percent};
 
 /// Under every table.
@@ -35,16 +36,12 @@ pub fn page(report: &SweepReport, curves: Curves) -> Page {
     page.lead = verdict(report);
     for table in &report.tables {
         let charts = [by_epochs(table), by_patches(table)].into_iter().flatten().collect();
-        let rows = Table::new(&HEADS, table.rows.iter().map(cells).collect()).without_empty_columns();
-        page.section(&table.title, [Block::Table(rows), Block::Note(NOTE.to_owned()), Block::Charts(charts)]);
+        page.section(&table.title, [Block::Table(scores(table)), Block::Note(NOTE.to_owned()), Block::Charts(charts)]);
     }
     page.section("Patches", [Block::Pictures(curves.patches)]);
     for table in &report.tables {
-        let rows = Table::new(&COST_HEADS, table.rows.iter().map(cost_cells).collect()).without_empty_columns();
-        page.folded(
-            &format!("{}: time and memory", table.title),
-            [Block::Table(rows), Block::Note(COST_NOTE.to_owned())],
-        );
+        let title = format!("{}: time and memory", table.title);
+        page.folded(&title, [Block::Table(costs(table)), Block::Note(COST_NOTE.to_owned())]);
     }
     page.folded("Accuracy by test patches", [Block::Charts(curves.by_test_patches)]);
     page.folded("Loss", [Block::Charts(curves.losses)]);
@@ -54,71 +51,61 @@ pub fn page(report: &SweepReport, curves: Curves) -> Page {
     page
 }
 
-const HEADS: [&str; 8] = [
-    "Data",
-    "Recipe",
-    "Epochs",
-    "Patches, training / test",
-    "Published (difference)",
-    "Linear probe",
-    "Weighted kNN",
-    "Status",
-];
-
-fn cells(row: &SweepRow) -> Vec<Cell> {
-    vec![
-        data(row).into(),
-        recipe(row).into(),
-        epochs(row).into(),
-        format!("{} / {}", count(row.n_patches), count(row.test_patches)).into(),
-        published(row),
-        compared(row, Probe::Linear),
-        compared(row, Probe::Knn),
-        status(row).into(),
-    ]
+fn scores(table: &SweepTable) -> Table {
+    let patches = |row: &SweepRow| format!("{} / {}", count(row.n_patches), count(row.test_patches));
+    let columns: &[Column<'_, &SweepRow>] = &[
+        ("Data", &|row| data(row).into()),
+        ("Recipe", &|row| recipe(row).into()),
+        ("Epochs", &|row| epochs(row).into()),
+        ("Patches, training / test", &|row| patches(row).into()),
+        ("Published (difference)", &|row| published(row)),
+        ("Linear probe", &|row| compared(row, Probe::Linear)),
+        ("Weighted kNN", &|row| compared(row, Probe::Knn)),
+        ("Status", &|row| status(row).into()),
+    ];
+    Table::of(&table.rows, columns).without_empty_columns()
 }
 
-const COST_HEADS: [&str; 8] =
-    ["Data", "Recipe", "Epochs", "Training", "Evaluation", "Patches/s", "Peak memory", "Energy"];
-
-fn cost_cells(row: &SweepRow) -> Vec<Cell> {
-    let [train, evaluate, memory] = costs(row);
-    let rate = row.patches_per_s.as_ref().map_or(words::NOTHING.into(), |rate| words::number(rate.mean.round()));
-    let data_and_recipe = [data(row), recipe(row), epochs(row)];
-    let figures = data_and_recipe.into_iter().chain([train, evaluate, rate, memory, energy(row)]);
-    figures.map(Cell::from).collect()
+fn costs(table: &SweepTable) -> Table {
+    let rate = |row: &SweepRow| row.patches_per_s.as_ref().map(|rate| words::number(rate.mean.round()));
+    let columns: &[Column<'_, &SweepRow>] = &[
+        ("Data", &|row| data(row).into()),
+        ("Recipe", &|row| recipe(row).into()),
+        ("Epochs", &|row| epochs(row).into()),
+        ("Training", &|row| seconds(&row.train_seconds).into()),
+        ("Evaluation", &|row| seconds(&row.evaluate_seconds).into()),
+        ("Patches/s", &|row| rate(row).unwrap_or_else(|| words::NOTHING.to_owned()).into()),
+        ("Peak memory", &|row| memory(row).into()),
+        ("Energy", &|row| energy(row).into()),
+    ];
+    Table::of(&table.rows, columns).without_empty_columns()
 }
 
-/// Training, evaluation and peak memory.
-fn costs(row: &SweepRow) -> [String; 3] {
-    let seconds =
-        |spread: &Option<Spread>| spread.as_ref().map_or(words::NOTHING.to_owned(), |spread| duration(spread.mean));
-    let memory = words::peak(PeakBytes { host: row.peak_host, device: row.peak_device });
-    [seconds(&row.train_seconds), seconds(&row.evaluate_seconds), memory]
+fn seconds(spread: &Option<Spread>) -> String {
+    spread.as_ref().map_or(words::NOTHING.to_owned(), |spread| duration(spread.mean))
 }
 
-/// Heads of the table that a README shows.
-pub const SUMMARY_HEADS: [&str; 10] = [
-    "data",
-    "recipe",
-    "published",
-    "linear probe",
-    "weighted kNN",
-    "training",
-    "evaluation",
-    "peak memory",
-    "machine",
-    "status",
-];
+fn memory(row: &SweepRow) -> String {
+    words::peak(PeakBytes { host: row.peak_host, device: row.peak_device })
+}
 
-/// A row of that table; `to` is where its report lies.
-pub fn summary(row: &SweepRow, to: &str, missed: &[String]) -> Vec<Cell> {
-    let missed: String = missed.iter().map(|missed| format!("; missed {missed}")).collect();
-    let recipe = format!("{}, {}", recipe(row), words::epochs(row.epochs));
-    let scores = [published(row).small(""), compared(row, Probe::Linear), compared(row, Probe::Knn)];
-    let machine = row.machine.clone().unwrap_or_default();
-    let rest = costs(row).into_iter().chain([machine, status(row) + &missed]).map(Cell::from);
-    [data(row).into(), Cell::from(recipe).link(to)].into_iter().chain(scores).chain(rest).collect()
+/// The table that a README shows: rows, where the report of each lies, and the claims that it missed.
+pub fn summary<'a>(rows: impl IntoIterator<Item = (&'a SweepRow, String, &'a [String])>) -> Table {
+    let missed = |missed: &[String]| missed.iter().map(|missed| format!("; missed {missed}")).collect::<String>();
+    let recipe = |row: &SweepRow| format!("{}, {}", recipe(row), words::epochs(row.epochs));
+    let columns: &[Column<'_, (&SweepRow, String, &[String])>] = &[
+        ("data", &|(row, ..)| data(row).into()),
+        ("recipe", &|(row, to, _)| Cell::from(recipe(row)).link(to)),
+        ("published", &|(row, ..)| published(row).small("")),
+        ("linear probe", &|(row, ..)| compared(row, Probe::Linear)),
+        ("weighted kNN", &|(row, ..)| compared(row, Probe::Knn)),
+        ("training", &|(row, ..)| seconds(&row.train_seconds).into()),
+        ("evaluation", &|(row, ..)| seconds(&row.evaluate_seconds).into()),
+        ("peak memory", &|(row, ..)| memory(row).into()),
+        ("machine", &|(row, ..)| row.machine.clone().unwrap_or_default().into()),
+        ("status", &|(row, _, claims)| (status(row) + &missed(claims)).into()),
+    ];
+    Table::of(rows, columns).without_empty_columns()
 }
 
 impl SweepRow {
@@ -326,6 +313,5 @@ fn chart(title: &str, x_label: &'static str, points: impl Iterator<Item = (Strin
     }
     lines.retain(|line| line.points.len() > 1);
     lines.iter_mut().zip(COLOURS.iter().cycle()).for_each(|(line, class)| line.class = class);
-    let (title, y_label, note) = (title.to_owned(), "test top-1, percent".to_owned(), String::new());
-    (!lines.is_empty()).then_some(Chart { title, x_label, y_label, x_scale: Scale::Even, lines, note })
+    (!lines.is_empty()).then(|| Chart::new(title, x_label, TOP1, lines))
 }

@@ -26,7 +26,16 @@ pub struct Cell {
     pub bar: Option<f64>,
 }
 
+/// The head of a column, and its cell of an item.
+pub type Column<'a, T> = (&'a str, &'a dyn Fn(&T) -> Cell);
+
 impl Table {
+    /// A row for each item.
+    pub fn of<T>(items: impl IntoIterator<Item = T>, columns: &[Column<'_, T>]) -> Self {
+        let row = |item: T| columns.iter().map(|(_, cell)| cell(&item)).collect();
+        Self::new(&columns.iter().map(|(head, _)| *head).collect::<Vec<_>>(), items.into_iter().map(row).collect())
+    }
+
     /// A table with these heads.
     pub fn new(heads: &[&str], rows: Vec<Vec<Cell>>) -> Self {
         Self { heads: heads.iter().map(|head| (*head).to_owned()).collect(), rows }

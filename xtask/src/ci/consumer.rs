@@ -3,9 +3,9 @@
 //! The page marks each file by a comment before its fenced block, and the commands to run the same way; see [`PARTS`].
 //! What readers are told and what is checked are therefore one text.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+use std::{env, fs};
 
 use crate::failure::{Code, Context, Failure, Outcome};
 use crate::workspace::Workspace;
@@ -28,13 +28,21 @@ pub(super) fn run(workspace: &Workspace) -> Outcome {
     let page = workspace.join(PAGE);
     let page = fs::read_to_string(&page).at(Code::Check, "read", &page)?;
     let blocks = blocks(&page)?;
-    let folder = Scratch::new()?;
+    // A folder outside the checkout, whose settings of cargo would else hold there too.
+    let folder = env::temp_dir().join(format!("empssl-consumer-{}", std::process::id()));
+    let outcome = check(&blocks, &folder, workspace);
+    let _ = fs::remove_dir_all(&folder);
+    outcome
+}
+
+/// Writes the files into the folder and runs the commands there.
+fn check(blocks: &[(&str, String)], folder: &Path, workspace: &Workspace) -> Outcome {
     for (name, text) in blocks.iter().filter(|(name, _)| *name != COMMANDS) {
-        write(&folder.0.join(name), &text.replace(PLACEHOLDER, &workspace.root().display().to_string()))?;
+        write(&folder.join(name), &text.replace(PLACEHOLDER, &workspace.root().display().to_string()))?;
     }
-    share_build(&folder.0, workspace)?;
+    share_build(folder, workspace)?;
     let commands = blocks.iter().filter(|(name, _)| *name == COMMANDS).flat_map(|(_, text)| text.lines());
-    commands.filter(|line| !line.trim().is_empty()).try_for_each(|line| shell(line, &folder.0, workspace))
+    commands.filter(|line| !line.trim().is_empty()).try_for_each(|line| shell(line, folder, workspace))
 }
 
 /// The page's blocks by name, all of [`PARTS`].
@@ -55,23 +63,6 @@ fn block_after(page: &str, marker: &str) -> Option<String> {
     let mut lines = page.lines().skip_while(|line| line.trim() != marker).skip(1);
     let fence = lines.find(|line| !line.trim().is_empty())?;
     fence.starts_with("```").then(|| lines.take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect())
-}
-
-/// A folder outside the checkout, whose settings of cargo would else hold there too.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Outcome<Self> {
-        let folder = std::env::temp_dir().join(format!("empssl-consumer-{}", std::process::id()));
-        fs::create_dir_all(&folder).at(Code::Check, "create the folder", &folder)?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 fn write(path: &Path, text: &str) -> Outcome {

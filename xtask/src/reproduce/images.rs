@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
+use empssl_report::outline::Outline;
 use serde::Deserialize;
 
 use super::program::Program;
 use crate::failure::{Code, Failure, Outcome};
 use crate::process;
 use crate::workspace::{self, Workspace};
+
+/// How `empssl` ends when images are missing or wrong.
+const BAD_DATA: i32 = 3;
 
 /// The set that needs no files.
 pub(crate) const SYNTHETIC: &str = "synthetic";
@@ -64,6 +68,32 @@ impl ImageSet {
         }
     }
 
+    /// What a run would be, as `empssl recipe --json` says it; a public set that is missing is fetched where that is wanted.
+    pub(crate) fn outline(
+        &self,
+        recipe: &Path,
+        changes: &[String],
+        program: &Program,
+        may_fetch: MayFetch,
+        workspace: &Workspace,
+    ) -> Outcome<Outline> {
+        let mut command = program.command();
+        command.arg("recipe").arg(recipe).arg("--json");
+        self.add_to(&mut command);
+        command.args(changes.iter().flat_map(|change| ["--set", change]));
+        let answer = match ask(&mut command)? {
+            Err(said) if self.dir == Some(workspace.join("data")) => {
+                self.fetch(may_fetch, program, workspace).map_err(|failure| {
+                    Failure::new(failure.code, format!("{failure} (`{}` says: {said})", process::shown(&command)))
+                })?;
+                ask(&mut command)?
+            }
+            answer => answer,
+        };
+        let unreadable = |error| Failure::new(Code::Child, format!("`{}`: {error}", process::shown(&command)));
+        serde_json::from_str(&answer.map_err(Failure::usage)?).map_err(unreadable)
+    }
+
     /// Downloads a public set into its place, checked, where that was asked for; else says what a user can do.
     pub(crate) fn fetch(&self, may_fetch: MayFetch, program: &Program, workspace: &Workspace) -> Outcome {
         let dir = self.dir.clone().unwrap_or_else(|| workspace.join("data"));
@@ -91,6 +121,20 @@ impl ImageSet {
             _ => place.to_owned(),
         };
         Err(Failure::usage(format!("the images of {name} are read from files, and none were given: {way}")))
+    }
+}
+
+/// What the program prints; where images are missing or wrong, its sentence.
+fn ask(command: &mut Command) -> Outcome<Result<String, String>> {
+    let output = command.output().map_err(|error| process::not_started(command, &error))?;
+    if output.status.success() {
+        return Ok(Ok(String::from_utf8_lossy(&output.stdout).into_owned()));
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().trim_start_matches("error: ").to_owned();
+    match output.status.code() {
+        Some(BAD_DATA) => Ok(Err(said)),
+        _ => Err(Failure::new(Code::Child, format!("`{}`: {said}", process::shown(command)))),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The chain against programs that stand in for cargo's build and for `empssl`.
 
+use super::images::OnBadImage;
 use super::*;
 
 /// A checkout with two recipes.
@@ -15,7 +16,7 @@ fn checkout() -> (tempfile::TempDir, Workspace) {
 }
 
 fn args() -> Args {
-    Args { device: None, out: None, ..Args::synthetic("quick", PathBuf::new()) }
+    Args::of_line(&["--recipe", "quick"])
 }
 
 /// The run of these arguments.
@@ -35,30 +36,19 @@ fn unknown_names_are_refused_with_those_that_exist() {
     assert!(recipe_file("synthetic", "quick", &workspace).unwrap().ends_with("configs/synthetic/quick.toml"));
 }
 
-#[derive(clap::Parser)]
-struct Line {
-    #[command(flatten)]
-    args: Args,
-}
-
-fn parsed(line: &[&str]) -> Args {
-    let Line { args } = clap::Parser::parse_from([&["reproduce"], line].concat());
-    args
-}
-
 #[test]
 fn a_set_takes_its_own_folder_before_the_common_one() {
-    let args = parsed(&["--dataset", "cifar10=/a", "--dataset", "cifar100", "--data", "/b"]);
+    let args = Args::of_line(&["--dataset", "cifar10=/a", "--dataset", "cifar100", "--data", "/b"]);
     let places: Vec<_> = args.sets().into_iter().map(|set| (set.name, set.dir.unwrap())).collect();
     assert_eq!(places, [("cifar10".to_owned(), PathBuf::from("/a")), ("cifar100".to_owned(), PathBuf::from("/b"))]);
-    assert_eq!(parsed(&[]).sets()[0].name, "synthetic");
+    assert_eq!(Args::of_line(&[]).sets()[0].name, "synthetic");
 }
 
 #[test]
 fn the_papers_tables_are_meant_only_on_a_gpu_and_only_where_nothing_is_named() {
     let (_folder, workspace) = checkout();
     fs::write(workspace.join("configs/cifar10/one-epoch.toml"), "").unwrap();
-    let tables = |line: &[&str], has_gpu| parsed(line).tables(has_gpu, &workspace);
+    let tables = |line: &[&str], has_gpu| Args::of_line(line).tables(has_gpu, &workspace);
     let cifar = ["--dataset", "cifar10"];
     assert_eq!(tables(&cifar, true), [Table::OneEpoch, Table::Main]);
     for (line, has_gpu) in [
@@ -75,9 +65,10 @@ fn the_papers_tables_are_meant_only_on_a_gpu_and_only_where_nothing_is_named() {
 #[test]
 fn a_sweep_is_whatever_asks_for_more_than_one_run() {
     for line in [&["--seeds", "2"][..], &["--table", "main"], &["--jobs", "1"], &["--dry-run"], &["--retry"]] {
-        assert!(parsed(line).sweep.is_given(), "{line:?}");
+        assert_ne!(Args::of_line(line).sweep, SweepArgs::default(), "{line:?}");
     }
-    assert!(!parsed(&["--set", "training.n_patches=2", "--fetch"]).sweep.is_given());
+    let one = Args::of_line(&["--set", "training.n_patches=2", "--fetch"]);
+    assert_eq!(one.sweep, SweepArgs::default());
 }
 
 #[test]
@@ -139,7 +130,8 @@ fn more_processes_than_gpus_are_refused_and_on_the_cpu_they_are_not() {
     let gpus = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let (two, none) = (Machine { gpus: gpus(&["0", "1"]), processors: 4 }, Machine { gpus: vec![], processors: 4 });
     let demand = |gpus, device: Option<&str>, machine| {
-        demand_gpus(&Args { gpus, device: device.map(str::to_owned), ..args() }, machine).map_err(|f| f.to_string())
+        let args = Args { gpus, device: device.map(str::to_owned), ..args() };
+        slots(&args, machine).map(drop).map_err(|failure| failure.to_string())
     };
     assert_eq!(demand(3, None, &two), Err("--gpus 3 is more than the 2 GPUs there are (0, 1)".to_owned()));
     assert!(demand(2, Some("cuda:1"), &two).unwrap_err().contains("is one device"));

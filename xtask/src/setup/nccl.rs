@@ -3,13 +3,10 @@
 //! It names NCCL and CUDA, which are found in the user's libtorch when it is opened; compiling it takes their headers
 //! alone, so any machine can. The headers come out of NVIDIA's wheels, of which nothing else is kept.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
-
-use md5::{Digest, Md5};
 
 use super::installed::{self, Folder};
 use super::pip::Pip;
@@ -17,6 +14,7 @@ use super::wheels::{LIBTORCH_VERSION, NCCL_DISK_NEEDED, NCCL_DOWNLOAD, NCCL_HEAD
 use super::{LOCK, PARTIAL, Setup, disk, remove};
 use crate::failure::{Code, Context, Failure, Outcome};
 use crate::process;
+use crate::reproduce::program::digest;
 
 /// What it is called, there and in a bundle.
 pub(crate) const NAME: &str = "libempssl_nccl.so";
@@ -82,15 +80,9 @@ impl<'a> Object<'a> {
     }
 
     fn stamp(&self) -> Outcome<String> {
-        let mut digest = Md5::new();
-        for name in FILES {
-            let path = self.sources.join(name);
-            digest.update(fs::read(&path).at(Code::Setup, "read", &path)?);
-        }
-        let sources = digest.finalize().iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
+        let sources = FILES.map(|name| self.sources.join(name));
+        let read = |path: &PathBuf| fs::read(path).at(Code::Setup, "read", path);
+        let sources = digest(sources.iter().map(read).collect::<Outcome<Vec<_>>>()?);
         Ok(format!("libtorch {LIBTORCH_VERSION}\n{}\n{}\n{sources}\n", NCCL_HEADERS.join("\n"), FLAGS.join(" ")))
     }
 

@@ -6,17 +6,18 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use empssl_report::metrics::Progress;
 use empssl_report::report::{Encoder, RunReport};
+use empssl_report::run::RunIdentity;
 use empssl_report::sweep::Status;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::plan::{Cell, Target};
-use crate::failure::{Code, Context, Failure, Outcome};
-use crate::report::write_file;
+use crate::failure::{Code, Context, Outcome};
+use crate::report::{read_json, write_json};
 
 /// `cell.json`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
     pub(crate) key: String,
     pub(crate) status: Status,
@@ -50,6 +51,13 @@ pub(crate) enum Step {
     Transfer(Target),
 }
 
+impl Step {
+    /// Whether it trains; else it scores.
+    pub(crate) fn is_training(&self) -> bool {
+        matches!(self, Self::Train | Self::Resume)
+    }
+}
+
 impl Cell {
     pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.folder.join(name)
@@ -57,28 +65,25 @@ impl Cell {
 
     /// `cell.json`, or what it would say of a cell that was not begun.
     pub(crate) fn state(&self) -> State {
-        let text = fs::read_to_string(self.join("cell.json")).ok();
-        let read = text.and_then(|text| serde_json::from_str::<State>(&text).ok());
-        read.filter(|state| state.key == self.key).unwrap_or_else(|| State {
-            key: self.key.clone(),
-            status: Status::New,
-            error: None,
-            starts: 0,
-            resumes: 0,
-            joules: Joules::default(),
-        })
+        let read: Option<State> = read_json(&self.join("cell.json"));
+        let new = || State { key: self.key.clone(), ..State::default() };
+        read.filter(|state| state.key == self.key).unwrap_or_else(new)
     }
 
     /// Writes `cell.json`, whole or not at all.
     pub(crate) fn write_state(&self, state: &State) -> Outcome {
-        let text = serde_json::to_string_pretty(state).map_err(|error| Failure::report(error.to_string()))?;
-        write_file(&self.join("cell.json"), &text)
+        write_json(&self.join("cell.json"), state)
+    }
+
+    /// `run.json`
+    fn run(&self) -> Option<RunIdentity> {
+        read_json(&self.join("run.json"))
     }
 
     /// What is to be done, by what lies in the folder; nothing where everything is there.
     pub(crate) fn next_step(&self) -> Option<Step> {
-        let Some(run) = json(&self.join("run.json")) else { return Some(Step::Train) };
-        if run["training"]["finished"] != true {
+        let Some(run) = self.run() else { return Some(Step::Train) };
+        if !run.training.finished {
             return Some(Step::Resume);
         }
         let unscored = self.states.iter().find(|state| self.report(**state).is_none());
@@ -99,16 +104,10 @@ impl Cell {
         }
     }
 
-    /// Where the scores of a state are, as `empssl eval` writes them.
-    pub(crate) fn report_path(&self, state: Option<u64>) -> PathBuf {
-        match state {
-            Some(epochs) => self.join(&format!("snapshots/epoch-{epochs:04}.report.json")),
-            None => self.join("report.json"),
-        }
-    }
-
+    /// The scores of a state, where `empssl eval` writes them.
     pub(crate) fn report(&self, state: Option<u64>) -> Option<RunReport> {
-        read(&self.report_path(state))
+        let snapshot = |epochs| format!("snapshots/epoch-{epochs:04}.report.json");
+        scores(&self.join(&state.map_or_else(|| "report.json".to_owned(), snapshot)))
     }
 
     /// Where the scores on another set are.
@@ -117,15 +116,14 @@ impl Cell {
     }
 
     pub(crate) fn transfer_report(&self, target: &Target) -> Option<RunReport> {
-        read(&self.transfer_path(target))
+        scores(&self.transfer_path(target))
     }
 
-    /// Steps done and in all, and seconds of training so far, while it runs.
-    pub(crate) fn progress(&self) -> Option<(u64, u64, f64)> {
-        let run = json(&self.join("run.json"))?;
+    /// How far training has come, and its steps in all.
+    pub(crate) fn progress(&self) -> Option<(Progress, u64)> {
         let metrics = fs::read_to_string(self.join("metrics.jsonl")).ok()?;
-        let last = metrics.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok())?;
-        Some((last["step"].as_u64()?, run["model"]["steps"].as_u64()?, last["seconds"].as_f64()?))
+        let last = metrics.lines().rev().find_map(|line| serde_json::from_str(line).ok())?;
+        Some((last, self.run()?.model.steps))
     }
 
     /// Holds the cell for this process and for whatever it starts with a copy of the file: where this process is killed
@@ -143,12 +141,8 @@ impl Cell {
     }
 }
 
-fn json(path: &Path) -> Option<Value> {
-    serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
-}
-
 /// A whole report that scores the trained encoder.
-fn read(path: &Path) -> Option<RunReport> {
-    let report: RunReport = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+fn scores(path: &Path) -> Option<RunReport> {
+    let report: RunReport = read_json(path)?;
     report.rows.iter().any(|row| row.encoder == Encoder::Trained).then_some(report)
 }

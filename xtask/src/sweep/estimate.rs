@@ -28,18 +28,11 @@ pub(crate) struct Rate {
     pub(crate) is_measured: bool,
 }
 
-/// What decides about the speed, but for the number of patches.
-#[derive(Clone, Debug, PartialEq)]
-struct Kind {
-    parameters: i64,
-    side: usize,
-    precision: String,
-}
+/// What decides about the speed, but for the number of patches: parameters, side of a patch and precision.
+type Kind = (i64, usize, String);
 
-impl Kind {
-    fn of(outline: &Outline) -> Self {
-        Self { parameters: outline.parameters, side: outline.patch_side, precision: outline.precision.clone() }
-    }
+fn kind(outline: &Outline) -> Kind {
+    (outline.parameters, outline.patch_side, outline.precision.clone())
 }
 
 /// Rates of the networks of a plan.
@@ -49,24 +42,22 @@ impl Rates {
     /// One for each network, by trials on `slot` where no finished cell tells.
     pub(crate) fn new(plan: &Plan, slot: &Slot, program: &Program) -> Self {
         let mut rates = Self(Vec::new());
-        let groups = || plan.tables.iter().flat_map(|table| &table.groups);
-        for group in groups() {
-            let kind = Kind::of(&group.outline);
-            if rates.0.iter().any(|(known, _)| *known == kind) {
+        for group in plan.groups() {
+            let kind_here = kind(&group.outline);
+            if rates.0.iter().any(|(known, _)| *known == kind_here) {
                 continue;
             }
-            let alike = groups().filter(|other| Kind::of(&other.outline) == kind);
-            let finished = alike.flat_map(|other| other.cells.iter().map(move |&cell| (other, cell)));
-            let measured = finished.filter_map(|(other, cell)| measured(&plan.cells[cell], &other.outline)).next_back();
-            let first = group.cells.first().map(|&cell| &plan.cells[cell]);
-            let rate = measured.or_else(|| trial(first?, slot, program));
-            rates.0.push((kind, rate));
+            let alike = plan.groups().filter(|other| kind(&other.outline) == kind_here);
+            let finished = alike.flat_map(|other| plan.cells_of(other).map(move |cell| (other, cell)));
+            let measured = finished.filter_map(|(other, cell)| measured(cell, &other.outline)).last();
+            let rate = measured.or_else(|| trial(plan.cells_of(group).next()?, slot, program));
+            rates.0.push((kind_here, rate));
         }
         rates
     }
 
     pub(crate) fn of(&self, outline: &Outline) -> Option<Rate> {
-        let kind = Kind::of(outline);
+        let kind = kind(outline);
         self.0.iter().find(|(known, _)| *known == kind)?.1
     }
 

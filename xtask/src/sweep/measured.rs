@@ -8,14 +8,16 @@ use std::path::Path;
 use empssl_report::chart::{Chart, Line, Scale};
 use empssl_report::metrics;
 use empssl_report::outline::Outline;
+use empssl_report::page::Picture;
 use empssl_report::report::{Probe, RunReport, SCHEMA_VERSION, ScoredOn, View};
-use empssl_report::run_page::{missed, patches, threads};
+use empssl_report::run_page::{TOP1, missed, patches, threads};
 use empssl_report::sweep::{Beside, CellReport, KIND, Spread, Status, SweepReport, SweepRow, SweepTable};
 use empssl_report::sweep_page::{COLOURS, Curves, changed};
 use empssl_report::words;
 
 use super::plan::{Cell, Group, Plan, Target};
 use crate::process;
+use crate::reproduce::args::Table;
 use crate::reproduce::program::Program;
 
 /// More charts of one kind than this hide what they show.
@@ -24,7 +26,7 @@ const MAX_CHARTS: usize = 12;
 /// What is there now; `folder` is the sweep's.
 pub(crate) fn report(plan: &Plan, title: &str, command: &str, program: &Program, folder: &Path) -> SweepReport {
     let tables = plan.tables.iter().map(|table| SweepTable {
-        name: table.table.map_or("runs", |table| table.name()).to_owned(),
+        name: table.table.map_or("runs".to_owned(), Table::name),
         title: table.table.map_or("Runs", |table| table.title()).to_owned(),
         rows: table.groups.iter().flat_map(|group| rows(plan, group)).collect(),
     });
@@ -47,7 +49,7 @@ pub(crate) fn report(plan: &Plan, title: &str, command: &str, program: &Program,
 
 /// A row for each state, and for each set that the end is scored on besides.
 fn rows(plan: &Plan, group: &Group) -> Vec<SweepRow> {
-    let cells = || group.cells.iter().map(|&index| &plan.cells[index]);
+    let cells = || plan.cells_of(group);
     let of_state = |state: Option<u64>| {
         let reports: Vec<_> = cells().filter_map(|cell| cell.report(state)).collect();
         let mut row = row(group, state, &reports);
@@ -85,7 +87,7 @@ fn row(group: &Group, state: Option<u64>, reports: &[RunReport]) -> SweepRow {
         epochs: outline.epochs(state),
         n_patches: outline.training.n_patches as u64,
         test_patches: outline.evaluation.n_patches as u64,
-        wanted: group.cells.len(),
+        wanted: group.keys.len(),
         ..SweepRow::default()
     };
     let row = row.measured(reports);
@@ -139,16 +141,15 @@ pub(crate) fn command_line(xtask: &str) -> String {
 /// The charts and pictures of groups of cells, each group once.
 pub(crate) fn curves(plan: &Plan) -> Curves {
     let mut curves = Curves::default();
-    let (mut seen, mut sets): (Vec<&[usize]>, Vec<&str>) = (Vec::new(), Vec::new());
-    for group in plan.tables.iter().flat_map(|table| &table.groups) {
-        let cells = || group.cells.iter().map(|&index| &plan.cells[index]);
-        if !seen.contains(&group.cells.as_slice()) && seen.len() < MAX_CHARTS {
-            seen.push(&group.cells);
+    let (mut seen, mut sets): (Vec<&[String]>, Vec<&str>) = (Vec::new(), Vec::new());
+    for group in plan.groups() {
+        let cells = || plan.cells_of(group);
+        if !seen.contains(&group.keys.as_slice()) && seen.len() < MAX_CHARTS {
+            seen.push(&group.keys);
             let title = format!("{}: {}", label(&group.outline), changed(&group.recipe, &group.changes));
             curves.losses.push(losses(&title, cells()));
-            curves
-                .by_test_patches
-                .extend(cells().find_map(|cell| cell.report(None)).map(|of| by_test_patches(&title, &of)));
+            let scored = cells().find_map(|cell| cell.report(None));
+            curves.by_test_patches.extend(scored.map(|report| by_test_patches(&title, &report)));
         }
         let set = group.outline.dataset.as_str();
         if !sets.contains(&set)
@@ -156,9 +157,7 @@ pub(crate) fn curves(plan: &Plan) -> Curves {
         {
             sets.push(set);
             let picture = patches(png);
-            curves
-                .patches
-                .push(empssl_report::page::Picture { caption: format!("{set}. {}", picture.caption), ..picture });
+            curves.patches.push(Picture { caption: format!("{set}. {}", picture.caption), ..picture });
         }
     }
     curves
@@ -171,14 +170,7 @@ fn losses<'a>(title: &str, cells: impl Iterator<Item = &'a Cell>) -> Chart {
         let points = steps.iter().map(|step| (step.step, step.loss)).collect();
         Line { name: format!("seed {}", cell.seed), class, points }
     });
-    Chart {
-        title: title.to_owned(),
-        x_label: "training step",
-        y_label: "total loss".to_owned(),
-        x_scale: Scale::Even,
-        lines: lines.filter(|line| !line.points.is_empty()).collect(),
-        note: String::new(),
-    }
+    Chart::new(title, "training step", "total loss", lines)
 }
 
 /// Linear probe and kNN against the patches of a test image, of the first seed that is scored.
@@ -188,14 +180,8 @@ fn by_test_patches(title: &str, report: &RunReport) -> Chart {
         let points = points.map(|point| (point.n_patches as f64, point.top1)).collect();
         Line { name: probe.label().to_owned(), class, points }
     };
-    Chart {
-        title: title.to_owned(),
-        x_label: "random patches of a test image",
-        y_label: "test top-1, percent".to_owned(),
-        x_scale: Scale::Doubling,
-        lines: [(Probe::Linear, COLOURS[0]), (Probe::Knn, COLOURS[1])].map(line).to_vec(),
-        note: String::new(),
-    }
+    let lines = [(Probe::Linear, COLOURS[0]), (Probe::Knn, COLOURS[1])].map(line);
+    Chart { x_scale: Scale::Doubling, ..Chart::new(title, "random patches of a test image", TOP1, lines) }
 }
 
 #[cfg(test)]

@@ -7,94 +7,18 @@ use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::ValueEnum;
 use empssl_report::outline::{FeatureCost, Outline};
 
 use super::Request;
-use super::outline::outline;
 use crate::failure::{Failure, Outcome};
-use crate::reproduce::images::ImageSet;
+use crate::reproduce::args::Table;
+use crate::reproduce::images::{ImageSet, MayFetch};
 use crate::reproduce::program::{Program, digest};
 use crate::reproduce::recipe_file;
 use crate::workspace::Workspace;
 
 /// Digits of a key: enough that two cells never share one.
 const KEY_DIGITS: usize = 16;
-
-/// A table of the paper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Table {
-    /// One epoch, in the three readings of it: a cosine over one epoch, the first of two epochs, both of two
-    OneEpoch,
-    /// 1, 10 and 30 epochs with 20 and with 200 patches
-    Main,
-    /// Trained on one set, scored on the others that are given
-    Transfer,
-    /// Accuracy by the number of patches an image
-    Patches,
-    /// Seconds and memory of every recipe with a published figure
-    Time,
-}
-
-/// Numbers of patches of the table `patches`, where none are asked for.
-const PATCHES: [usize; 6] = [5, 10, 20, 50, 100, 200];
-
-/// Patches of each image that BatchNorm sees at once in the table `patches`: as many as fit a card of 80 GB at 224 pixels,
-/// and what the official code lets each of ten GPUs see of 200.
-const AT_ONCE: usize = 20;
-
-impl Table {
-    /// Its name on the command line.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::OneEpoch => "one-epoch",
-            Self::Main => "main",
-            Self::Transfer => "transfer",
-            Self::Patches => "patches",
-            Self::Time => "time",
-        }
-    }
-
-    pub(crate) fn title(self) -> &'static str {
-        match self {
-            Self::OneEpoch => "One epoch",
-            Self::Main => "Epochs and patches",
-            Self::Transfer => "Transfer to other sets",
-            Self::Patches => "Patches an image",
-            Self::Time => "Time and memory",
-        }
-    }
-
-    /// Recipes it is made of, as far as a set has them.
-    pub(crate) fn recipes(self) -> &'static [&'static str] {
-        match self {
-            Self::OneEpoch => &["one-epoch", "two-epochs", "one-epoch-200"],
-            Self::Main => &["thirty-epochs", "thirty-epochs-200", "ten-epochs-200"],
-            Self::Transfer | Self::Patches => &["one-epoch"],
-            Self::Time => {
-                &["one-epoch", "two-epochs", "one-epoch-200", "thirty-epochs", "thirty-epochs-200", "ten-epochs-200"]
-            }
-        }
-    }
-
-    /// Changes of a recipe, one list for each row of the table.
-    pub(crate) fn variants(self, changes: &[String], patches: &[usize]) -> Vec<Vec<String>> {
-        if self != Self::Patches {
-            return vec![changes.to_vec()];
-        }
-        let counts = if patches.is_empty() { &PATCHES[..] } else { patches };
-        counts.iter().map(|&n| in_parts(n).into_iter().chain(changes.iter().cloned()).collect()).collect()
-    }
-}
-
-/// So many patches an image, at most [`AT_ONCE`] of them at once.
-fn in_parts(n: usize) -> Vec<String> {
-    let count = format!("training.n_patches={n}");
-    match (1..=AT_ONCE).rev().find(|part| n.is_multiple_of(*part)) {
-        Some(part) if part < n => vec![count, format!("training.memory={{ by-patches = {part} }}")],
-        _ => vec![count],
-    }
-}
 
 /// One training and its scores.
 #[derive(Clone, Debug)]
@@ -126,8 +50,8 @@ pub(crate) struct Group {
     pub(crate) recipe: String,
     pub(crate) changes: Vec<String>,
     pub(crate) outline: Arc<Outline>,
-    /// Places in [`Plan::cells`], by seed.
-    pub(crate) cells: Vec<usize>,
+    /// Those of its cells.
+    pub(crate) keys: Vec<String>,
 }
 
 /// A table of the report.
@@ -156,25 +80,24 @@ impl Plan {
     /// Lays out what was asked for; the program opens every set once for every recipe.
     pub(crate) fn new(request: &Request, program: &Program, workspace: &Workspace) -> Outcome<Self> {
         let mut planner = Planner { request, program, workspace, outlines: Vec::new(), cells: Vec::new() };
-        let wanted: Vec<Option<Table>> = match request.tables.is_empty() {
-            true => vec![None],
-            false => request.tables.iter().map(|&table| Some(table)).collect(),
+        let tables = match request.tables.is_empty() {
+            true => vec![planner.table(None)?],
+            false => request.tables.iter().map(|&table| planner.table(Some(table))).collect::<Outcome<_>>()?,
         };
-        let tables: Outcome<Vec<_>> = wanted.into_iter().map(|table| planner.table(table)).collect();
-        let mut plan = Self { tables: tables?, cells: planner.cells };
-        plan.put_first_seeds_first();
-        Ok(plan)
+        let mut cells = planner.cells;
+        // So that every row of a table has a figure early.
+        cells.sort_by_key(|cell| cell.seed);
+        Ok(Self { tables, cells })
     }
 
-    /// So that every row of a table has a figure early.
-    fn put_first_seeds_first(&mut self) {
-        let mut order: Vec<usize> = (0..self.cells.len()).collect();
-        order.sort_by_key(|&index| self.cells[index].seed);
-        let mut place = vec![0; order.len()];
-        order.iter().enumerate().for_each(|(new, &old)| place[old] = new);
-        self.cells = order.iter().map(|&old| self.cells[old].clone()).collect();
-        let groups = self.tables.iter_mut().flat_map(|table| &mut table.groups);
-        groups.for_each(|group| group.cells.iter_mut().for_each(|cell| *cell = place[*cell]));
+    /// The groups of every table.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.tables.iter().flat_map(|table| &table.groups)
+    }
+
+    /// The cells of a group, by seed.
+    pub(crate) fn cells_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = &'a Cell> {
+        self.cells.iter().filter(|cell| group.keys.contains(&cell.key))
     }
 }
 
@@ -193,8 +116,8 @@ impl Planner<'_> {
         for set in &request.sets {
             for (recipe, file) in self.recipes(table, set)? {
                 let variants = match table {
-                    Some(table) => table.variants(&request.changes, &request.patches),
-                    None => vec![request.changes.clone()],
+                    Some(table) => table.variants(&request.args.set, &request.args.sweep.patches),
+                    None => vec![request.args.set.clone()],
                 };
                 for changes in variants {
                     groups.push(self.group(table, set, &recipe, &file, changes)?);
@@ -236,9 +159,31 @@ impl Planner<'_> {
             Some(Table::Transfer) => self.targets(set)?,
             _ => Vec::new(),
         };
-        let seeds = self.request.first_seed..self.request.first_seed.saturating_add(self.request.n_seeds);
-        let cells = seeds.map(|seed| self.cell(set, recipe, file, &changes, seed, &outline, &targets)).collect();
-        Ok(Group { recipe: recipe.to_owned(), changes, outline, cells })
+        let mut keys = Vec::new();
+        for seed in self.request.seeds() {
+            let key = key(&outline, seed, &self.program.revision, self.request);
+            // A known key is a cell of another table, too.
+            let index = self.cells.iter().position(|cell| cell.key == key).unwrap_or_else(|| {
+                let name = format!("{}-{recipe}-s{seed}-{key}", set.name);
+                self.cells.push(Cell {
+                    folder: self.request.out.join("cells").join(&name),
+                    name,
+                    key: key.clone(),
+                    set: set.clone(),
+                    recipe: file.to_path_buf(),
+                    changes: changes.clone(),
+                    seed,
+                    states: outline.states(),
+                    targets: Vec::new(),
+                });
+                self.cells.len() - 1
+            });
+            let known = &mut self.cells[index].targets;
+            let new: Vec<_> = targets.iter().filter(|target| !known.contains(target)).cloned().collect();
+            known.extend(new);
+            keys.push(key);
+        }
+        Ok(Group { recipe: recipe.to_owned(), changes, outline, keys })
     }
 
     /// The other sets, with the settings by which each is scored: those of its own recipe of the same name.
@@ -262,44 +207,10 @@ impl Planner<'_> {
         if let Some((.., outline)) = known {
             return Ok(outline.clone());
         }
-        let may_fetch = self.request.may_fetch;
-        let outline = Arc::new(outline(set, file, changes, self.program, may_fetch, self.workspace)?);
+        let may_fetch = MayFetch::new(self.request.args.fetch);
+        let outline = Arc::new(set.outline(file, changes, self.program, may_fetch, self.workspace)?);
         self.outlines.push((set.clone(), file.to_path_buf(), changes.to_vec(), outline.clone()));
         Ok(outline)
-    }
-
-    /// The place of a cell, which is a new one unless its key is known.
-    #[expect(clippy::too_many_arguments, reason = "they are the cell")]
-    fn cell(
-        &mut self,
-        set: &ImageSet,
-        recipe: &str,
-        file: &Path,
-        changes: &[String],
-        seed: u64,
-        outline: &Outline,
-        targets: &[Target],
-    ) -> usize {
-        let key = key(outline, seed, &self.program.revision, self.request);
-        let index = self.cells.iter().position(|cell| cell.key == key).unwrap_or_else(|| {
-            let name = format!("{}-{recipe}-s{seed}-{key}", set.name);
-            self.cells.push(Cell {
-                folder: self.request.out.join("cells").join(&name),
-                name,
-                key,
-                set: set.clone(),
-                recipe: file.to_path_buf(),
-                changes: changes.to_vec(),
-                seed,
-                states: outline.states(),
-                targets: Vec::new(),
-            });
-            self.cells.len() - 1
-        });
-        let cell = &mut self.cells[index];
-        let new: Vec<_> = targets.iter().filter(|target| !cell.targets.contains(target)).cloned().collect();
-        cell.targets.extend(new);
-        index
     }
 }
 
@@ -307,26 +218,11 @@ impl Planner<'_> {
 fn key(outline: &Outline, seed: u64, revision: &str, request: &Request) -> String {
     let (seed, prints) = (seed.to_string(), outline.data.fingerprints.join(" "));
     let mut parts = vec![outline.recipe_toml.clone(), seed, prints, revision.to_owned()];
-    if request.ranks > 1 && outline.depends_on_ranks() {
-        parts.push(format!("{} ranks", request.ranks));
+    if request.args.gpus > 1 && outline.depends_on_ranks() {
+        parts.push(format!("{} ranks", request.args.gpus));
     }
-    if request.deterministic {
+    if request.args.deterministic {
         parts.push("deterministic".to_owned());
     }
     digest(parts)[..KEY_DIGITS].to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_patches_go_through_in_equal_parts() {
-        let memory = |n: usize| in_parts(n).get(1).cloned();
-        assert_eq!([5, 10, 20].map(memory), [None, None, None]);
-        let parts = |part: usize| Some(format!("training.memory={{ by-patches = {part} }}"));
-        assert_eq!([50, 100, 200, 30].map(memory), [10, 20, 20, 15].map(parts));
-        assert_eq!(Table::Patches.variants(&["a=1".to_owned()], &[4]), [["training.n_patches=4", "a=1"]]);
-        assert_eq!(Table::Main.variants(&["a=1".to_owned()], &[4]), [["a=1"]]);
-    }
 }

@@ -11,15 +11,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use empssl_report::metrics::Progress;
 use empssl_report::report::{Encoder, Probe, RunReport};
 use empssl_report::sweep::Status;
 use empssl_report::words;
 
 use super::cell::{Joules, State, Step};
 use super::energy::Meter;
-use super::plan::{Cell, Target};
+use super::plan::Cell;
 use super::slots::Slot;
 use crate::failure::{Code, Context, Failure, Outcome};
+use crate::reproduce::args::Args;
 use crate::reproduce::program::Program;
 use crate::{process, report, workspace};
 
@@ -35,12 +37,7 @@ const STOPPED: i32 = 130;
 /// What cells share.
 pub(crate) struct Runner<'a> {
     pub(crate) program: &'a Program,
-    /// Go on with cells that failed before.
-    pub(crate) retry: bool,
-    /// Leave the features of finished cells on the disk.
-    pub(crate) keep_features: bool,
-    /// Take kernels that repeat their bits.
-    pub(crate) deterministic: bool,
+    pub(crate) args: &'a Args,
     pub(crate) interrupts: &'a (dyn Fn() -> usize + Sync),
     /// Takes lines for the reader.
     pub(crate) print: &'a (dyn Fn(&str) + Sync),
@@ -73,7 +70,7 @@ impl Runner<'_> {
             (self.print)(&format!("{}: waiting for a program that an earlier sweep left running there", cell.name));
         })?;
         let mut state = cell.state();
-        if cell.is_done() || (state.status == Status::Failed && !self.retry) {
+        if cell.is_done() || (state.status == Status::Failed && !self.args.sweep.retry) {
             return Ok(state.status);
         }
         (state.status, state.error) = (Status::Begun, None);
@@ -112,7 +109,7 @@ impl Runner<'_> {
             }
         }
         report::render(&cell.folder)?;
-        if !self.keep_features {
+        if !self.args.sweep.keep_features {
             self.drop_features(cell);
         }
         Ok(Status::Done)
@@ -129,10 +126,7 @@ impl Runner<'_> {
 
     fn step(&self, cell: &Cell, slot: &Slot, held: &File, step: &Step, joules: &mut Joules) -> Outcome<End> {
         // A training is as many processes as its slot has room for, an evaluation is one.
-        let slot = &match step {
-            Step::Train | Step::Resume => slot.clone(),
-            Step::Score(_) | Step::Transfer(_) => slot.first(),
-        };
+        let slot = &if step.is_training() { slot.clone() } else { slot.first() };
         let mut command = self.command(cell, slot, step)?;
         let log = cell.join("log.txt");
         let noted = File::options().create(true).append(true).open(&log);
@@ -148,10 +142,7 @@ impl Runner<'_> {
         };
         let end = run(&mut command, &log, held, &self.interrupts, &mut watch);
         let spent = meter.and_then(Meter::stop);
-        let sum = match step {
-            Step::Train | Step::Resume => &mut joules.train,
-            Step::Score(_) | Step::Transfer(_) => &mut joules.evaluate,
-        };
+        let sum = if step.is_training() { &mut joules.train } else { &mut joules.evaluate };
         *sum = spent.map(|spent| sum.unwrap_or(0.0) + spent).or(*sum);
         end
     }
@@ -179,9 +170,16 @@ impl Runner<'_> {
                     command.args(["--snapshot", &epochs.to_string()]);
                 }
             }
-            Step::Transfer(target) => transfer(&mut command, cell, target)?,
+            // Scores of the end on another set's images, under that set's own labels.
+            Step::Transfer(target) => {
+                let of = cell.join("transfer");
+                fs::create_dir_all(&of).at(Code::Child, "create the folder", &of)?;
+                command.args(["eval", "--checkpoint"]).arg(&folder);
+                target.set.add_to(&mut command);
+                command.arg("--out").arg(workspace::from_here(&cell.transfer_path(target)));
+            }
         }
-        if self.deterministic {
+        if self.args.deterministic {
             command.arg("--deterministic");
         }
         slot.add_to(&mut command);
@@ -192,8 +190,8 @@ impl Runner<'_> {
     fn print_step(&self, cell: &Cell, step: &Step) {
         let text = match step {
             Step::Train | Step::Resume => {
-                let (steps, _, seconds) = cell.progress().unwrap_or_default();
-                format!("trained {steps} steps in {}", words::duration(seconds))
+                let (step, seconds) = cell.progress().map_or((0, 0.0), |(last, _)| (last.step, last.seconds));
+                format!("trained {step} steps in {}", words::duration(seconds))
             }
             Step::Score(state) => scored(cell.report(*state)),
             Step::Transfer(target) => format!("on {}: {}", target.set.name, scored(cell.transfer_report(target))),
@@ -202,23 +200,11 @@ impl Runner<'_> {
     }
 
     fn print_progress(&self, cell: &Cell, step: &Step) {
-        if let (Step::Train | Step::Resume, Some((done, of, seconds))) = (step, cell.progress()) {
-            let left = seconds / done.max(1) as f64 * of.saturating_sub(done) as f64;
-            let left = words::duration(left);
+        if let (true, Some((Progress { step: done, seconds }, of))) = (step.is_training(), cell.progress()) {
+            let left = words::duration(seconds / done.max(1) as f64 * of.saturating_sub(done) as f64);
             (self.print)(&format!("{}: step {done} of {of}, about {left} of training left", cell.name));
         }
     }
-}
-
-/// Scores of the end on another set's images, under that set's own labels.
-fn transfer(command: &mut Command, cell: &Cell, target: &Target) -> Outcome {
-    let path = cell.transfer_path(target);
-    let folder = cell.join("transfer");
-    std::fs::create_dir_all(&folder).at(Code::Child, "create the folder", &folder)?;
-    command.args(["eval", "--checkpoint"]).arg(workspace::from_here(&cell.folder));
-    target.set.add_to(command);
-    command.arg("--out").arg(workspace::from_here(&path));
-    Ok(())
 }
 
 fn scored(report: Option<RunReport>) -> String {

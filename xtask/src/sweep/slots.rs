@@ -6,6 +6,7 @@ use std::process::Command;
 use std::thread;
 
 use crate::failure::{Failure, Outcome};
+use crate::reproduce::args::Args;
 use crate::setup;
 
 /// Most threads that cut patches for one run, as `empssl` has it.
@@ -25,19 +26,6 @@ pub(crate) struct Slot {
     /// Of each process.
     threads: Option<usize>,
     workers: Option<usize>,
-}
-
-/// What was asked for.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Asked<'a> {
-    /// `--device`
-    pub(crate) device: Option<&'a str>,
-    /// `--jobs`
-    pub(crate) jobs: Option<usize>,
-    /// `--gpus`
-    pub(crate) ranks: usize,
-    /// `--workers`
-    pub(crate) workers: Option<usize>,
 }
 
 /// What the machine has.
@@ -68,56 +56,46 @@ fn gpus(visible: Option<&str>, devices: &Path) -> Vec<String> {
 }
 
 /// The slots for what was asked for.
-pub(crate) fn slots(asked: Asked<'_>, machine: &Machine) -> Outcome<Vec<Slot>> {
-    let Asked { device, jobs, ranks, workers } = asked;
+pub(crate) fn slots(args: &Args, machine: &Machine) -> Outcome<Vec<Slot>> {
+    let jobs = args.sweep.jobs;
     if jobs == Some(0) {
         return Err(Failure::usage("--jobs 0 would run nothing"));
     }
-    match device {
-        Some("cpu") => Ok(shares(asked, machine)),
-        None | Some("auto") if machine.gpus.is_empty() => Ok(shares(asked, machine)),
-        None | Some("auto" | "cuda") if !machine.gpus.is_empty() => groups_of_gpus(asked, machine),
+    match args.device.as_deref() {
+        Some("cpu") => Ok(shares(args, machine)),
+        None | Some("auto") if machine.gpus.is_empty() => Ok(shares(args, machine)),
+        None | Some("auto" | "cuda") if !machine.gpus.is_empty() => groups_of_gpus(args, machine),
         Some(one) if jobs.unwrap_or(1) > 1 => {
             Err(Failure::usage(format!("--device {one} is one device, so --jobs can only be 1")))
         }
-        Some(one) if ranks > 1 && one != "cuda" => {
+        Some(one) if args.gpus > 1 && one != "cuda" => {
             Err(Failure::usage(format!("--device {one} is one device, so --gpus can only be 1")))
         }
-        one => Ok(vec![Slot {
-            name: one.unwrap_or("auto").to_owned(),
-            device: one.map(str::to_owned),
-            gpu: None,
-            ranks,
-            threads: None,
-            workers,
-        }]),
+        one => Ok(vec![Slot { name: one.unwrap_or("auto").to_owned(), ..Slot::of(args) }]),
     }
 }
 
 /// Equal shares of the processors, for as many processes a cell as it was to have GPUs.
-fn shares(Asked { device, jobs, ranks, workers }: Asked<'_>, machine: &Machine) -> Vec<Slot> {
-    let jobs = jobs.unwrap_or(1);
+fn shares(args: &Args, machine: &Machine) -> Vec<Slot> {
+    let (jobs, ranks) = (args.sweep.jobs.unwrap_or(1), usize::from(args.gpus));
     let share = (jobs > 1).then_some((machine.processors / jobs / ranks).max(1));
     let processes = if ranks > 1 { format!(" by {ranks} processes") } else { String::new() };
     let slot = |number: usize| Slot {
         name: if jobs > 1 { format!("cpu, share {number} of {jobs}{processes}") } else { format!("cpu{processes}") },
-        device: device.map(str::to_owned),
-        gpu: None,
-        ranks,
-        threads: share,
-        workers: workers.or(share),
+        ..Slot::of(args).with_share(share)
     };
     (1..=jobs).map(slot).collect()
 }
 
 /// As many GPUs a cell as it has processes; what is left over stays idle.
-fn groups_of_gpus(Asked { jobs, ranks, workers, .. }: Asked<'_>, machine: &Machine) -> Outcome<Vec<Slot>> {
+fn groups_of_gpus(args: &Args, machine: &Machine) -> Outcome<Vec<Slot>> {
+    let ranks = usize::from(args.gpus);
     let groups: Vec<&[String]> = machine.gpus.chunks_exact(ranks).collect();
     let (n, known) = (machine.gpus.len(), machine.gpus.join(", "));
     if groups.is_empty() {
         return Err(Failure::usage(format!("--gpus {ranks} is more than the {n} GPUs there are ({known})")));
     }
-    let jobs = jobs.unwrap_or(groups.len());
+    let jobs = args.sweep.jobs.unwrap_or(groups.len());
     if jobs > groups.len() {
         let each = if ranks == 1 { "one cell a GPU".to_owned() } else { format!("{ranks} of them a cell") };
         return Err(Failure::usage(format!("--jobs {jobs} is more than the {n} GPUs there are ({known}): {each}")));
@@ -127,14 +105,23 @@ fn groups_of_gpus(Asked { jobs, ranks, workers, .. }: Asked<'_>, machine: &Machi
         name: format!("GPU {}", gpus.join(" and ")),
         device: Some("cuda".to_owned()),
         gpu: Some(gpus.join(",")),
-        ranks,
-        threads: share,
-        workers: workers.or(share),
+        ..Slot::of(args).with_share(share)
     };
     Ok(groups[..jobs].iter().map(slot).collect())
 }
 
 impl Slot {
+    /// The device that was asked for, with all processors.
+    fn of(args: &Args) -> Self {
+        let (device, ranks) = (args.device.clone(), args.gpus.into());
+        Self { name: String::new(), device, gpu: None, ranks, threads: None, workers: args.workers }
+    }
+
+    /// With so many threads and, unless their number was asked for, workers.
+    fn with_share(self, share: Option<usize>) -> Self {
+        Self { threads: share, workers: self.workers.or(share), ..self }
+    }
+
     /// The flags and variables that keep a run of `empssl` in its place.
     pub(crate) fn add_to(&self, command: &mut Command) {
         if let Some(device) = &self.device {
@@ -175,12 +162,10 @@ mod tests {
         Machine { gpus: gpus.iter().map(|gpu| (*gpu).to_owned()).collect(), processors: 8 }
     }
 
-    fn named(device: Option<&str>, jobs: Option<usize>, gpus: &[&str]) -> Result<Vec<String>, String> {
-        shared(Asked { device, jobs, ranks: 1, workers: None }, gpus)
-    }
-
-    fn shared(asked: Asked<'_>, gpus: &[&str]) -> Result<Vec<String>, String> {
-        let slots = slots(asked, &machine(gpus)).map_err(|failure| failure.to_string())?;
+    /// The commands that run in the slots of a command line, with the GPUs that they see.
+    fn named(line: &str, gpus: &[&str]) -> Result<Vec<String>, String> {
+        let args = Args::of_line(&line.split_whitespace().collect::<Vec<_>>());
+        let slots = slots(&args, &machine(gpus)).map_err(|failure| failure.to_string())?;
         let shown = |slot: Slot| {
             let mut command = Command::new("empssl");
             slot.add_to(&mut command);
@@ -196,47 +181,46 @@ mod tests {
     fn one_cell_a_gpu_with_its_share_of_the_threads() {
         let both =
             ["empssl --device cuda --threads 4 --workers 4 [2]", "empssl --device cuda --threads 4 --workers 4 [5]"];
-        assert_eq!(named(None, None, &["2", "5"]).unwrap(), both);
-        assert_eq!(named(Some("cuda"), Some(1), &["2", "5"]).unwrap(), ["empssl --device cuda [2]"]);
-        assert!(named(None, Some(3), &["2", "5"]).unwrap_err().contains("more than the 2 GPUs there are (2, 5)"));
+        assert_eq!(named("", &["2", "5"]).unwrap(), both);
+        assert_eq!(named("--device cuda --jobs 1", &["2", "5"]).unwrap(), ["empssl --device cuda [2]"]);
+        assert!(named("--jobs 3", &["2", "5"]).unwrap_err().contains("more than the 2 GPUs there are (2, 5)"));
     }
 
     #[test]
     fn cells_of_several_processes_take_as_many_gpus_or_shares_of_the_processors() {
-        let two = Asked { ranks: 2, ..Asked::default() };
         let pair = |gpus| format!("empssl --device cuda --threads 2 --workers 2 --nproc 2 [{gpus}]");
-        assert_eq!(shared(two, &["0", "3", "5", "6", "7"]).unwrap(), [pair("0,3"), pair("5,6")]);
-        let all = shared(Asked { ranks: 4, ..two }, &["0", "3", "5", "6"]).unwrap();
+        assert_eq!(named("--gpus 2", &["0", "3", "5", "6", "7"]).unwrap(), [pair("0,3"), pair("5,6")]);
+        let all = named("--gpus 4", &["0", "3", "5", "6"]).unwrap();
         assert_eq!(all, ["empssl --device cuda --nproc 4 [0,3,5,6]"]);
-        let refused = shared(Asked { ranks: 3, ..two }, &["2", "5"]).unwrap_err();
+        let refused = named("--gpus 3", &["2", "5"]).unwrap_err();
         assert!(refused.contains("--gpus 3 is more than the 2 GPUs there are (2, 5)"), "{refused}");
-        let refused = shared(Asked { jobs: Some(2), ..two }, &["2", "5", "6"]).unwrap_err();
+        let refused = named("--gpus 2 --jobs 2", &["2", "5", "6"]).unwrap_err();
         assert!(
             refused.contains("--jobs 2 is more than the 3 GPUs there are (2, 5, 6): 2 of them a cell"),
             "{refused}"
         );
-        let refused = shared(Asked { device: Some("cuda:1"), ..two }, &["0", "1"]).unwrap_err();
+        let refused = named("--gpus 2 --device cuda:1", &["0", "1"]).unwrap_err();
         assert!(refused.contains("--device cuda:1 is one device, so --gpus can only be 1"), "{refused}");
-        assert_eq!(shared(two, &[]).unwrap(), ["empssl --nproc 2 []"]);
-        let shares = shared(Asked { device: Some("cpu"), jobs: Some(2), ..two }, &["0"]).unwrap();
+        assert_eq!(named("--gpus 2", &[]).unwrap(), ["empssl --nproc 2 []"]);
+        let shares = named("--gpus 2 --device cpu --jobs 2", &["0"]).unwrap();
         assert_eq!(shares, ["empssl --device cpu --threads 2 --workers 2 --nproc 2 []"; 2]);
     }
 
     #[test]
     fn without_gpus_cells_share_the_processors() {
-        assert_eq!(named(None, None, &[]).unwrap(), ["empssl []"]);
+        assert_eq!(named("", &[]).unwrap(), ["empssl []"]);
         assert_eq!(
-            named(Some("cpu"), Some(4), &["0"]).unwrap(),
+            named("--device cpu --jobs 4", &["0"]).unwrap(),
             vec!["empssl --device cpu --threads 2 --workers 2 []"; 4]
         );
-        assert!(named(None, Some(0), &[]).is_err());
+        assert!(named("--jobs 0", &[]).is_err());
     }
 
     #[test]
     fn a_named_device_takes_one_cell_at_a_time() {
-        assert_eq!(named(Some("cuda:1"), None, &["0", "1"]).unwrap(), ["empssl --device cuda:1 []"]);
-        assert!(named(Some("cuda:1"), Some(2), &["0", "1"]).unwrap_err().contains("--jobs can only be 1"));
-        assert_eq!(named(Some("cuda"), None, &[]).unwrap(), ["empssl --device cuda []"], "the program says why not");
+        assert_eq!(named("--device cuda:1", &["0", "1"]).unwrap(), ["empssl --device cuda:1 []"]);
+        assert!(named("--device cuda:1 --jobs 2", &["0", "1"]).unwrap_err().contains("--jobs can only be 1"));
+        assert_eq!(named("--device cuda", &[]).unwrap(), ["empssl --device cuda []"], "the program says why not");
     }
 
     #[test]

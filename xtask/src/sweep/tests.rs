@@ -9,7 +9,7 @@ use empssl_report::report::{Encoder, Probe};
 use empssl_report::sweep::SweepReport;
 
 use super::*;
-use crate::reproduce::images::SYNTHETIC;
+use crate::reproduce;
 
 /// Stands in for `empssl`: outlines a recipe, trains into the folder after `--out` or `--resume`, scores. It notes every
 /// call in `calls`, and does what `misbehave` says when that matches.
@@ -34,10 +34,10 @@ if [ "$command" = train ]; then
     fi
     if [ -e "$here/fail-$seed" ]; then echo "error: seed $seed is unlucky" >&2; exit 1; fi
     if [ -e "$here/slow" ] && ! [ -e "$run/run.json" ]; then
-        echo '{"training": {"finished": false}, "model": {"steps": 60}}' > "$run/run.json"
+        sed 's/FINISHED/false/' "$here/run.json" > "$run/run.json"
         trap 'exit 130' TERM; while :; do sleep 0.05; done
     fi
-    echo '{"training": {"finished": true}, "model": {"steps": 60}}' > "$run/run.json"
+    sed 's/FINISHED/true/' "$here/run.json" > "$run/run.json"
     cp "$here/metrics.jsonl" "$run/"
 else
     out=$2/report.json
@@ -47,13 +47,19 @@ else
 fi
 "#;
 
-const OUTLINE: &str = r#"{"schema_version": 1, "recipe": "smoke", "recipe_toml": "n_patches = CHANGED, batch_norm = NORMS", "dataset": "synthetic", "patch_side": 32, "parameters": 10,
+const OUTLINE: &str = r#"{"schema_version": 1, "recipe": "quick", "recipe_toml": "n_patches = CHANGED, batch_norm = NORMS", "dataset": "synthetic", "patch_side": 32, "parameters": 10,
   "precision": "fp32", "data": {"description": "made up", "synthetic": false, "partial_counts": null,
   "fingerprints": ["a", "b"]}, "training": {"n_patches": "N", "batch_size": 100, "steps": 60, "epochs": 2.0,
   "snapshot_epochs": [1], "batch_norm": "NORMS"}, "evaluation": {"n_patches": 2, "images": 2500,
   "untrained": {"patches": 5000, "bytes": 1048576}, "trained": {"patches": 12500, "bytes": 3145728},
   "pixel_bytes": 1048576},
   "published": [{"probe": "linear", "top1": 50.0, "epochs": 1.0, "source": "a paper", "note": ""}]}"#;
+
+const RUN: &str = r#"{"schema_version": 1, "recipe": "quick", "seed": 0, "data": {"name": "synthetic", "source": {},
+  "n_images": 9, "fingerprint": "a"}, "machine": {"device": "cpu", "device_name": "", "threads": 1, "versions": {"empssl":
+  "0", "libtorch": "2"}, "commit": null}, "command": "", "model": {"parameters": 10, "patch_side": 32, "n_patches": 4,
+  "test_patches": 2, "batch_size": 100, "steps": 60, "epochs": 2.0, "patches_seen": 24000}, "training": {"finished":
+  FINISHED, "steps": 60, "seconds": 1.0, "patches_per_s": 1.0, "peak_bytes": {"host": null, "device": null}}}"#;
 
 struct Bed {
     folder: tempfile::TempDir,
@@ -70,7 +76,8 @@ impl Bed {
             fs::copy(fixture.join(name), folder.path().join(name)).unwrap();
         }
         fs::write(folder.path().join("outline.json"), OUTLINE).unwrap();
-        for recipe in ["smoke", "one-epoch"] {
+        fs::write(folder.path().join("run.json"), RUN).unwrap();
+        for recipe in ["quick", "one-epoch"] {
             fs::create_dir_all(workspace.join("configs/synthetic")).unwrap();
             fs::write(workspace.join(format!("configs/synthetic/{recipe}.toml")), "").unwrap();
         }
@@ -79,32 +86,16 @@ impl Bed {
         Self { program: Program { path, commit: None, revision: "r".to_owned() }, workspace, folder }
     }
 
-    fn request(&self) -> Request {
-        let set = ImageSet { name: SYNTHETIC.to_owned(), dir: None, partial: false, on_bad_image: None };
-        Request {
-            sets: vec![set],
-            may_fetch: MayFetch::No,
-            recipes: vec!["smoke".to_owned()],
-            tables: Vec::new(),
-            first_seed: 0,
-            n_seeds: 2,
-            changes: Vec::new(),
-            patches: Vec::new(),
-            jobs: None,
-            ranks: 1,
-            device: None,
-            workers: None,
-            out: self.folder.path().join("runs"),
-            dry_run: false,
-            retry: false,
-            keep_features: false,
-            deterministic: false,
-        }
+    /// What a command line asks for.
+    fn request(&self, line: &str) -> Request {
+        let out = self.folder.path().join("runs").display().to_string();
+        let args = Args::of_line(&line.split_whitespace().chain(["--out", &out]).collect::<Vec<_>>());
+        reproduce::request(&args, args.sweep.table.clone(), &self.workspace).unwrap()
     }
 
     fn sweep<'a>(&self, request: &'a Request, gpus: &[&str]) -> Sweep<'a> {
         let machine = Machine { gpus: gpus.iter().map(|gpu| (*gpu).to_owned()).collect(), processors: 4 };
-        let slots = slots::slots(request.asked(), &machine).unwrap();
+        let slots = slots::slots(&request.args, &machine).unwrap();
         Sweep::new(request, slots, self.program.clone(), &self.workspace).unwrap()
     }
 
@@ -132,7 +123,7 @@ impl Bed {
 #[test]
 fn a_sweep_runs_every_cell_once_and_a_second_one_runs_none() {
     let bed = Bed::new();
-    let request = bed.request();
+    let request = bed.request("--seeds 2");
     bed.run(&request).unwrap();
     // Two seeds, each with the state after one epoch and the end.
     assert_eq!((bed.calls("train"), bed.calls("eval")), (2, 4));
@@ -151,7 +142,7 @@ fn a_sweep_runs_every_cell_once_and_a_second_one_runs_none() {
     assert_eq!((sweep_page::status(&rows[0]), ours.top1.std), ("n = 2, preliminary".to_owned(), Some(0.0)));
     for name in ["report.md", "report.html"] {
         let page = fs::read_to_string(request.folder().join(name)).unwrap();
-        for text in ["50.0 %", "a paper", "n = 2, preliminary", "../../cells/synthetic-smoke-s0-"] {
+        for text in ["50.0 %", "a paper", "n = 2, preliminary", "../../cells/synthetic-quick-s0-"] {
             assert!(page.contains(text), "{name} lacks `{text}`");
         }
     }
@@ -160,15 +151,15 @@ fn a_sweep_runs_every_cell_once_and_a_second_one_runs_none() {
 #[test]
 fn more_seeds_add_cells_and_another_revision_makes_them_anew() {
     let mut bed = Bed::new();
-    bed.run(&bed.request()).unwrap();
-    bed.run(&Request { n_seeds: 3, ..bed.request() }).unwrap();
+    bed.run(&bed.request("--seeds 2")).unwrap();
+    bed.run(&bed.request("--seeds 3")).unwrap();
     assert_eq!(bed.calls("train"), 3);
     bed.program.revision = "s".to_owned();
-    bed.run(&bed.request()).unwrap();
+    bed.run(&bed.request("--seeds 2")).unwrap();
     assert_eq!(bed.calls("train"), 5);
-    bed.run(&Request { changes: vec!["training.n_patches=8".to_owned()], ..bed.request() }).unwrap();
+    bed.run(&bed.request("--seeds 2 --set training.n_patches=8")).unwrap();
     assert_eq!(bed.calls("train"), 7);
-    bed.run(&Request { deterministic: true, n_seeds: 1, keep_features: true, ..bed.request() }).unwrap();
+    bed.run(&bed.request("--deterministic --keep-features")).unwrap();
     let calls = fs::read_to_string(bed.folder.path().join("calls")).unwrap();
     let deterministic: Vec<_> = calls.lines().filter(|line| line.contains("--deterministic")).collect();
     let count = |command: &str| deterministic.iter().filter(|line| line.starts_with(command)).count();
@@ -182,7 +173,7 @@ fn every_form_of_a_sweeps_report_says_how_many_of_how_many_test_images() {
     let counts = r#"{"train": {"found": 9, "expected": 9}, "test": {"found": 1017, "expected": 10000}}"#;
     let outline = OUTLINE.replace(r#""partial_counts": null"#, &format!(r#""partial_counts": {counts}"#));
     fs::write(bed.folder.path().join("outline.json"), outline).unwrap();
-    let request = Request { n_seeds: 1, ..bed.request() };
+    let request = bed.request("");
     bed.run(&request).unwrap();
     let page = |name: &str| fs::read_to_string(request.folder().join(name)).unwrap();
     let shown =
@@ -200,7 +191,7 @@ fn every_form_of_a_sweeps_report_says_how_many_of_how_many_test_images() {
 fn a_failed_cell_stops_no_other_and_is_tried_again_only_on_request() {
     let bed = Bed::new();
     let unlucky = bed.mark("fail-0");
-    let request = bed.request();
+    let request = bed.request("--seeds 2");
     let failure = bed.run(&request).unwrap_err();
     assert_eq!(failure.code, Code::Child);
     assert!(failure.to_string().contains("1 of 2 cells failed"), "{failure}");
@@ -211,7 +202,7 @@ fn a_failed_cell_stops_no_other_and_is_tried_again_only_on_request() {
     bed.run(&request).unwrap_err();
     assert_eq!(bed.calls("train"), 2, "without --retry it is left alone");
     fs::remove_file(unlucky).unwrap();
-    bed.run(&Request { retry: true, ..bed.request() }).unwrap();
+    bed.run(&bed.request("--seeds 2 --retry")).unwrap();
     assert_eq!(bed.calls("train"), 3);
     assert!(bed.report(&request).complete);
 }
@@ -220,7 +211,7 @@ fn a_failed_cell_stops_no_other_and_is_tried_again_only_on_request() {
 fn an_interrupted_sweep_says_so_and_goes_on_where_it_stopped() {
     let bed = Bed::new();
     let slow = bed.mark("slow");
-    let request = bed.request();
+    let request = bed.request("--seeds 2");
     let asked = AtomicUsize::new(0);
     let sweep = bed.sweep(&request, &[]);
     let failure = thread::scope(|scope| {
@@ -244,7 +235,7 @@ fn an_interrupted_sweep_says_so_and_goes_on_where_it_stopped() {
 #[test]
 fn cells_share_gpus_one_at_a_time() {
     let bed = Bed::new();
-    let request = Request { n_seeds: 7, ..bed.request() };
+    let request = bed.request("--seeds 7");
     // The program fails where another one is on its GPU.
     bed.sweep(&request, &["0", "3", "5"]).run(&|| 0).unwrap();
     let calls = fs::read_to_string(bed.folder.path().join("calls")).unwrap();
@@ -257,7 +248,7 @@ fn cells_share_gpus_one_at_a_time() {
 #[test]
 fn cells_of_several_processes_are_those_of_one_unless_each_normalises_by_itself() {
     let bed = Bed::new();
-    let request = Request { n_seeds: 4, ranks: 2, ..bed.request() };
+    let request = bed.request("--seeds 4 --gpus 2");
     bed.sweep(&request, &["0", "3", "5", "6", "7"]).run(&|| 0).unwrap();
     let calls = fs::read_to_string(bed.folder.path().join("calls")).unwrap();
     let begun: Vec<_> = calls.lines().filter(|line| line.starts_with("train") || line.starts_with("eval")).collect();
@@ -267,11 +258,10 @@ fn cells_of_several_processes_are_those_of_one_unless_each_normalises_by_itself(
     assert!(trained.iter().all(is_a_pair), "{calls}");
     let is_the_first = |line: &&str| !line.contains("--nproc") && (line.ends_with("[0]") || line.ends_with("[5]"));
     assert!(scored.iter().all(is_the_first), "{calls}");
-    bed.run(&Request { n_seeds: 4, ..bed.request() }).unwrap();
+    bed.run(&bed.request("--seeds 4")).unwrap();
     assert_eq!(bed.calls("train"), 4, "one process makes the same figures");
     for (ranks, trained) in [(1, 6), (2, 8), (2, 8), (4, 10)] {
-        let changes = vec!["training.batch_norm=per-rank".to_owned()];
-        bed.run(&Request { ranks, changes, ..bed.request() }).unwrap();
+        bed.run(&bed.request(&format!("--seeds 2 --gpus {ranks} --set training.batch_norm=per-rank"))).unwrap();
         assert_eq!(bed.calls("train"), trained, "{ranks} processes");
     }
 }
@@ -279,7 +269,7 @@ fn cells_of_several_processes_are_those_of_one_unless_each_normalises_by_itself(
 #[test]
 fn a_cell_that_a_killed_sweeps_program_still_holds_is_waited_for() {
     let bed = Bed::new();
-    let request = Request { n_seeds: 1, ..bed.request() };
+    let request = bed.request("");
     let sweep = bed.sweep(&request, &[]);
     let cell = &sweep.plan.cells[0];
     let held = cell.lock(|| panic!("nobody holds it yet")).unwrap();
@@ -292,8 +282,7 @@ fn a_cell_that_a_killed_sweeps_program_still_holds_is_waited_for() {
 #[test]
 fn tables_share_their_cells_and_vary_what_they_are_about() {
     let bed = Bed::new();
-    let tables = vec![Table::OneEpoch, Table::Patches, Table::Time];
-    let request = Request { recipes: Vec::new(), tables, patches: vec![4, 8], n_seeds: 1, ..bed.request() };
+    let request = bed.request("--table one-epoch --table patches --table time --patches 4,8");
     let plan = Plan::new(&request, &bed.program, &bed.workspace).unwrap();
     // The stand-in resolves the recipe itself and its variant of 4 patches to the same.
     assert_eq!(plan.cells.len(), 2);
@@ -306,8 +295,8 @@ fn tables_share_their_cells_and_vary_what_they_are_about() {
 #[test]
 fn a_plan_tells_time_by_finished_cells() {
     let bed = Bed::new();
-    bed.run(&Request { n_seeds: 1, ..bed.request() }).unwrap();
-    let text = bed.sweep(&bed.request(), &[]).plan_text();
+    bed.run(&bed.request("")).unwrap();
+    let text = bed.sweep(&bed.request("--seeds 2"), &[]).plan_text();
     assert!(text.contains("2 cells, 1 done") && text.contains("as finished cells"), "{text}");
     assert!(text.contains("seed 0 done, seed 1 not begun"), "{text}");
     let cost = "24,000 patches to train, 30,000 to score in 2 states, 8 MiB of features while a cell is scored";
@@ -318,13 +307,12 @@ fn a_plan_tells_time_by_finished_cells() {
 fn transfer_scores_the_end_on_the_other_sets() {
     let bed = Bed::new();
     fs::create_dir_all(bed.workspace.join("configs/other")).unwrap();
-    fs::write(bed.workspace.join("configs/other/smoke.toml"), "").unwrap();
-    let synthetic = bed.request().sets.remove(0);
-    let other = ImageSet { name: "other".to_owned(), dir: Some("/".into()), ..synthetic.clone() };
-    let alone = Request { tables: vec![Table::Transfer], ..bed.request() };
+    fs::write(bed.workspace.join("configs/other/quick.toml"), "").unwrap();
+    let table = "--recipe quick --table transfer --dataset synthetic";
+    let alone = bed.request(table);
     let failure = Plan::new(&alone, &bed.program, &bed.workspace).map(|_| ()).unwrap_err();
     assert!(failure.to_string().contains("at least two sets"), "{failure}");
-    let request = Request { sets: vec![synthetic, other], n_seeds: 1, ..alone };
+    let request = bed.request(&format!("{table} --dataset other=/"));
     let text = bed.sweep(&request, &[]).plan_text();
     // To the stand-in the two sets are one cell, so it has both as targets.
     assert!(text.contains("65,000 to score in 2 states and on other, synthetic, 18 MiB of features"), "{text}");
