@@ -144,7 +144,7 @@ mod tests {
         fs::create_dir(&built).unwrap();
         for program in PROGRAMS {
             let script = format!("#!/bin/sh\necho \"{program} $LD_LIBRARY_PATH [$*]\"\n");
-            process::write_script(&built.join(program), &script);
+            process::tests::write_script(&built.join(program), &script);
         }
         let root = folder.path().join("a bundle");
         let nccl = built.join("made elsewhere.so");

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::process::ExitCode;
 
 /// What every task returns.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
@@ -23,12 +22,6 @@ pub(crate) enum Code {
     Report = 5,
     /// Interrupted, as shells count it: 128 + SIGINT.
     Interrupted = 130,
-}
-
-#[cfg(test)]
-impl Code {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Check, Self::Usage, Self::Setup, Self::Child, Self::Report, Self::Interrupted];
 }
 
 /// One clear sentence and the exit code that goes with it.
@@ -57,10 +50,6 @@ impl Failure {
 
     pub(crate) fn report(message: impl Into<String>) -> Self {
         Self::new(Code::Report, message)
-    }
-
-    pub(crate) fn exit_code(&self) -> ExitCode {
-        ExitCode::from(self.code as u8)
     }
 }
 

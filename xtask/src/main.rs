@@ -83,7 +83,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");
-            failure.exit_code()
+            ExitCode::from(failure.code as u8)
         }
     }
 }
@@ -126,7 +126,8 @@ mod tests {
         for word in ["setup", "reproduce", "report", "table", "test", "dist", "ci", "Exit codes", "130  interrupted"] {
             assert!(help.contains(word), "`{word}` is missing from:\n{help}");
         }
-        for code in failure::Code::ALL {
+        use failure::Code::*;
+        for code in [Check, Usage, Setup, Child, Report, Interrupted] {
             assert!(
                 EXIT_CODES.contains(&format!("\n  {:<4} ", code as u8)),
                 "exit code {} is undocumented",

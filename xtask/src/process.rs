@@ -36,7 +36,8 @@ pub(crate) fn run(command: &mut Command, code: Code) -> Outcome {
     if interrupts() > 0 {
         return Err(Failure::new(Code::Interrupted, "interrupted"));
     }
-    if status.success() { Ok(()) } else { Err(failed(command, status, code)) }
+    let failed = || format!("`{}` failed ({status}); its own message is above", shown(command));
+    if status.success() { Ok(()) } else { Err(Failure::new(code, failed())) }
 }
 
 /// Runs the command silently and returns what it printed.
@@ -84,10 +85,6 @@ pub(crate) fn not_started(command: &Command, error: &std::io::Error) -> Failure 
     Failure::new(Code::Child, format!("cannot start `{program}`: {error}"))
 }
 
-fn failed(command: &Command, status: ExitStatus, code: Code) -> Failure {
-    Failure::new(code, format!("`{}` failed ({status}); its own message is above", shown(command)))
-}
-
 /// The command as one would type it, with the program's folder left out.
 pub(crate) fn shown(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program());
@@ -109,18 +106,19 @@ pub(crate) fn quoted(word: &str) -> String {
     }
 }
 
-/// Makes a program of a script for tests. A child process writes it: were the file ever open for writing here, a child
-/// that another test starts at that moment would hold it open, and the system refuses to start such a file.
 #[cfg(test)]
-pub(crate) fn write_script(path: &std::path::Path, text: &str) {
-    let status =
-        Command::new("sh").args(["-c", "printf %s \"$1\" > \"$2\" && chmod +x \"$2\"", "sh", text]).arg(path).status();
-    assert!(status.is_ok_and(|status| status.success()), "cannot write {}", path.display());
-}
-
-#[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Makes a program of a script for tests. A child process writes it: were the file ever open for writing here, a child
+    /// that another test starts at that moment would hold it open, and the system refuses to start such a file.
+    pub(crate) fn write_script(path: &std::path::Path, text: &str) {
+        let status = Command::new("sh")
+            .args(["-c", "printf %s \"$1\" > \"$2\" && chmod +x \"$2\"", "sh", text])
+            .arg(path)
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "cannot write {}", path.display());
+    }
 
     #[test]
     fn commands_are_shown_as_typed() {

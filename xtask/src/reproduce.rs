@@ -15,7 +15,7 @@ use empssl_report::report::RunReport;
 
 use crate::failure::{Code, Context, Failure, Outcome};
 use crate::report;
-use crate::sweep::slots::{Machine, slots};
+use crate::sweep::slots::{Machine, Slot, slots};
 use crate::sweep::{self, Request};
 use crate::workspace::Workspace;
 use crate::{process, setup, workspace};
@@ -70,13 +70,8 @@ impl<'a> Single<'a> {
     }
 
     /// The flags of training and evaluation.
-    fn common(&self, command: &mut Command) {
-        if let Some(device) = &self.args.device {
-            command.args(["--device", device]);
-        }
-        if let Some(workers) = self.args.workers {
-            command.args(["--workers", &workers.to_string()]);
-        }
+    fn common(&self, slot: &Slot, command: &mut Command) {
+        slot.add_to(command);
         if self.args.deterministic {
             command.arg("--deterministic");
         }
@@ -88,10 +83,7 @@ impl<'a> Single<'a> {
         self.set.add_to(&mut command);
         command.args(["--seed", &self.args.seed.to_string()]);
         command.args(self.args.set.iter().flat_map(|change| ["--set", change]));
-        self.common(&mut command);
-        if self.args.gpus > 1 {
-            command.args(["--nproc", &self.args.gpus.to_string()]);
-        }
+        self.common(&Slot::of(self.args), &mut command);
         command.arg("--out").arg(workspace::from_here(folder));
         command
     }
@@ -99,7 +91,7 @@ impl<'a> Single<'a> {
     fn evaluation(&self, folder: &Path, program: &Program) -> Command {
         let mut command = program.command();
         command.arg("eval").arg(workspace::from_here(folder));
-        self.common(&mut command);
+        self.common(&Slot::of(self.args).first(), &mut command);
         command
     }
 
@@ -151,7 +143,7 @@ pub(crate) fn recipe_file(dataset: &str, recipe: &str, workspace: &Workspace) ->
 }
 
 /// The names of this kind in a folder without their endings, sorted.
-fn stems(folder: &Path, is_kind: fn(&Path) -> bool) -> Vec<String> {
+pub(crate) fn stems(folder: &Path, is_kind: fn(&Path) -> bool) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let kind = entries.filter(|path| is_kind(path));
     let mut stems: Vec<_> = kind.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect();

@@ -4,7 +4,6 @@
 //! Nothing is remembered elsewhere, so the same command goes on wherever everything was killed.
 
 mod cell;
-mod energy;
 mod estimate;
 mod measured;
 mod plan;
@@ -115,11 +114,10 @@ impl<'a> Sweep<'a> {
 
     /// Runs every cell that is not done, and writes the report whenever one ends.
     fn run(&self, interrupts: &(dyn Fn() -> usize + Sync)) -> Outcome {
-        let print = |line: &str| eprintln!("{line}");
-        let runner = Runner { program: &self.program, args: &self.request.args, interrupts, print: &print };
+        let runner = Runner { program: &self.program, args: &self.request.args, interrupts };
         let ended = || {
             if let Err(failure) = self.report() {
-                print(&format!("warning: {failure}"));
+                eprintln!("warning: {failure}");
             }
         };
         runner.run_all(&self.plan.cells, &self.slots, &ended);

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use crate::failure::{Code, Context, Failure, Outcome};
 use crate::process;
 use crate::reproduce::program::{Profile, Program};
+use crate::reproduce::stems;
 use crate::workspace::Workspace;
 
 /// What stands between two lines of a file.
@@ -149,7 +150,7 @@ struct Recipe {
 fn published(workspace: &Workspace, program: &Program, measured: &dyn Fn(&str, &str) -> bool) -> Outcome<String> {
     let mut lines =
         vec!["| data | recipe | published linear probe | measured here |".to_owned(), "|---|---|---|---|".to_owned()];
-    for path in recipes(&workspace.join("configs"))? {
+    for path in recipes(&workspace.join("configs")) {
         let text = process::output(program.command().arg("recipe").arg(&path))?;
         let wrong = |error: toml::de::Error| Failure::check(format!("{}: {}", path.display(), error.message()));
         let recipe: Recipe = toml::from_str(&text).map_err(wrong)?;
@@ -165,18 +166,12 @@ fn published(workspace: &Workspace, program: &Program, measured: &dyn Fn(&str, &
 }
 
 /// Every recipe of every set, sorted.
-fn recipes(configs: &Path) -> Outcome<Vec<PathBuf>> {
-    let list = |folder: &Path| -> Outcome<Vec<PathBuf>> {
-        let entries = fs::read_dir(folder).at(Code::Check, "read", folder)?;
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.sort_by_key(|path| path.file_stem().map(std::ffi::OsStr::to_owned));
-        Ok(paths)
+fn recipes(configs: &Path) -> Vec<PathBuf> {
+    let of_set = |set: String| {
+        let folder = configs.join(set);
+        stems(&folder, Path::is_file).into_iter().map(move |recipe| folder.join(recipe + ".toml"))
     };
-    let mut all = Vec::new();
-    for set in list(configs)?.into_iter().filter(|path| path.is_dir()) {
-        all.extend(list(&set)?.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "toml")));
-    }
-    Ok(all)
+    stems(configs, Path::is_dir).into_iter().flat_map(of_set).filter(|path| path.is_file()).collect()
 }
 
 /// The figures by the epochs that they were published for; several of the same epochs are of several sources.
@@ -204,7 +199,7 @@ mod tests {
     /// A program for tests that takes recipes as they are.
     fn as_they_are(folder: &Path) -> Program {
         let path = folder.join("empssl");
-        process::write_script(&path, "#!/bin/sh\ncat \"$2\"\n");
+        process::tests::write_script(&path, "#!/bin/sh\ncat \"$2\"\n");
         Program { path, commit: None, revision: String::new() }
     }
 

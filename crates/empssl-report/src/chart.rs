@@ -182,9 +182,11 @@ impl Chart {
     }
 
     fn svg(&self) -> Markup {
-        let lines: Vec<_> = self.lines.iter().map(|line| (line.class, thinned(&self.placed(&line.points)))).collect();
-        let all = || lines.iter().flat_map(|(_, points)| points);
         let marked = self.x_scale == Scale::Doubling;
+        let placed = |&(x, y): &(f64, f64)| (if marked { x.log2() } else { x }, y);
+        let thin = |line: &Line| thinned(&line.points.iter().map(placed).collect::<Vec<_>>());
+        let lines: Vec<_> = self.lines.iter().map(|line| (line.class, thin(line))).collect();
+        let all = || lines.iter().flat_map(|(_, points)| points);
         let x = if marked { Axis::over_doublings(all().map(|p| p.0)) } else { Axis::over(all().map(|p| p.0), false) };
         let y = Axis::over(all().map(|p| p.1), true);
         let across = |value: f64| LEFT + x.place(value) * (RIGHT - LEFT);
@@ -197,14 +199,6 @@ impl Chart {
                     (drawn(class, points.iter().map(|&(a, b)| (across(a), down(b))).collect(), marked))
                 }
             }
-        }
-    }
-
-    /// The points on the scale of the horizontal axis.
-    fn placed(&self, points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-        match self.x_scale {
-            Scale::Even => points.to_vec(),
-            Scale::Doubling => points.iter().map(|&(x, y)| (x.log2(), y)).collect(),
         }
     }
 }

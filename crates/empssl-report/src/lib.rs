@@ -22,6 +22,8 @@ pub mod words;
 
 use std::path::PathBuf;
 
+use report::SCHEMA_VERSION;
+
 /// Why a file cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -35,13 +37,7 @@ pub enum ReadError {
     #[error("{path} is no report: {error}", path = .0.display(), error = .1)]
     Json(PathBuf, serde_json::Error),
     /// Another version of this program wrote it.
-    #[error("{} has schema_version {found}, but this task reads {known}: evaluate the run again", .path.display())]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: u32,
-        /// That of this program.
-        known: u32,
-    },
+    #[error("{path} has schema_version {found}, but this task reads {SCHEMA_VERSION}: evaluate the run again",
+        path = .0.display(), found = .1)]
+    Version(PathBuf, u32),
 }

@@ -531,7 +531,7 @@ impl RunReport {
         let report: Self = serde_json::from_str(&text).map_err(|error| ReadError::Json(path.clone(), error))?;
         match report.schema_version {
             SCHEMA_VERSION => Ok(report),
-            found => Err(ReadError::Version { path, found, known: SCHEMA_VERSION }),
+            found => Err(ReadError::Version(path, found)),
         }
     }
 

@@ -197,14 +197,12 @@ fn warnings(report: &RunReport) -> Vec<String> {
     };
     let absent = match &report.labelled.absent_classes[..] {
         [] => None,
-        [one] => {
-            Some(format!("The class {one} has no labelled training image, so its test images can hardly be right."))
-        }
-        all => Some(format!(
-            "{} classes have no labelled training image, so their test images can hardly be right.",
-            count(all.len() as u64)
-        )),
+        [one] => Some((format!("The class {one} has"), "its")),
+        all => Some((format!("{} classes have", count(all.len() as u64)), "their")),
     };
+    let absent = absent.map(|(classes, whose)| {
+        format!("{classes} no labelled training image, so {whose} test images can hardly be right.")
+    });
     [synthetic, transfer, held_out, partial, unfinished, skipped, absent].into_iter().flatten().collect()
 }
 
@@ -387,7 +385,8 @@ fn capital(words: &str) -> String {
 
 /// The machine, the versions, the sizes and the times, as pairs of a name and a value.
 fn facts(report: &RunReport) -> Vec<(&'static str, String)> {
-    let (model, labelled) = (&report.model, &report.labelled);
+    let RunReport { model, labelled, seconds, .. } = report;
+    let labelled = amount(labelled.n_train, labelled.n_train_available);
     vec![
         ("Images", report.dataset_description.clone()),
         ("Recipe", format!("{}, seed {}", report.recipe, report.seed)),
@@ -398,18 +397,8 @@ fn facts(report: &RunReport) -> Vec<(&'static str, String)> {
         ("Network", format!("{} parameters", count(model.parameters.unsigned_abs()))),
         ("Patches", patch_words(model)),
         ("Training", training_words(model)),
-        (
-            "Labelled images",
-            format!(
-                "{} training images and {}",
-                amount(labelled.n_train, labelled.n_train_available),
-                scored_images(report)
-            ),
-        ),
-        (
-            "Time",
-            format!("{} training, {} evaluation", duration(report.seconds.train), duration(report.seconds.evaluate)),
-        ),
+        ("Labelled images", format!("{labelled} training images and {}", scored_images(report))),
+        ("Time", format!("{} training, {} evaluation", duration(seconds.train), duration(seconds.evaluate))),
         ("Features", features(&report.features)),
         ("Speed", format!("{} patches/s", number(report.patches_per_s))),
         ("Peak memory", words::peak(report.peak_bytes)),

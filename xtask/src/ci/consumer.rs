@@ -78,23 +78,14 @@ fn share_build(folder: &Path, workspace: &Workspace) -> Outcome {
     let root = fs::read_to_string(&manifest).at(Code::Check, "read", &manifest)?;
     let path = folder.join("Cargo.toml");
     let own = fs::read_to_string(&path).at(Code::Check, "read", &path)?;
-    write(&path, &format!("{own}\n{}", profiles(&root)))
+    let profiles = profiles(&root).ok_or_else(|| Failure::check("Cargo.toml has no profiles"))?;
+    write(&path, &format!("{own}\n{profiles}"))
 }
 
 /// The `[profile.…]` tables of a manifest.
-fn profiles(manifest: &str) -> String {
-    let mut inside = false;
-    let mut kept = String::new();
-    for line in manifest.lines() {
-        if line.starts_with('[') {
-            inside = line.starts_with("[profile.");
-        }
-        if inside {
-            kept += line;
-            kept.push('\n');
-        }
-    }
-    kept
+fn profiles(manifest: &str) -> Option<String> {
+    let manifest: toml::Table = manifest.parse().ok()?;
+    Some(toml::Table::from_iter([("profile".to_owned(), manifest.get("profile")?.clone())]).to_string())
 }
 
 fn shell(line: &str, folder: &Path, workspace: &Workspace) -> Outcome {
@@ -132,6 +123,6 @@ mod tests {
     fn only_profiles_are_taken_over() {
         let manifest =
             "[workspace]\nmembers = []\n[profile.dev]\nopt-level = 1\n[lints]\na = 1\n[profile.release]\nx = 2\n";
-        assert_eq!(profiles(manifest), "[profile.dev]\nopt-level = 1\n[profile.release]\nx = 2\n");
+        assert_eq!(profiles(manifest).unwrap(), "[profile.dev]\nopt-level = 1\n\n[profile.release]\nx = 2\n");
     }
 }

@@ -133,6 +133,9 @@ pub(crate) enum Table {
     Patches,
     /// Seconds and memory of every recipe with a published figure
     Time,
+    /// The recipes that are asked for, where no table is
+    #[value(skip)]
+    Runs,
 }
 
 /// Numbers of patches of the table `patches`, where none are asked for.
@@ -145,7 +148,7 @@ const AT_ONCE: usize = 20;
 impl Table {
     /// Its name on the command line.
     pub(crate) fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+        self.to_possible_value().map_or("runs".to_owned(), |value| value.get_name().to_owned())
     }
 
     /// Its heading.
@@ -156,6 +159,7 @@ impl Table {
             Self::Transfer => "Transfer to other sets",
             Self::Patches => "Patches an image",
             Self::Time => "Time and memory",
+            Self::Runs => "Runs",
         }
     }
 
@@ -165,6 +169,7 @@ impl Table {
             Self::OneEpoch => &["one-epoch", "two-epochs", "one-epoch-200"],
             Self::Main => &["thirty-epochs", "thirty-epochs-200", "ten-epochs-200"],
             Self::Transfer | Self::Patches => &["one-epoch"],
+            Self::Runs => &[],
             Self::Time => {
                 &["one-epoch", "two-epochs", "one-epoch-200", "thirty-epochs", "thirty-epochs-200", "ten-epochs-200"]
             }

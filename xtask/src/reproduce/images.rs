@@ -219,7 +219,7 @@ mod tests {
         let script = format!(
             "#!/bin/sh\n[ \"$2\" = list ] && {{ echo '{listed}'; exit; }}\necho \"$@\" >> \"$(dirname \"$0\")/seen\"\n"
         );
-        process::write_script(&path, &script);
+        process::tests::write_script(&path, &script);
         let program = Program { path, commit: None, revision: String::new() };
         let refused = |name: &str, may_fetch| {
             let failure = set(name, Some("d")).fetch(may_fetch, &program, &workspace).unwrap_err();

@@ -158,7 +158,7 @@ fn stand_in(folder: &Path, evaluation: &str) -> Program {
         "#!/bin/sh\n[ \"$1\" = eval ] && {{ {evaluation}; }}\nfor out; do :; done\ncp {}/* \"$out\"\n",
         fixture.display()
     );
-    process::write_script(&path, &script);
+    process::tests::write_script(&path, &script);
     Program { path, commit: None, revision: String::new() }
 }
 

@@ -50,23 +50,17 @@ impl Folder {
     /// The largest set of which every file that its wheels list is here with the size they list.
     pub(crate) fn whole_set(&self) -> Option<Set> {
         check_version(&self.torch()).ok()?;
-        [Set::Full, Set::Small].into_iter().find(|set| set.wheels_beyond(None).iter().all(|wheel| self.is_whole(wheel)))
-    }
-
-    fn is_whole(&self, wheel: &str) -> bool {
-        self.is_whole_where(wheel, |_| true)
+        let is_whole = |wheel: &&str| self.is_whole_where(wheel, |_| true);
+        [Set::Full, Set::Small].into_iter().find(|set| set.wheels_beyond(None).iter().all(is_whole))
     }
 
     /// Whether those files of a wheel that count are here with the size that it lists.
     pub(crate) fn is_whole_where(&self, wheel: &str, counts: impl Fn(&str) -> bool) -> bool {
-        let Ok(record) = fs::read_to_string(self.dist_info(wheel).join("RECORD")) else { return false };
+        let (name, version) = name_and_version(wheel);
+        let folder = self.root.join(format!("{}-{version}.dist-info", name.replace('-', "_")));
+        let Ok(record) = fs::read_to_string(folder.join("RECORD")) else { return false };
         let mut files = record.lines().filter_map(listed).filter(|(path, _)| counts(path));
         files.all(|(path, size)| self.has(path, size))
-    }
-
-    fn dist_info(&self, wheel: &str) -> PathBuf {
-        let (name, version) = name_and_version(wheel);
-        self.root.join(format!("{}-{version}.dist-info", name.replace('-', "_")))
     }
 
     fn has(&self, path: &str, size: u64) -> bool {

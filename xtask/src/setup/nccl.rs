@@ -70,9 +70,9 @@ impl<'a> Object<'a> {
         let _held: File = self.setup.lock()?;
         if !is_made() {
             remove(&folder.join(STAMP))?;
-            let headers = Headers { folder: Folder::new(folder.join("headers")), setup: self.setup };
-            headers.provide()?;
-            self.compile(headers.folder.root(), &object)?;
+            let headers = Folder::new(folder.join("headers"));
+            self.provide_headers(&headers)?;
+            self.compile(headers.root(), &object)?;
             let stamp = folder.join(STAMP);
             fs::write(&stamp, expected).at(Code::Setup, "write", &stamp)?;
         }
@@ -109,30 +109,11 @@ impl<'a> Object<'a> {
         Ok(())
     }
 
-    fn includes(&self, headers: &Path) -> [PathBuf; 6] {
-        let (torch, nvidia) = (self.torch.join("include"), headers.join("nvidia"));
-        [
-            torch.join("torch/csrc/api/include"),
-            torch,
-            nvidia.join("cu13/include"),
-            nvidia.join("cu13/include/cccl"),
-            nvidia.join("nccl/include"),
-            // Names of libraries that the wheels above do not hold.
-            self.sources.join("nccl/absent"),
-        ]
-    }
-}
-
-/// The headers of NVIDIA's wheels.
-struct Headers<'a> {
-    folder: Folder,
-    setup: &'a Setup,
-}
-
-impl Headers<'_> {
-    fn provide(&self) -> Outcome {
-        let root = self.folder.root();
-        if self.are_whole() {
+    /// Fetches the headers of NVIDIA's wheels unless they are there.
+    fn provide_headers(&self, headers: &Folder) -> Outcome {
+        // With the sizes that the wheels list.
+        let are_whole = || NCCL_HEADERS.iter().all(|wheel| headers.is_whole_where(wheel, is_header));
+        if are_whole() {
             return Ok(());
         }
         let start = Instant::now();
@@ -145,10 +126,10 @@ impl Headers<'_> {
         eprintln!("fetching the headers of CUDA and NCCL ({NCCL_DOWNLOAD} to download)");
         pip.install(&NCCL_HEADERS, &fresh, &temporary)?;
         drop_all_but_headers(&fresh)?;
-        remove(root)?;
-        fs::rename(&fresh, root).at(Code::Setup, "move a folder to", root)?;
+        remove(headers.root())?;
+        fs::rename(&fresh, headers.root()).at(Code::Setup, "move a folder to", headers.root())?;
         remove(&partial)?;
-        if !self.are_whole() {
+        if !are_whole() {
             return Err(Failure::setup(
                 "pip left headers out of what it installed: run `cargo xtask setup --nccl` again",
             ));
@@ -157,9 +138,17 @@ impl Headers<'_> {
         Ok(())
     }
 
-    /// Whether every header that the wheels list is here with the size they list.
-    fn are_whole(&self) -> bool {
-        NCCL_HEADERS.iter().all(|wheel| self.folder.is_whole_where(wheel, is_header))
+    fn includes(&self, headers: &Path) -> [PathBuf; 6] {
+        let (torch, nvidia) = (self.torch.join("include"), headers.join("nvidia"));
+        [
+            torch.join("torch/csrc/api/include"),
+            torch,
+            nvidia.join("cu13/include"),
+            nvidia.join("cu13/include/cccl"),
+            nvidia.join("nccl/include"),
+            // Names of libraries that the wheels above do not hold.
+            self.sources.join("nccl/absent"),
+        ]
     }
 }
 

@@ -1,7 +1,7 @@
 //! The task against a `python3` that stands in for the real one: it installs small files and counts its calls.
 
 use super::*;
-use crate::process::write_script;
+use crate::process::tests::write_script;
 
 /// Answers `-m pip --version`, and fills the target folder as pip would, list of files included.
 const FAKE_PIP: &str = r#"#!/bin/sh

@@ -85,7 +85,9 @@ fn trial(cell: &Cell, slot: &Slot, program: &Program) -> Option<Rate> {
     for change in [format!("n_patches={n}"), format!("batch_size={b}"), "memory=whole".to_owned()] {
         command.arg("--set").arg(format!("training.{change}"));
     }
-    slot.add_to(&mut command);
+    let mut one = slot.clone();
+    one.ranks = 1;
+    one.add_to(&mut command);
     let output = command.arg("--json").arg(&file).output().ok()?;
     let text = fs::read_to_string(&file).ok();
     let _ = fs::remove_file(&file);

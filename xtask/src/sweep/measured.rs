@@ -17,7 +17,6 @@ use empssl_report::words;
 
 use super::plan::{Cell, Group, Plan, Target};
 use crate::process;
-use crate::reproduce::args::Table;
 use crate::reproduce::program::Program;
 
 /// More charts of one kind than this hide what they show.
@@ -26,8 +25,8 @@ const MAX_CHARTS: usize = 12;
 /// What is there now; `folder` is the sweep's.
 pub(crate) fn report(plan: &Plan, title: &str, command: &str, program: &Program, folder: &Path) -> SweepReport {
     let tables = plan.tables.iter().map(|table| SweepTable {
-        name: table.table.map_or("runs".to_owned(), Table::name),
-        title: table.table.map_or("Runs", |table| table.title()).to_owned(),
+        name: table.table.name(),
+        title: table.table.title().to_owned(),
         rows: table.groups.iter().flat_map(|group| rows(plan, group)).collect(),
     });
     let cells: Vec<_> = plan.cells.iter().map(|cell| cell_report(cell, folder)).collect();

@@ -56,8 +56,7 @@ pub(crate) struct Group {
 
 /// A table of the report.
 pub(crate) struct TablePlan {
-    /// Nothing where runs were asked for by their recipes.
-    pub(crate) table: Option<Table>,
+    pub(crate) table: Table,
     pub(crate) groups: Vec<Group>,
 }
 
@@ -80,10 +79,8 @@ impl Plan {
     /// Lays out what was asked for; the program opens every set once for every recipe.
     pub(crate) fn new(request: &Request, program: &Program, workspace: &Workspace) -> Outcome<Self> {
         let mut planner = Planner { request, program, workspace, outlines: Vec::new(), cells: Vec::new() };
-        let tables = match request.tables.is_empty() {
-            true => vec![planner.table(None)?],
-            false => request.tables.iter().map(|&table| planner.table(Some(table))).collect::<Outcome<_>>()?,
-        };
+        let wanted = if request.tables.is_empty() { &[Table::Runs] } else { &request.tables[..] };
+        let tables = wanted.iter().map(|&table| planner.table(table)).collect::<Outcome<_>>()?;
         let mut cells = planner.cells;
         // So that every row of a table has a figure early.
         cells.sort_by_key(|cell| cell.seed);
@@ -110,16 +107,12 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn table(&mut self, table: Option<Table>) -> Outcome<TablePlan> {
+    fn table(&mut self, table: Table) -> Outcome<TablePlan> {
         let request = self.request;
         let mut groups = Vec::new();
         for set in &request.sets {
             for (recipe, file) in self.recipes(table, set)? {
-                let variants = match table {
-                    Some(table) => table.variants(&request.args.set, &request.args.sweep.patches),
-                    None => vec![request.args.set.clone()],
-                };
-                for changes in variants {
+                for changes in table.variants(&request.args.set, &request.args.sweep.patches) {
                     groups.push(self.group(table, set, &recipe, &file, changes)?);
                 }
             }
@@ -128,37 +121,31 @@ impl Planner<'_> {
     }
 
     /// The recipes of a table that a set has, or those that were asked for.
-    fn recipes(&self, table: Option<Table>, set: &ImageSet) -> Outcome<Vec<(String, PathBuf)>> {
+    fn recipes(&self, table: Table, set: &ImageSet) -> Outcome<Vec<(String, PathBuf)>> {
         let (request, workspace) = (self.request, self.workspace);
         let find = |recipe: &str| Ok((recipe.to_owned(), recipe_file(&set.name, recipe, workspace)?));
-        let Some(table) = table.filter(|_| request.recipes.is_empty()) else {
+        if !request.recipes.is_empty() {
             return request.recipes.iter().map(|recipe| find(recipe)).collect();
-        };
-        let found: Vec<_> = table.recipes().iter().filter_map(|recipe| find(recipe).ok()).collect();
-        match found.is_empty() {
-            false => Ok(found),
-            true => Err(Failure::usage(format!(
-                "configs/{}/ has none of the recipes of the table {} ({}): name one with --recipe",
-                set.name,
-                table.name(),
-                table.recipes().join(", ")
-            ))),
         }
+        let found: Vec<_> = table.recipes().iter().filter_map(|recipe| find(recipe).ok()).collect();
+        if found.is_empty() {
+            let (set, name, recipes) = (&set.name, table.name(), table.recipes().join(", "));
+            let lacks = format!("configs/{set}/ has none of the recipes of the table {name} ({recipes})");
+            return Err(Failure::usage(format!("{lacks}: name one with --recipe")));
+        }
+        Ok(found)
     }
 
     fn group(
         &mut self,
-        table: Option<Table>,
+        table: Table,
         set: &ImageSet,
         recipe: &str,
         file: &Path,
         changes: Vec<String>,
     ) -> Outcome<Group> {
         let outline = self.outline(set, file, &changes)?;
-        let targets = match table {
-            Some(Table::Transfer) => self.targets(set)?,
-            _ => Vec::new(),
-        };
+        let targets = if table == Table::Transfer { self.targets(set)? } else { Vec::new() };
         let mut keys = Vec::new();
         for seed in self.request.seeds() {
             let key = key(&outline, seed, &self.program.revision, self.request);
@@ -194,7 +181,7 @@ impl Planner<'_> {
         }
         let mut targets = Vec::new();
         for other in others {
-            let (_, file) = self.recipes(Some(Table::Transfer), &other)?.remove(0);
+            let (_, file) = self.recipes(Table::Transfer, &other)?.remove(0);
             let outline = self.outline(&other, &file, &[])?;
             let key = digest(&outline.data.fingerprints)[..KEY_DIGITS].to_owned();
             targets.push(Target { set: other, key, cost: outline.feature_cost(1) });

@@ -1,14 +1,14 @@
 //! Running cells: each slot takes the next cell that nobody has taken and does whatever is still missing in its folder, one
-//! program after the other.
+//! program after the other. Where the driver of a GPU tells its power, the energy of each program is measured besides.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use empssl_report::metrics::Progress;
@@ -17,7 +17,6 @@ use empssl_report::sweep::Status;
 use empssl_report::words;
 
 use super::cell::{Joules, State, Step};
-use super::energy::Meter;
 use super::plan::Cell;
 use super::slots::Slot;
 use crate::failure::{Code, Context, Failure, Outcome};
@@ -39,8 +38,6 @@ pub(crate) struct Runner<'a> {
     pub(crate) program: &'a Program,
     pub(crate) args: &'a Args,
     pub(crate) interrupts: &'a (dyn Fn() -> usize + Sync),
-    /// Takes lines for the reader.
-    pub(crate) print: &'a (dyn Fn(&str) + Sync),
 }
 
 impl Runner<'_> {
@@ -51,7 +48,7 @@ impl Runner<'_> {
             while (self.interrupts)() == 0 {
                 let Some(cell) = cells.get(next.fetch_add(1, Ordering::SeqCst)) else { return };
                 if let Err(failure) = self.run(cell, slot) {
-                    (self.print)(&format!("{}: FAILED: {failure}", cell.name));
+                    eprintln!("{}: FAILED: {failure}", cell.name);
                 }
                 let _one_at_a_time = talking.lock();
                 ended();
@@ -67,7 +64,7 @@ impl Runner<'_> {
     /// Does what is missing of a cell, and returns how far it came. Only what concerns the cell's own files fails.
     fn run(&self, cell: &Cell, slot: &Slot) -> Outcome<Status> {
         let held = cell.lock(|| {
-            (self.print)(&format!("{}: waiting for a program that an earlier sweep left running there", cell.name));
+            eprintln!("{}: waiting for a program that an earlier sweep left running there", cell.name);
         })?;
         let mut state = cell.state();
         if cell.is_done() || (state.status == Status::Failed && !self.args.sweep.retry) {
@@ -82,7 +79,7 @@ impl Runner<'_> {
         cell.write_state(&state)?;
         if let Some(error) = &state.error {
             let log = workspace::from_here(&cell.join("log.txt"));
-            (self.print)(&format!("{}: FAILED: {error} ({})", cell.name, log.display()));
+            eprintln!("{}: FAILED: {error} ({})", cell.name, log.display());
         }
         Ok(state.status)
     }
@@ -120,7 +117,7 @@ impl Runner<'_> {
         let mut command = self.program.command();
         command.args(["runs", "--clean"]).arg(workspace::from_here(&cell.folder));
         if let Err(failure) = process::output(&mut command) {
-            (self.print)(&format!("warning: {}: its features stay on the disk: {failure}", cell.name));
+            eprintln!("warning: {}: its features stay on the disk: {failure}", cell.name);
         }
     }
 
@@ -129,9 +126,6 @@ impl Runner<'_> {
         let slot = &if step.is_training() { slot.clone() } else { slot.first() };
         let mut command = self.command(cell, slot, step)?;
         let log = cell.join("log.txt");
-        let noted = File::options().create(true).append(true).open(&log);
-        let noted = noted.and_then(|mut log| writeln!(log, "$ {}", process::shown(&command)));
-        noted.at(Code::Child, "write", &log)?;
         let meter = slot.gpu.as_deref().and_then(|gpu| Meter::start(NVIDIA_SMI, gpu));
         let mut printed = Instant::now();
         let mut watch = || {
@@ -183,7 +177,6 @@ impl Runner<'_> {
             command.arg("--deterministic");
         }
         slot.add_to(&mut command);
-        slot.add_ranks(&mut command);
         Ok(command)
     }
 
@@ -196,13 +189,13 @@ impl Runner<'_> {
             Step::Score(state) => scored(cell.report(*state)),
             Step::Transfer(target) => format!("on {}: {}", target.set.name, scored(cell.transfer_report(target))),
         };
-        (self.print)(&format!("{}: {text}", cell.name));
+        eprintln!("{}: {text}", cell.name);
     }
 
     fn print_progress(&self, cell: &Cell, step: &Step) {
         if let (true, Some((Progress { step: done, seconds }, of))) = (step.is_training(), cell.progress()) {
             let left = words::duration(seconds / done.max(1) as f64 * of.saturating_sub(done) as f64);
-            (self.print)(&format!("{}: step {done} of {of}, about {left} of training left", cell.name));
+            eprintln!("{}: step {done} of {of}, about {left} of training left", cell.name);
         }
     }
 }
@@ -249,7 +242,8 @@ fn run(
     interrupts: &dyn Fn() -> usize,
     watch: &mut dyn FnMut(),
 ) -> Outcome<End> {
-    let output = File::options().create(true).append(true).open(log).at(Code::Child, "write", log)?;
+    let mut output = File::options().create(true).append(true).open(log).at(Code::Child, "write", log)?;
+    writeln!(output, "$ {}", process::shown(command)).at(Code::Child, "write", log)?;
     let from = fs::metadata(log).map_or(0, |found| found.len());
     let duplicate = |file: &File| file.try_clone().at(Code::Child, "use", log);
     command.stdin(duplicate(held)?).stdout(duplicate(&output)?).stderr(output).process_group(0);
@@ -292,12 +286,60 @@ fn last_words(log: &Path, from: u64) -> Option<String> {
     error.or_else(|| lines.next()).map(str::to_owned)
 }
 
+/// Between two readings of a GPU's power.
+const READ_EVERY: Duration = Duration::from_millis(500);
+
+/// The time of a reading, and watts.
+type Reading = (Instant, f64);
+
+/// Reads the power of GPUs until it is asked for the sum.
+pub(crate) struct Meter {
+    n_gpus: usize,
+    tool: Child,
+    reader: JoinHandle<Vec<Reading>>,
+}
+
+impl Meter {
+    /// Begins to read the power of a GPU, or of several with commas between them; nothing where the tool is not there.
+    pub(crate) fn start(tool: &str, gpu: &str) -> Option<Self> {
+        let mut command = Command::new(tool);
+        command.args(["--query-gpu=power.draw", "--format=csv,noheader,nounits"]);
+        command.arg(format!("--id={gpu}")).arg(format!("--loop-ms={}", READ_EVERY.as_millis()));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut tool = command.spawn().ok()?;
+        let lines = BufReader::new(tool.stdout.take()?).lines();
+        let readings = lines.map_while(Result::ok).filter_map(|line| Some((Instant::now(), watts(&line)?)));
+        let reader = thread::spawn(move || readings.collect());
+        Some(Self { n_gpus: gpu.split(',').count(), tool, reader })
+    }
+
+    /// Joules from the first reading to the last; nothing from fewer than two of each GPU.
+    pub(crate) fn stop(mut self) -> Option<f64> {
+        // It may have ended by itself, which leaves nothing to do.
+        let _ = self.tool.kill();
+        let _ = self.tool.wait();
+        joules(&self.reader.join().ok()?, self.n_gpus)
+    }
+}
+
+/// One line of the tool; a GPU that does not tell prints words.
+fn watts(line: &str) -> Option<f64> {
+    line.trim().parse().ok().filter(|watts: &f64| watts.is_finite())
+}
+
+/// The power between two readings of a GPU is taken to be their mean; the tool tells of one GPU after the other.
+fn joules(readings: &[Reading], n_gpus: usize) -> Option<f64> {
+    let between = |[(from, before), (to, after)]: [&Reading; 2]| (*to - *from).as_secs_f64() * (before + after) / 2.0;
+    let earlier_and_later = readings.iter().zip(readings.iter().skip(n_gpus));
+    (readings.len() >= 2 * n_gpus).then(|| earlier_and_later.map(|(a, b)| between([a, b])).sum())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Runs a script in a folder of its own, where it may leave files.
-    fn run_script(script: &str, interrupts: impl Fn(&Path) -> usize) -> (End, String) {
+    /// Runs a script in a folder of its own, where it may leave files, and returns the lines of the log but for the command.
+    fn run_script(script: &str, interrupts: impl Fn(&Path) -> usize) -> (End, Vec<String>) {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log.txt");
         fs::write(&log, "error: of another program\n").unwrap();
@@ -305,7 +347,8 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", script]).current_dir(folder.path());
         let end = run(&mut command, &log, &held, &|| interrupts(folder.path()), &mut || ()).unwrap();
-        (end, fs::read_to_string(&log).unwrap())
+        let log = fs::read_to_string(&log).unwrap();
+        (end, log.lines().filter(|line| !line.starts_with("$ ")).map(str::to_owned).collect())
     }
 
     #[test]
@@ -314,7 +357,7 @@ mod tests {
         assert_eq!(run_script("echo hello", quiet).0, End::Done);
         let (end, log) = run_script("echo a; echo 'error: no images' >&2; echo b; exit 3", quiet);
         assert_eq!(end, End::Failed("no images".to_owned()));
-        assert_eq!(log, "error: of another program\na\nerror: no images\nb\n");
+        assert_eq!(log, ["error: of another program", "a", "error: no images", "b"]);
         assert_eq!(run_script("exit 7", quiet).0, End::Failed("it ended with code 7".to_owned()));
         assert_eq!(run_script("exit 130", quiet).0, End::Stopped);
         assert!(matches!(run_script("kill -9 $$", quiet).0, End::Failed(why) if why.contains("signal 9")));
@@ -326,10 +369,39 @@ mod tests {
         let once = "trap 'echo caught; exit 130' TERM; : > ready; while :; do sleep 0.05; done";
         let (end, log) = run_script(once, ready);
         assert_eq!(end, End::Stopped);
-        assert_eq!(log.matches("caught").count(), 1);
+        assert_eq!(log.iter().filter(|line| *line == "caught").count(), 1);
         let asked = AtomicUsize::new(0);
         let deaf = "trap '' TERM; : > ready; while :; do sleep 0.05; done";
         let rising = |folder: &Path| ready(folder) * (1 + asked.fetch_add(1, Ordering::SeqCst) / 5);
         assert_eq!(run_script(deaf, rising).0, End::Stopped);
+    }
+
+    #[test]
+    fn power_is_summed_over_time() {
+        let start = Instant::now();
+        let at = |seconds: u64, watts: f64| (start + Duration::from_secs(seconds), watts);
+        let one = [at(0, 100.0), at(2, 300.0), at(3, 300.0)];
+        assert_eq!(joules(&one, 1), Some(400.0 + 300.0));
+        assert_eq!((joules(&one[..1], 1), joules(&one, 2)), (None, None));
+        let two = [at(0, 100.0), at(0, 10.0), at(2, 300.0), at(2, 10.0), at(3, 300.0), at(3, 30.0)];
+        assert_eq!(joules(&two, 2), Some(400.0 + 300.0 + 20.0 + 20.0));
+        assert_eq!([" 71.25", "[N/A]", "nan"].map(watts), [Some(71.25), None, None]);
+    }
+
+    #[test]
+    fn a_tool_that_tells_is_read_and_one_that_is_missing_or_silent_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, body: &str| {
+            let path = folder.path().join(name);
+            process::tests::write_script(&path, &format!("#!/bin/sh\n{body}\n"));
+            path.display().to_string()
+        };
+        let telling = write("telling", "[ \"$3\" = --id=1 ] && while echo 50.0; do sleep 0.02; done");
+        let meter = Meter::start(&telling, "1").unwrap();
+        thread::sleep(Duration::from_millis(300));
+        let joules = meter.stop().unwrap();
+        assert!((2.0..50.0).contains(&joules), "50 W for less than a third of a second: {joules} J");
+        assert_eq!(Meter::start(&write("silent", "echo '[N/A]'"), "0").unwrap().stop(), None);
+        assert!(Meter::start("no-such-tool-here", "0").is_none());
     }
 }

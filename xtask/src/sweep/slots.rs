@@ -112,7 +112,7 @@ fn groups_of_gpus(args: &Args, machine: &Machine) -> Outcome<Vec<Slot>> {
 
 impl Slot {
     /// The device that was asked for, with all processors.
-    fn of(args: &Args) -> Self {
+    pub(crate) fn of(args: &Args) -> Self {
         let (device, ranks) = (args.device.clone(), args.gpus.into());
         Self { name: String::new(), device, gpu: None, ranks, threads: None, workers: args.workers }
     }
@@ -131,7 +131,8 @@ impl Slot {
             // Numbers then mean the same to CUDA as to the driver's own tools.
             command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID").env("CUDA_VISIBLE_DEVICES", gpu);
         }
-        for (flag, count) in [("--threads", self.threads), ("--workers", self.workers)] {
+        let ranks = (self.ranks > 1).then_some(self.ranks);
+        for (flag, count) in [("--threads", self.threads), ("--workers", self.workers), ("--nproc", ranks)] {
             if let Some(count) = count {
                 command.args([flag, &count.to_string()]);
             }
@@ -143,13 +144,6 @@ impl Slot {
         let gpu = self.gpu.as_ref().and_then(|gpus| gpus.split(',').next()).map(str::to_owned);
         let threads = self.threads.map(|threads| threads * self.ranks);
         Self { gpu, threads, ranks: 1, ..self.clone() }
-    }
-
-    /// The processes that share a training.
-    pub(crate) fn add_ranks(&self, command: &mut Command) {
-        if self.ranks > 1 {
-            command.args(["--nproc", &self.ranks.to_string()]);
-        }
     }
 }
 
@@ -169,7 +163,6 @@ mod tests {
         let shown = |slot: Slot| {
             let mut command = Command::new("empssl");
             slot.add_to(&mut command);
-            slot.add_ranks(&mut command);
             let envs = command.get_envs().filter(|(name, _)| *name == "CUDA_VISIBLE_DEVICES");
             let env = envs.map(|(_, value)| value.unwrap().to_string_lossy().into_owned()).next();
             format!("{} [{}]", process::shown(&command), env.unwrap_or_default())

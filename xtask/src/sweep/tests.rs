@@ -82,7 +82,7 @@ impl Bed {
             fs::write(workspace.join(format!("configs/synthetic/{recipe}.toml")), "").unwrap();
         }
         let path = folder.path().join("empssl");
-        process::write_script(&path, STAND_IN);
+        process::tests::write_script(&path, STAND_IN);
         Self { program: Program { path, commit: None, revision: "r".to_owned() }, workspace, folder }
     }
 
