@@ -20,20 +20,18 @@ fn records(path: &Path, last_step: u64) -> Result<Vec<(String, Progress)>, CliEr
     for (index, line) in text.lines().enumerate() {
         let record = serde_json::from_str::<Progress>(line).ok();
         let expected = kept.last().map_or(1, |(_, last)| last.step + 1);
-        match record.filter(|record| record.step >= expected) {
-            Some(record) if record.step > last_step => break,
+        match (record.filter(|record| record.step >= expected), damage) {
+            (Some(record), _) if record.step > last_step => break,
+            (Some(record), None) => kept.push((line.to_owned(), record)),
             // What follows a damaged line is needed: the damage is not the end of a line that a kill cut short.
-            Some(_) if damage.is_some() => return Err(damaged_line(path, damage.unwrap_or(index))),
-            Some(record) => kept.push((line.to_owned(), record)),
-            None => damage = damage.or(Some(index)),
+            (Some(_), Some(index)) => {
+                let reason = format!("line {} is damaged or out of order; mend or remove it", index + 1);
+                return Err(CliError::file("cannot go on with", path, reason));
+            }
+            (None, _) => damage = damage.or(Some(index)),
         }
     }
     Ok(kept)
-}
-
-fn damaged_line(path: &Path, index: usize) -> CliError {
-    let reason = format!("line {} is damaged or out of order; mend or remove it", index + 1);
-    CliError::file("cannot go on with", path, reason)
 }
 
 /// Drops the lines of a metrics file that lie after `last_step`, and a line cut short by a kill; returns the seconds of
