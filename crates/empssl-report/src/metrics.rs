@@ -48,7 +48,7 @@ pub struct Progress {
 }
 
 /// Figures of a line that belong to no term of the loss.
-const NO_TERMS: [&str; 3] = ["epoch", "patches_per_s", "seconds"];
+const NO_TERMS: [&str; 4] = ["epoch", "patches_per_s", "waited", "seconds"];
 
 impl Step {
     /// A term of the loss.
