@@ -75,11 +75,43 @@ pub enum Block {
 
 impl Block {
     /// Channels that a block of `planes` inner channels puts out, as a multiple of `planes`.
-    pub(crate) fn expansion(self) -> i64 {
+    fn expansion(self) -> i64 {
         match self {
             Block::Basic => 1,
             Block::Bottleneck => 4,
         }
+    }
+}
+
+/// The shape of a convolution.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConvShape {
+    pub(crate) from: i64,
+    pub(crate) to: i64,
+    pub(crate) kernel: i64,
+    pub(crate) stride: i64,
+}
+
+/// The convolutions of a residual block.
+pub(crate) struct BlockShape {
+    /// One after the other.
+    pub(crate) convs: Vec<ConvShape>,
+    /// That of the shortcut, where the block changes the shape.
+    pub(crate) shortcut: Option<ConvShape>,
+}
+
+impl BlockShape {
+    fn new(block: Block, from: i64, planes: i64, stride: i64) -> Self {
+        let out = planes * block.expansion();
+        let conv = |from, to, kernel, stride| ConvShape { from, to, kernel, stride };
+        let convs = match block {
+            Block::Basic => vec![conv(from, planes, 3, stride), conv(planes, planes, 3, 1)],
+            Block::Bottleneck => {
+                vec![conv(from, planes, 1, 1), conv(planes, planes, 3, stride), conv(planes, out, 1, 1)]
+            }
+        };
+        let shortcut = (stride != 1 || from != out).then(|| conv(from, out, 1, stride));
+        Self { convs, shortcut }
     }
 }
 
@@ -146,6 +178,30 @@ impl ResNetConfig {
     /// The width of the pooled output.
     pub fn width(&self) -> i64 {
         self.base_width * 8 * self.block.expansion()
+    }
+
+    /// The convolution of the stem.
+    pub(crate) fn stem_conv(&self) -> ConvShape {
+        let (kernel, stride) = match self.stem {
+            Stem::Cifar | Stem::CifarPadded => (3, 1),
+            Stem::TinyImagenet | Stem::Imagenet => (7, 2),
+        };
+        ConvShape { from: 3, to: self.base_width, kernel, stride }
+    }
+
+    /// The blocks of each stage.
+    pub(crate) fn blocks(&self) -> [Vec<BlockShape>; 4] {
+        let mut from = self.base_width;
+        std::array::from_fn(|stage| {
+            let planes = self.base_width << stage;
+            let block = |index| {
+                let stride = if stage > 0 && index == 0 { 2 } else { 1 };
+                let block = BlockShape::new(self.block, from, planes, stride);
+                from = planes * self.block.expansion();
+                block
+            };
+            (0..self.layers[stage]).map(block).collect()
+        })
     }
 
     fn check(&self) -> Result<(), ModelError> {

@@ -1,13 +1,11 @@
 //! How large a network is before it is built: parameters, what a patch keeps in memory while it trains, and what it
 //! costs to compute.
 
-use crate::config::{Block, NetworkConfig, ResNetConfig, Stem};
+use crate::config::{BlockShape, ConvShape, NetworkConfig, ResNetConfig, Stem};
 
 /// A convolution of the backbone, with the side of the maps it puts out for a given patch.
 struct ConvSize {
-    from: i64,
-    to: i64,
-    kernel: i64,
+    shape: ConvShape,
     side: i64,
 }
 
@@ -33,7 +31,7 @@ impl NetworkConfig {
             .stages(1)
             .iter()
             .flat_map(|stage| &stage.convs)
-            .map(|c| c.from * c.to * c.kernel * c.kernel + 2 * c.to)
+            .map(|ConvSize { shape, .. }| shape.to * (shape.from * shape.kernel * shape.kernel + 2))
             .sum::<i64>();
         let (w, h, d) = (self.resnet.width(), self.hidden, self.projection);
         // Linear and norm of the pre-feature layer, linear and norm of the projector's hidden layer, its last linear.
@@ -67,68 +65,43 @@ struct StageSize {
 
 impl ConvSize {
     fn elements(&self) -> i64 {
-        self.to * self.side * self.side
+        self.shape.to * self.side * self.side
     }
 
     /// Each number put out sums over the kernel and the channels.
     fn products(&self) -> i64 {
-        self.elements() * self.from * self.kernel * self.kernel
+        self.elements() * self.shape.from * self.shape.kernel * self.shape.kernel
     }
 }
 
 impl ResNetConfig {
     /// Stem and residual stages, for patches of side `side`.
     fn stages(&self, side: i64) -> Vec<StageSize> {
-        let input = 3 * side * side;
-        let (kernel, side) = match self.stem {
-            Stem::Cifar => (3, side),
-            Stem::CifarPadded => (3, side + 2),
-            Stem::TinyImagenet | Stem::Imagenet => (7, halved(side)),
-        };
-        let conv = ConvSize { from: 3, to: self.base_width, kernel, side };
-        let mut side = if self.stem.pools() { halved(side) } else { side };
-        let mut from = self.base_width;
-        let mut stages = vec![StageSize { input, convs: vec![conv] }];
-        for index in 0..self.layers.len() {
-            stages.push(StageSize { input: from * side * side, convs: self.convs(index, &mut from, &mut side) });
+        let (input, stem) = (3 * side * side, self.stem_conv());
+        let wider = if self.stem == Stem::CifarPadded { 2 } else { 0 };
+        let mut side = strided(side, stem.stride) + wider;
+        let mut stages = vec![StageSize { input, convs: vec![ConvSize { shape: stem, side }] }];
+        side = if self.stem.pools() { strided(side, 2) } else { side };
+        let mut from = stem.to;
+        for blocks in self.blocks() {
+            let (input, mut convs) = (from * side * side, Vec::new());
+            for BlockShape { convs: inner, shortcut } in blocks {
+                convs.extend(shortcut.map(|shape| ConvSize { shape, side: strided(side, shape.stride) }));
+                for shape in inner {
+                    side = strided(side, shape.stride);
+                    convs.push(ConvSize { shape, side });
+                    from = shape.to;
+                }
+            }
+            stages.push(StageSize { input, convs });
         }
         stages
     }
-
-    /// The convolutions of a residual stage that takes `from` channels of side `side`, which become what it puts out.
-    fn convs(&self, index: usize, from: &mut i64, side: &mut i64) -> Vec<ConvSize> {
-        let planes = self.base_width << index;
-        let out = planes * self.block.expansion();
-        let mut convs = Vec::new();
-        for block in 0..self.layers[index] {
-            let strided = block == 0 && index > 0;
-            let inner = if strided { halved(*side) } else { *side };
-            if strided || *from != out {
-                convs.push(ConvSize { from: *from, to: out, kernel: 1, side: inner });
-            }
-            convs.extend(self.block.convs(*from, planes, *side, inner));
-            (*from, *side) = (out, inner);
-        }
-        convs
-    }
 }
 
-impl Block {
-    /// The convolutions of one block, which turns maps of side `before` into maps of side `after`.
-    fn convs(self, from: i64, planes: i64, before: i64, after: i64) -> Vec<ConvSize> {
-        let conv = |from, to, kernel, side| ConvSize { from, to, kernel, side };
-        match self {
-            Block::Basic => vec![conv(from, planes, 3, after), conv(planes, planes, 3, after)],
-            Block::Bottleneck => {
-                vec![conv(from, planes, 1, before), conv(planes, planes, 3, after), conv(planes, 4 * planes, 1, after)]
-            }
-        }
-    }
-}
-
-/// The side after a stride of 2 with the padding that ResNets use.
-fn halved(side: i64) -> i64 {
-    (side + 1) / 2
+/// The side after a convolution or pooling with the padding that ResNets use.
+fn strided(side: i64, stride: i64) -> i64 {
+    (side + stride - 1) / stride
 }
 
 #[cfg(test)]

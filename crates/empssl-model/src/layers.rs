@@ -5,6 +5,7 @@ use std::fmt;
 use tch::{Device, Kind, Tensor};
 
 use crate::arithmetic::Compute;
+use crate::config::ConvShape;
 use crate::init;
 use crate::scope::Scope;
 use crate::script::{self, ScriptModule};
@@ -101,36 +102,22 @@ pub(crate) struct Conv {
     padding: i64,
 }
 
-/// The shape of a convolution.
-#[derive(Clone, Copy)]
-pub(crate) struct ConvShape {
-    pub(crate) from: i64,
-    pub(crate) to: i64,
-    pub(crate) kernel: i64,
-    pub(crate) stride: i64,
-}
-
-impl ConvShape {
-    fn weight(self) -> [i64; 4] {
-        [self.to, self.from, self.kernel, self.kernel]
-    }
-}
-
 impl Conv {
     /// With torchvision's initial weights.
     pub(crate) fn new(scope: &mut Scope<'_>, name: &str, shape: ConvShape) -> Self {
-        Self::with_weight(scope, name, shape, init::kaiming_normal_fan_out(shape.weight()))
+        Self::with_weight(scope, name, shape, init::kaiming_normal_fan_out)
     }
 
     /// With the initial weights of a plain `nn.Conv2d`.
     pub(crate) fn new_plain(scope: &mut Scope<'_>, name: &str, shape: ConvShape) -> Self {
         let fan_in = shape.from * shape.kernel * shape.kernel;
-        Self::with_weight(scope, name, shape, init::default_uniform(&shape.weight(), fan_in))
+        Self::with_weight(scope, name, shape, |size| init::default_uniform(&size, fan_in))
     }
 
-    fn with_weight(scope: &mut Scope<'_>, name: &str, shape: ConvShape, drawn: Tensor) -> Self {
-        let weight = scope.sub(name).parameter("weight", drawn);
-        Self { weight, stride: shape.stride, padding: shape.kernel / 2 }
+    fn with_weight(scope: &mut Scope<'_>, name: &str, shape: ConvShape, draw: impl FnOnce([i64; 4]) -> Tensor) -> Self {
+        let ConvShape { from, to, kernel, stride } = shape;
+        let weight = scope.sub(name).parameter("weight", draw([to, from, kernel, kernel]));
+        Self { weight, stride, padding: kernel / 2 }
     }
 
     /// With so many pixels of zeros around its input.

@@ -128,18 +128,6 @@ impl Network {
         self.projector.forward(&self.pre_feature.forward(&ResNet::pool(x, pass), pass), pass)
     }
 
-    pub(crate) fn resnet(&self) -> &ResNet {
-        &self.resnet
-    }
-
-    pub(crate) fn pre_feature_script(&self) -> ScriptModule {
-        self.pre_feature.script()
-    }
-
-    pub(crate) fn projector_script(&self) -> ScriptModule {
-        self.projector.script()
-    }
-
     fn pass(&self, mode: Mode) -> Pass<'_> {
         Pass { mode, compute: self.compute, shared: self.shared.as_deref() }
     }
@@ -232,15 +220,36 @@ impl Network {
         state::load(self.registry.state(), &state::without_module_prefix(given))
     }
 
-    /// Copies a torchvision ResNet's weights into the backbone, as strictly as [`Self::load_state_dict`] does.
+    /// A part of the network as a TorchScript module.
     ///
-    /// The classifier that such a file may hold (`fc.weight` and `fc.bias`) has no place here and is left out.
-    ///
-    /// # Errors
-    /// [`ModelError::State`], which names every key at fault.
-    pub fn load_backbone_state_dict(&mut self, given: &[(String, Tensor)]) -> Result<(), ModelError> {
-        let given = state::without_classifier(state::without_module_prefix(given));
-        state::load(&state::backbone_part(self.registry.state()), &given)
+    /// `forward` takes patches `[N, 3, s, s]` of its own type from -1 to 1 and gives the pooled output of the backbone
+    /// `[N, width]`, the encoder's features `[N, h]`, or of the full network features and projections `[N, d]` as a pair.
+    /// `prepare` makes such patches from pixels of 0 to 255. Parameters and buffers carry the names of
+    /// [`Self::backbone_state_dict`] in the first case and of [`Self::state_dict`] in the others, and share their memory
+    /// with the network.
+    pub fn script(&self, portion: Portion) -> ScriptModule {
+        let backbone = self.resnet.script();
+        if portion == Portion::Backbone {
+            return ScriptModule { source: backbone.source.clone() + &script::prepare("conv1"), ..backbone };
+        }
+        let mut children =
+            vec![("backbone".to_owned(), backbone), ("pre_feature".to_owned(), self.pre_feature.script())];
+        let features = "self.pre_feature.forward(self.backbone.forward(x))";
+        let forward = if portion == Portion::Full {
+            children.push(("projection".to_owned(), self.projector.script()));
+            let lines = [format!("features = {features}")];
+            script::method(
+                "forward",
+                "x: Tensor",
+                "Tuple[Tensor, Tensor]",
+                &lines,
+                "features, self.projection.forward(features)",
+            )
+        } else {
+            script::function(&[], features)
+        };
+        let class = if portion == Portion::Full { "Network" } else { "Encoder" };
+        ScriptModule { children, ..ScriptModule::new(class, forward + &script::prepare("backbone.conv1")) }
     }
 }
 

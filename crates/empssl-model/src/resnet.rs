@@ -5,8 +5,8 @@
 
 use tch::{Kind, Tensor};
 
-use crate::config::{Block, ResNetConfig, Stem};
-use crate::layers::{BatchNorm, Conv, ConvShape, Pass};
+use crate::config::{BlockShape, ResNetConfig, Stem};
+use crate::layers::{BatchNorm, Conv, Pass};
 use crate::scope::Scope;
 use crate::script::{self, ScriptModule};
 
@@ -27,16 +27,12 @@ pub(crate) struct Stage {
 
 impl ResNet {
     pub(crate) fn new(mut scope: Scope<'_>, config: &ResNetConfig) -> Self {
-        let width = config.base_width;
         let conv = stem_conv(&mut scope, config);
-        let norm = BatchNorm::new(scope.sub("bn1"), width);
-        let mut from = width;
-        let stages = std::array::from_fn(|i| {
-            let planes = width << i;
-            let stride = if i == 0 { 1 } else { 2 };
-            let stage = Stage::new(scope.sub(format!("layer{}", i + 1)), config, i, from, stride);
-            from = planes * config.block.expansion();
-            stage
+        let norm = BatchNorm::new(scope.sub("bn1"), config.base_width);
+        let mut number = 0;
+        let stages = config.blocks().map(|blocks| {
+            number += 1;
+            Stage::new(scope.sub(format!("layer{number}")), blocks)
         });
         Self { conv, norm, max_pool: config.stem.pools(), stages }
     }
@@ -73,24 +69,19 @@ impl ResNet {
 }
 
 fn stem_conv(scope: &mut Scope<'_>, config: &ResNetConfig) -> Conv {
-    let shape = |kernel, stride| ConvShape { from: 3, to: config.base_width, kernel, stride };
+    let shape = config.stem_conv();
     match config.stem {
         // The reference replaces torchvision's convolution by a new one, after torchvision's initialisation.
-        Stem::Cifar => Conv::new_plain(scope, "conv1", shape(3, 1)),
-        Stem::CifarPadded => Conv::new_plain(scope, "conv1", shape(3, 1)).padded(2),
-        Stem::TinyImagenet | Stem::Imagenet => Conv::new(scope, "conv1", shape(7, 2)),
+        Stem::Cifar => Conv::new_plain(scope, "conv1", shape),
+        Stem::CifarPadded => Conv::new_plain(scope, "conv1", shape).padded(2),
+        Stem::TinyImagenet | Stem::Imagenet => Conv::new(scope, "conv1", shape),
     }
 }
 
 impl Stage {
-    fn new(mut scope: Scope<'_>, config: &ResNetConfig, index: usize, from: i64, stride: i64) -> Self {
-        let planes = config.base_width << index;
-        let out = planes * config.block.expansion();
-        let block = |i| {
-            let (from, stride) = if i == 0 { (from, stride) } else { (out, 1) };
-            Residual::new(scope.sub(i), config.block, from, planes, stride)
-        };
-        Self { blocks: (0..config.layers[index]).map(block).collect() }
+    fn new(mut scope: Scope<'_>, blocks: Vec<BlockShape>) -> Self {
+        let blocks = blocks.into_iter().enumerate();
+        Self { blocks: blocks.map(|(index, block)| Residual::new(scope.sub(index), block)).collect() }
     }
 
     fn script(&self) -> ScriptModule {
@@ -112,23 +103,15 @@ struct Residual {
 }
 
 impl Residual {
-    fn new(mut scope: Scope<'_>, block: Block, from: i64, planes: i64, stride: i64) -> Self {
-        let out = planes * block.expansion();
-        let conv = |from, to, kernel, stride| ConvShape { from, to, kernel, stride };
-        let shapes = match block {
-            Block::Basic => vec![conv(from, planes, 3, stride), conv(planes, planes, 3, 1)],
-            Block::Bottleneck => {
-                vec![conv(from, planes, 1, 1), conv(planes, planes, 3, stride), conv(planes, out, 1, 1)]
-            }
-        };
-        let layers = (1..).zip(shapes).map(|(i, shape)| {
+    fn new(mut scope: Scope<'_>, block: BlockShape) -> Self {
+        let layers = (1..).zip(block.convs).map(|(i, shape)| {
             let conv = Conv::new(&mut scope, &format!("conv{i}"), shape);
             (conv, BatchNorm::new(scope.sub(format!("bn{i}")), shape.to))
         });
         let layers = layers.collect();
-        let downsample = (stride != 1 || from != out).then(|| {
+        let downsample = block.shortcut.map(|shape| {
             let mut scope = scope.sub("downsample");
-            (Conv::new(&mut scope, "0", conv(from, out, 1, stride)), BatchNorm::new(scope.sub(1), out))
+            (Conv::new(&mut scope, "0", shape), BatchNorm::new(scope.sub(1), shape.to))
         });
         Self { layers, downsample }
     }

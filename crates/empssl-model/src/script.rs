@@ -6,9 +6,6 @@
 
 use tch::Tensor;
 
-use crate::config::Portion;
-use crate::network::Network;
-
 /// A module of TorchScript: what is needed to build it.
 #[derive(Debug)]
 pub struct ScriptModule {
@@ -42,7 +39,7 @@ pub(crate) fn function(lines: &[String], result: &str) -> String {
     method("forward", "x: Tensor", "Tensor", lines, result)
 }
 
-fn method(name: &str, arguments: &str, returns: &str, lines: &[String], result: &str) -> String {
+pub(crate) fn method(name: &str, arguments: &str, returns: &str, lines: &[String], result: &str) -> String {
     let body: String = lines.iter().map(|line| format!("    {line}\n")).collect();
     format!("def {name}(self, {arguments}) -> {returns}:\n{body}    return {result}\n")
 }
@@ -56,41 +53,7 @@ pub(crate) fn sequential(modules: Vec<ScriptModule>) -> ScriptModule {
 
 /// The method `prepare`, which makes of pixels from 0 to 255 what the network takes: the numbers of its weights' type, on
 /// their device, from -1 to 1.
-fn prepare(conv: &str) -> String {
+pub(crate) fn prepare(conv: &str) -> String {
     let lines = [format!("w = self.{conv}.weight")];
     method("prepare", "pixels: Tensor", "Tensor", &lines, "(pixels.to(w.device).float() / 127.5 - 1.0).to(w.dtype)")
-}
-
-impl Network {
-    /// A part of the network as a TorchScript module.
-    ///
-    /// `forward` takes patches `[N, 3, s, s]` of its own type from -1 to 1 and gives the pooled output of the backbone
-    /// `[N, width]`, the encoder's features `[N, h]`, or of the full network features and projections `[N, d]` as a pair.
-    /// `prepare` makes such patches from pixels of 0 to 255. Parameters and buffers carry the names of
-    /// [`Self::backbone_state_dict`] in the first case and of [`Self::state_dict`] in the others, and share their memory
-    /// with the network.
-    pub fn script(&self, portion: Portion) -> ScriptModule {
-        let backbone = self.resnet().script();
-        if portion == Portion::Backbone {
-            return ScriptModule { source: backbone.source.clone() + &prepare("conv1"), ..backbone };
-        }
-        let mut children =
-            vec![("backbone".to_owned(), backbone), ("pre_feature".to_owned(), self.pre_feature_script())];
-        let features = "self.pre_feature.forward(self.backbone.forward(x))";
-        let forward = if portion == Portion::Full {
-            children.push(("projection".to_owned(), self.projector_script()));
-            let lines = [format!("features = {features}")];
-            method(
-                "forward",
-                "x: Tensor",
-                "Tuple[Tensor, Tensor]",
-                &lines,
-                "features, self.projection.forward(features)",
-            )
-        } else {
-            function(&[], features)
-        };
-        let class = if portion == Portion::Full { "Network" } else { "Encoder" };
-        ScriptModule { children, ..ScriptModule::new(class, forward + &prepare("backbone.conv1")) }
-    }
 }

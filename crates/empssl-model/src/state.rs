@@ -31,11 +31,6 @@ pub(crate) fn without_module_prefix(state: &[(String, Tensor)]) -> State {
     renamed.into_iter().map(|(key, tensor)| (key.to_owned(), tensor.shallow_clone())).collect()
 }
 
-/// The same tensors without torchvision's classifier.
-pub(crate) fn without_classifier(state: State) -> State {
-    state.into_iter().filter(|(key, _)| key != "fc.weight" && key != "fc.bias").collect()
-}
-
 /// Copies `given` into the tensors of `ours`, once it is known that every key and shape fits.
 pub(crate) fn load(ours: &[(String, Tensor)], given: &[(String, Tensor)]) -> Result<(), ModelError> {
     let by_key: BTreeMap<&str, &Tensor> = given.iter().map(|(key, tensor)| (key.as_str(), tensor)).collect();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use empssl_torch::{SafetensorsError, SafetensorsFile, SafetensorsWriter, TensorSpec};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::ModelError;
 
@@ -28,23 +28,18 @@ pub struct WeightsFile {
 /// [`ModelError::Read`] when it cannot be opened or read, [`ModelError::Format`] when it is truncated, damaged (be it
 /// by one bit, where the file has a checksum), of another format, or holds numbers of a type that libtorch lacks.
 pub fn read(path: &Path) -> Result<WeightsFile, ModelError> {
-    let path_of = || path.to_owned();
     let unreadable = |error| match error {
-        SafetensorsError::Io(source) => ModelError::Read { path: path_of(), source },
-        other => ModelError::Format { path: path_of(), reason: other.to_string() },
+        SafetensorsError::Io(source) => ModelError::Read { path: path.to_owned(), source },
+        other => ModelError::Format { path: path.to_owned(), reason: other.to_string() },
     };
     let file = SafetensorsFile::open(path).map_err(unreadable)?;
     let tensors = file.specs().into_iter().map(|TensorSpec { name, kind, .. }| {
         let mapped = file.tensor(&name).map_err(unreadable)?;
         // A copy, so that nobody who writes into the file later changes the weights.
-        let tensor = copied(&mapped, kind).map_err(|error| unreadable(SafetensorsError::Format(error.to_string())))?;
-        Ok((name, tensor))
+        let copy = mapped.f_to_dtype(kind, false, true);
+        Ok((name, copy.map_err(|error| unreadable(SafetensorsError::Format(error.to_string())))?))
     });
     Ok(WeightsFile { tensors: tensors.collect::<Result<_, _>>()?, metadata: file.metadata().clone() })
-}
-
-fn copied(tensor: &Tensor, kind: Kind) -> Result<Tensor, tch::TchError> {
-    tensor.f_to_dtype(kind, false, true)
 }
 
 /// Writes named tensors and metadata to a file, replacing the one that may be there once the new one is complete.
@@ -55,7 +50,7 @@ fn copied(tensor: &Tensor, kind: Kind) -> Result<Tensor, tch::TchError> {
 /// [`ModelError::Write`] when the folder or the disk refuses, [`ModelError::Unwritable`] for a repeated or reserved
 /// name, or numbers of a type that the format lacks.
 pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<(), ModelError> {
-    write_file(path, None, tensors, metadata)
+    write_keeping(path, None, tensors, metadata)
 }
 
 /// Like [`write()`], but the file that may be at `path` is renamed to `previous`, in the same folder, instead of being
@@ -64,15 +59,6 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<Stri
 /// # Errors
 /// As [`write()`].
 pub fn write_keeping(
-    path: &Path,
-    previous: &Path,
-    tensors: &[(String, Tensor)],
-    metadata: &BTreeMap<String, String>,
-) -> Result<(), ModelError> {
-    write_file(path, Some(previous), tensors, metadata)
-}
-
-fn write_file(
     path: &Path,
     previous: Option<&Path>,
     tensors: &[(String, Tensor)],
@@ -98,7 +84,7 @@ fn write_file(
 mod tests {
     use std::fs;
 
-    use tch::Device;
+    use tch::{Device, Kind};
 
     use super::*;
 
@@ -134,7 +120,7 @@ mod tests {
     fn the_file_before_is_kept_under_its_other_name() {
         let (folder, path) = folder_with_file();
         let (first, previous) = (fs::read(&path).unwrap(), folder.path().join("w.previous.safetensors"));
-        write_keeping(&path, &previous, &sample()[1..], &BTreeMap::new()).unwrap();
+        write_keeping(&path, Some(&previous), &sample()[1..], &BTreeMap::new()).unwrap();
         assert_eq!(fs::read(&previous).unwrap(), first);
         assert_eq!(read(&path).unwrap().tensors.len(), 1);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);

@@ -84,7 +84,7 @@ impl Checkpoint {
     /// # Errors
     /// When the disk is full or the folder cannot be written.
     pub fn save_keeping(&self, path: &Path, previous: &Path) -> Result<(), TrainError> {
-        Ok(weights::write_keeping(path, previous, &self.tensors(), &self.metadata())?)
+        Ok(weights::write_keeping(path, Some(previous), &self.tensors(), &self.metadata())?)
     }
 
     /// Reads a checkpoint onto the CPU.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use empssl_model::{Mode, ModelError, Network, StateMismatch, weights};
+use empssl_model::{Mode, ModelError, Network, Portion, StateMismatch, weights};
 use tch::{Device, Kind, Tensor};
 
 use crate::{build, build_seeded, patches, tiny, values};
@@ -48,22 +48,22 @@ fn a_file_carries_a_network_into_a_fresh_one() {
 #[test]
 fn a_backbone_travels_alone_under_torchvisions_names() {
     let source = trained();
-    let mut state = source.backbone_state_dict();
+    let state = source.backbone_state_dict();
     assert_eq!(state[0].0, "conv1.weight");
-    // A stock torchvision file ends in a classifier.
-    state.push(("fc.weight".to_owned(), Tensor::zeros([1000, 32], (Kind::Float, Device::Cpu))));
-    state.push(("fc.bias".to_owned(), Tensor::zeros([1000], (Kind::Float, Device::Cpu))));
+    let official = state.into_iter().map(|(key, tensor)| (format!("backbone.{key}"), tensor));
+    let mut state: Vec<_> = official.collect();
 
     let mut fresh = build_seeded(&tiny(), Kind::Float, 2);
     let head = |network: &Network| values(&network.parameters().last().expect("there are parameters").1);
     let head_before = head(&fresh);
-    fresh.load_backbone_state_dict(&state).expect("the backbone fits");
+    fresh.load_portion_state_dict(Portion::Backbone, &state).expect("the backbone fits");
     let backbone = |network: &Network| values(&network.forward(&patches(2, 8, Kind::Float), Mode::Eval).backbone);
     assert_eq!(backbone(&fresh), backbone(&source));
     assert_eq!(head(&fresh), head_before);
 
-    state.retain(|(key, _)| key != "layer3.0.bn2.running_var");
-    assert_eq!(mismatch(fresh.load_backbone_state_dict(&state)).missing, ["layer3.0.bn2.running_var"]);
+    let absent = "backbone.layer3.0.bn2.running_var";
+    state.retain(|(key, _)| key != absent);
+    assert_eq!(mismatch(fresh.load_portion_state_dict(Portion::Backbone, &state)).missing, [absent]);
 }
 
 #[test]
