@@ -4,9 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::TrainError;
-use crate::gradient::MemoryMode;
-use crate::ranks::BatchNormOver;
 
 /// The settings of a run that the loop itself needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +38,72 @@ pub struct TrainConfig {
     pub checkpoint_every: Option<CheckpointEvery>,
     /// Epochs, counted from 1, after which a checkpoint is kept for good.
     pub snapshot_epochs: Vec<u64>,
+}
+
+/// What a step keeps in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryMode {
+    /// Everything: the fastest.
+    Whole,
+    /// One stage of the network at a time, for one more forward pass of all but the last. Same gradient as
+    /// [`Self::Whole`].
+    ByStage,
+    /// So many patches of every image at a time, for one more forward pass. BatchNorm sees only these.
+    ByPatches(usize),
+}
+
+impl MemoryMode {
+    /// Patches of each image that BatchNorm sees at once, of n in a step.
+    pub fn patches_at_once(self, n: usize) -> usize {
+        if let Self::ByPatches(part) = self { part } else { n }
+    }
+
+    /// Every mode that a step of n patches of b images can take, the one that needs most memory first.
+    pub fn all(n: usize, b: usize) -> impl Iterator<Item = Self> {
+        let by_patches = (1..n).rev().map(Self::ByPatches).filter(move |mode| mode.check(n, b).is_ok());
+        [Self::Whole, Self::ByStage].into_iter().chain(by_patches)
+    }
+
+    /// Refuses parts that do not fit a step of n patches of b images.
+    fn check(self, n: usize, b: usize) -> Result<(), TrainError> {
+        let Self::ByPatches(part) = self else { return Ok(()) };
+        let even = "a divisor of n_patches, so that all parts are alike";
+        TrainError::check(part >= 1 && n.is_multiple_of(part), "memory.by-patches", even, part)?;
+        let normalisable =
+            "such that a part has at least 2 patches in all, or batch normalisation has nothing to normalise";
+        TrainError::check(part * b >= 2, "memory.by-patches", normalisable, part)
+    }
+}
+
+/// As a recipe spells it.
+impl fmt::Display for MemoryMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => f.write_str("\"whole\""),
+            Self::ByStage => f.write_str("\"by-stage\""),
+            Self::ByPatches(part) => write!(f, "{{ by-patches = {part} }}"),
+        }
+    }
+}
+
+/// Which patches BatchNorm looks at where several processes share a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BatchNormOver {
+    /// Those of all ranks: the same training whatever their number.
+    #[default]
+    Global,
+    /// Those of its own rank, as the reference does on several GPUs: cheaper, and another training for every number of
+    /// ranks. The running statistics are the mean of the ranks'.
+    PerRank,
+}
+
+/// As a recipe spells it.
+impl fmt::Display for BatchNormOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Global { "global" } else { "per-rank" })
+    }
 }
 
 /// How often a checkpoint is written. It changes no bit of the training.
@@ -75,7 +141,7 @@ impl fmt::Display for CheckpointEvery {
 }
 
 /// How long a run is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Length {
     /// So many passes over the data set.

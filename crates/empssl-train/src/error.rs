@@ -90,7 +90,7 @@ pub enum TrainError {
     },
     /// The processes of a run cannot go on together.
     #[error(transparent)]
-    Group(GroupError),
+    Group(#[from] GroupError),
     /// An observer failed, and with it the run.
     #[error("{0}")]
     Observer(String),

@@ -16,66 +16,17 @@
 //! run again. By patches they move towards the mean of the parts' statistics; the running variance is hence that within
 //! a part, which is what the network was trained on.
 
-use std::fmt;
-
 use empssl_loss::{EmpSslLoss, LossTerms};
 use empssl_model::{Mode, Network, Part, network_input};
 use empssl_torch::ShimError;
 use empssl_torch::autograd::backward;
 use empssl_torch::precision::Tf32Scope;
-use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
 use tracing::info_span;
 
+use crate::config::MemoryMode;
 use crate::error::TrainError;
 use crate::ranks::Ranks;
-
-/// What a step keeps in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MemoryMode {
-    /// Everything: the fastest.
-    Whole,
-    /// One stage of the network at a time, for one more forward pass of all but the last. Same gradient as
-    /// [`Self::Whole`].
-    ByStage,
-    /// So many patches of every image at a time, for one more forward pass. BatchNorm sees only these.
-    ByPatches(usize),
-}
-
-impl MemoryMode {
-    /// Patches of each image that BatchNorm sees at once, of n in a step.
-    pub fn patches_at_once(self, n: usize) -> usize {
-        if let Self::ByPatches(part) = self { part } else { n }
-    }
-
-    /// Every mode that a step of n patches of b images can take, the one that needs most memory first.
-    pub fn all(n: usize, b: usize) -> impl Iterator<Item = Self> {
-        let by_patches = (1..n).rev().map(Self::ByPatches).filter(move |mode| mode.check(n, b).is_ok());
-        [Self::Whole, Self::ByStage].into_iter().chain(by_patches)
-    }
-
-    /// Refuses parts that do not fit a step of n patches of b images.
-    pub(crate) fn check(self, n: usize, b: usize) -> Result<(), TrainError> {
-        let Self::ByPatches(part) = self else { return Ok(()) };
-        let even = "a divisor of n_patches, so that all parts are alike";
-        TrainError::check(part >= 1 && n.is_multiple_of(part), "memory.by-patches", even, part)?;
-        let normalisable =
-            "such that a part has at least 2 patches in all, or batch normalisation has nothing to normalise";
-        TrainError::check(part * b >= 2, "memory.by-patches", normalisable, part)
-    }
-}
-
-/// As a recipe spells it.
-impl fmt::Display for MemoryMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Whole => f.write_str("\"whole\""),
-            Self::ByStage => f.write_str("\"by-stage\""),
-            Self::ByPatches(part) => write!(f, "{{ by-patches = {part} }}"),
-        }
-    }
-}
 
 /// Which statistics BatchNorm normalises by in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,19 +85,9 @@ impl StepPlan {
         self.tf32.then(|| Tf32Scope::new(allowed)).transpose()
     }
 
-    /// How the network is run the first time in a step.
-    fn first(&self) -> Mode {
-        if self.norms == BatchNormStats::Batch { Mode::Train } else { Mode::Eval }
-    }
-
-    /// How the network is run the first time on a part of the step.
-    fn first_of(&self, part: Part) -> Mode {
-        if self.norms == BatchNormStats::Batch { Mode::Part(part) } else { Mode::Eval }
-    }
-
-    /// How the network is run again on what it has seen in this step.
-    fn again(&self) -> Mode {
-        if self.norms == BatchNormStats::Batch { Mode::Again } else { Mode::Eval }
+    /// How BatchNorm behaves where it would in training as `trained`.
+    fn mode(&self, trained: Mode) -> Mode {
+        if self.norms == BatchNormStats::Batch { trained } else { Mode::Eval }
     }
 }
 
@@ -162,7 +103,7 @@ struct Step<'a> {
 
 impl Step<'_> {
     fn whole(&mut self) -> Result<LossTerms, TrainError> {
-        let forward = || self.network.forward(&self.input(0, self.n()), self.plan.first()).projections;
+        let forward = || self.network.forward(&self.input(0, self.n()), self.plan.mode(Mode::Train)).projections;
         let z = info_span!("forward").in_scope(forward);
         let (terms, gradient) = self.objective(&z)?;
         self.last_backward(&z, &gradient)?;
@@ -175,12 +116,12 @@ impl Step<'_> {
         let mut x = self.input(0, self.n());
         let mut kept = Vec::new();
         for stage in below {
-            let y = no_grad(|| stage.forward(&x, self.plan.first()));
+            let y = no_grad(|| stage.forward(&x, self.plan.mode(Mode::Train)));
             kept.push((stage, std::mem::replace(&mut x, y)));
         }
         // Nothing comes between the forward and the backward pass of the last stage, so it runs once.
         let x = x.set_requires_grad(true);
-        let z = last.forward(&x, self.plan.first());
+        let z = last.forward(&x, self.plan.mode(Mode::Train));
         drop(forward);
         let (terms, gradient) = self.objective(&z)?;
         // Each parameter belongs to one stage, so every gradient is the last of its parameter.
@@ -190,7 +131,7 @@ impl Step<'_> {
         drop(x);
         while let Some((stage, x)) = kept.pop() {
             let x = x.set_requires_grad(!kept.is_empty()); // patches need no gradient
-            let y = info_span!("recompute").in_scope(|| stage.forward(&x, self.plan.again()));
+            let y = info_span!("recompute").in_scope(|| stage.forward(&x, self.plan.mode(Mode::Again)));
             info_span!("backward").in_scope(|| backward(&y, &gradient))?;
             gradient = x.grad();
         }
@@ -203,7 +144,7 @@ impl Step<'_> {
         let (terms, gradient) = self.objective(&z)?;
         drop(z);
         for from in (0..n).step_by(part as usize) {
-            let forward = || self.network.forward(&self.input(from, part), self.plan.again()).projections;
+            let forward = || self.network.forward(&self.input(from, part), self.plan.mode(Mode::Again)).projections;
             let z = info_span!("recompute").in_scope(forward);
             let gradient = gradient.narrow(0, from * b, part * b);
             if from + part == n {
@@ -231,7 +172,7 @@ impl Step<'_> {
             Tensor::empty([n * b, self.network.config().projection], (self.network.kind(), self.network.device()));
         no_grad(|| {
             for from in (0..n).step_by(part as usize) {
-                let mode = self.plan.first_of(Part { from: from * b, to: (from + part) * b, of: n * b });
+                let mode = self.plan.mode(Mode::Part(Part { from: from * b, to: (from + part) * b, of: n * b }));
                 let z = self.network.forward(&self.input(from, part), mode).projections;
                 all.narrow(0, from * b, part * b).copy_(&z);
             }

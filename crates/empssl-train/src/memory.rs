@@ -14,9 +14,8 @@ use empssl_torch::memory::device_memory;
 use empssl_torch::{ShimError, TorchFailure};
 use tch::{Device, Kind};
 
-use crate::config::TrainConfig;
+use crate::config::{MemoryMode, TrainConfig};
 use crate::error::TrainError;
-use crate::gradient::MemoryMode;
 
 /// What a training step of a certain network needs at its peak.
 #[derive(Debug, Clone, PartialEq, Eq)]

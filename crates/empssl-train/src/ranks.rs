@@ -10,36 +10,16 @@
 //! rank computes value and gradient of all of them, and sends its own slice down its own graph. BatchNorm looks at the
 //! whole batch too, or at each rank's slice where a recipe says so. What differs from one process is the order of sums.
 
-use std::fmt;
 use std::sync::Arc;
 
 use empssl_model::{Network, SharedNorm};
 use empssl_torch::failure;
-use empssl_torch::processes::{GradientBuckets, GroupError, ProcessGroup};
-use serde::{Deserialize, Serialize};
+use empssl_torch::processes::{GradientBuckets, ProcessGroup};
 use tch::{Device, Tensor, no_grad};
 
+use crate::config::BatchNormOver;
 use crate::error::TrainError;
 use crate::policy::StepActions;
-
-/// Which patches BatchNorm looks at where several processes share a batch.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BatchNormOver {
-    /// Those of all ranks: the same training whatever their number.
-    #[default]
-    Global,
-    /// Those of its own rank, as the reference does on several GPUs: cheaper, and another training for every number of
-    /// ranks. The running statistics are the mean of the ranks'.
-    PerRank,
-}
-
-/// As a recipe spells it.
-impl fmt::Display for BatchNormOver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Self::Global { "global" } else { "per-rank" })
-    }
-}
 
 /// Which slice of every batch a process has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,11 +153,5 @@ impl SharedNorm for GroupNorm {
     ) -> Tensor {
         let normalised = self.0.batch_norm(x, gain_and_bias, running, eps);
         normalised.unwrap_or_else(|error| failure::throw(error))
-    }
-}
-
-impl From<GroupError> for TrainError {
-    fn from(error: GroupError) -> Self {
-        Self::Group(error)
     }
 }

@@ -13,14 +13,14 @@ use crate::batches::BatchSource;
 use crate::checkpoint::{Checkpoint, Position, Versions};
 use crate::checkpoint_files::CheckpointFiles;
 use crate::clock::Clock;
-use crate::config::TrainConfig;
+use crate::config::{BatchNormOver, TrainConfig};
 use crate::error::TrainError;
 use crate::gradient::{BatchNormStats, StepPlan};
 use crate::lars::{Lars, LarsConfig};
 use crate::memory;
 use crate::observer::{Observer, StepRecord};
 use crate::policy::{CheckpointPolicy, StepActions};
-use crate::ranks::{BatchNormOver, Ranks, Share};
+use crate::ranks::{Ranks, Share};
 use crate::schedule::CosineSchedule;
 
 /// How a run ended.

@@ -3,7 +3,7 @@
 use empssl_model::NetworkConfig;
 
 use super::PHASES;
-use crate::gradient::MemoryMode;
+use crate::config::MemoryMode;
 
 /// Floating-point operations of one step, a multiplication and an addition counting as two.
 ///

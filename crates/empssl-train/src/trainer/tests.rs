@@ -9,8 +9,7 @@ use empssl_model::{NetworkConfig, ResNetConfig, Stem};
 
 use super::*;
 use crate::config::tests::config;
-use crate::config::{CheckpointEvery, Length};
-use crate::gradient::MemoryMode;
+use crate::config::{CheckpointEvery, Length, MemoryMode};
 use crate::measure::tests::spans_of;
 
 fn images() -> Dataset {
