@@ -3,8 +3,7 @@
 use std::env;
 use std::path::Path;
 
-const FILES: [&str; 9] =
-    ["shim", "lists", "mapped", "operators", "script", "streams", "groups", "shared_norm", "buckets"];
+const FILES: [&str; 8] = ["shim", "lists", "mapped", "script", "streams", "groups", "shared_norm", "buckets"];
 
 fn main() {
     println!("cargo:rerun-if-changed=shim");

@@ -6,10 +6,8 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_add.h>
-#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_sgd.h>
-#include <ATen/ops/addcdiv.h>
 #include <ATen/ops/stack.h>
 
 #include <vector>
@@ -39,12 +37,8 @@ template <typename Body> char *computed(Body body) {
 
 } // namespace
 
-char *empssl_lists_norms(empssl_tensor out, const empssl_tensor *tensors, size_t n) {
-  return computed([&] { at::stack_out(tensor(out), at::_foreach_norm(list(tensors, n), 2, tensor(out).scalar_type())); });
-}
-
-char *empssl_lists_copy(const empssl_tensor *to, const empssl_tensor *from, size_t n) {
-  return computed([&] { at::_foreach_copy_(list(to, n), list(from, n)); });
+char *empssl_lists_norms(const empssl_tensor *tensors, size_t n, empssl_tensor *out) {
+  return computed([&] { *out = new at::Tensor(at::stack(at::_foreach_norm(list(tensors, n), 2, at::kDouble))); });
 }
 
 char *empssl_lists_add(const empssl_tensor *to, const empssl_tensor *terms, size_t n, double factor) {
@@ -60,14 +54,4 @@ char *empssl_lists_sgd(const empssl_tensor *parameters, const empssl_tensor *gra
   });
 }
 
-void empssl_lists_drop_gradients(const empssl_tensor *parameters, size_t n) {
-  for (size_t i = 0; i < n; ++i) {
-    tensor(parameters[i]).mutable_grad().reset();
-  }
-}
-
-char *empssl_addcdiv(empssl_tensor out, empssl_tensor term, empssl_tensor dividend, empssl_tensor divisor,
-                     double factor) {
-  return computed(
-      [&] { at::addcdiv_out(tensor(out), tensor(term), tensor(dividend), tensor(divisor), factor); });
-}
+void empssl_drop_gradient(empssl_tensor parameter) { tensor(parameter).mutable_grad().reset(); }

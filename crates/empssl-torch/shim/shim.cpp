@@ -45,13 +45,6 @@ char *empssl_libtorch_path(void) {
   return copy_text(info.dli_fname);
 }
 
-char *empssl_cuda_device_count(int32_t *registered, int64_t *count) {
-  return guarded([&] {
-    *registered = at::detail::getCUDAHooks().hasCUDA() ? 1 : 0;
-    *count = at::detail::getCUDAHooks().deviceCount();
-  });
-}
-
 char *empssl_device_synchronize(int64_t index) {
   return guarded([&] {
     TORCH_CHECK(index >= 0 && index < at::detail::getCUDAHooks().deviceCount(), "there is no CUDA device ", index);
@@ -97,10 +90,6 @@ char *empssl_set_deterministic(int32_t on) {
     at::globalContext().setDeterministicCuDNN(on != 0);
     at::globalContext().setBenchmarkCuDNN(on == 0);
   });
-}
-
-char *empssl_get_deterministic(int32_t *on) {
-  return guarded([&] { *on = at::globalContext().deterministicAlgorithms() ? 1 : 0; });
 }
 
 char *empssl_get_device_memory(int64_t index, empssl_device_memory *out) {

@@ -17,8 +17,6 @@ void empssl_free(char *text);
 const char *empssl_libtorch_version(void);
 // The file that libtorch_cpu was loaded from; made by malloc, null when the loader does not tell.
 char *empssl_libtorch_path(void);
-// Whether CUDA's part of libtorch has registered itself in this process, and the number of devices it sees.
-char *empssl_cuda_device_count(int32_t *registered, int64_t *count);
 char *empssl_device_synchronize(int64_t index);
 // The CUDA device of this thread, where nothing else says which.
 char *empssl_device_make_current(int64_t index);
@@ -35,7 +33,6 @@ char *empssl_set_tf32(int32_t convolutions, int32_t products);
 char *empssl_get_tf32(int32_t *convolutions, int32_t *products);
 
 char *empssl_set_deterministic(int32_t on);
-char *empssl_get_deterministic(int32_t *on);
 
 // Bytes on a CUDA device. `peak` is the largest sum of allocated blocks since the last reset.
 typedef struct {
@@ -56,15 +53,13 @@ typedef void *empssl_tensor;
 
 // Operators over lists of tensors, without recording gradients. On a GPU each is a handful of launches however long
 // the lists are, where all tensors of a place have the same type, sizes and strides.
-char *empssl_lists_norms(empssl_tensor out, const empssl_tensor *tensors, size_t n);
-char *empssl_lists_copy(const empssl_tensor *to, const empssl_tensor *from, size_t n);
+// Their 2-norms, [n], in float64.
+char *empssl_lists_norms(const empssl_tensor *tensors, size_t n, empssl_tensor *out);
 char *empssl_lists_add(const empssl_tensor *to, const empssl_tensor *terms, size_t n, double factor);
 char *empssl_lists_sgd(const empssl_tensor *parameters, const empssl_tensor *gradients, const empssl_tensor *buffers,
                        size_t n, double lr, double momentum, int32_t nesterov);
-void empssl_lists_drop_gradients(const empssl_tensor *parameters, size_t n);
-// out = term + factor * dividend / divisor: tch's addcdiv has no factor.
-char *empssl_addcdiv(empssl_tensor out, empssl_tensor term, empssl_tensor dividend, empssl_tensor divisor,
-                     double factor);
+// Leaves the parameter without a gradient.
+void empssl_drop_gradient(empssl_tensor parameter);
 
 // Page-locked host memory of so many bytes, all 0, as a new tensor.
 char *empssl_pinned(size_t bytes, empssl_tensor *out);
@@ -103,11 +98,6 @@ char *empssl_script_child(void *module, const char *name, void *child);
 char *empssl_script_define(void *module, const char *source);
 // The bytes of the file that torch.jit.load reads, made by malloc.
 char *empssl_script_save(void *module, char **bytes, size_t *length);
-
-// Operators of this thread: while recording, the names of those called from outside of any other operator, in order,
-// one a line. Stopping hands the text over, made by malloc.
-char *empssl_operators_start(void);
-char *empssl_operators_stop(char **names);
 
 // The meeting point of processes: a table of texts, held by one of them.
 typedef void *empssl_store;

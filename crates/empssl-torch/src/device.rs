@@ -10,8 +10,7 @@ use std::sync::OnceLock;
 
 use tch::Device;
 
-use crate::ffi::{self, ShimError};
-use crate::version;
+use crate::ffi::{self, ShimError, version};
 
 /// What a user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,10 +187,9 @@ fn open_cuda(has_driver: bool) -> Result<usize, CudaProblem> {
     }
     let folder = version::library_path().and_then(|path| path.parent().map(Path::to_path_buf)).unwrap_or_default();
     load(&folder.join("libtorch_cuda.so"))?;
-    match ffi::cuda_device_count() {
-        Ok((true, count)) if count > 0 => Ok(count as usize),
-        Ok(_) => Err(CudaProblem::NoDevice),
-        Err(ShimError(reason)) => Err(CudaProblem::NotOpened { library: folder.join("libtorch_cuda.so"), reason }),
+    match tch::Cuda::device_count() {
+        count if count > 0 => Ok(count as usize),
+        _ => Err(CudaProblem::NoDevice),
     }
 }
 

@@ -30,7 +30,16 @@ pub enum TorchFailure {
 impl TorchFailure {
     /// The failure that a message of libtorch tells of.
     pub fn of(message: &str) -> Self {
-        classify(message)
+        // CUDA: "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.18 GiB of which 1.21
+        // GiB is free." CPU: "DefaultCPUAllocator: can't allocate memory: you tried to allocate 123 bytes."
+        let after = |marker: &str| message.split_once(marker).map(|(_, rest)| rest);
+        let cuda = after("Tried to allocate ").filter(|_| message.contains("out of memory"));
+        let cpu = after("you tried to allocate ").filter(|_| message.contains("DefaultCPUAllocator"));
+        let free = after("of which ").and_then(parse_bytes).map(Bytes);
+        match cuda.or(cpu).and_then(parse_bytes) {
+            Some(needed) => Self::OutOfMemory { needed: Bytes(needed), free },
+            None => Self::Other(message.to_owned()),
+        }
     }
 }
 
@@ -75,7 +84,7 @@ pub fn catch<T>(body: impl FnOnce() -> T) -> Result<T, TorchFailure> {
     ffi::record_gradients(gradients);
     let text = payload.downcast_ref::<String>().map(String::as_str).unwrap_or_default();
     match torch_message(text) {
-        Some(message) => Err(classify(&message)),
+        Some(message) => Err(TorchFailure::of(&message)),
         None => {
             // Whoever reads standard error may be gone, and a second panic would hide the first.
             let _ = std::io::stderr().write_all(format!("{}\n", SILENCED.take()).as_bytes());
@@ -123,19 +132,6 @@ fn torch_message(panic_text: &str) -> Option<String> {
     Some(first_line.replace("\\\"", "\"").replace("\\'", "'"))
 }
 
-fn classify(message: &str) -> TorchFailure {
-    // CUDA: "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.18 GiB of which 1.21 GiB
-    // is free." CPU: "DefaultCPUAllocator: can't allocate memory: you tried to allocate 123 bytes."
-    let after = |marker: &str| message.split_once(marker).map(|(_, rest)| rest);
-    let cuda = after("Tried to allocate ").filter(|_| message.contains("out of memory"));
-    let cpu = after("you tried to allocate ").filter(|_| message.contains("DefaultCPUAllocator"));
-    let free = after("of which ").and_then(parse_bytes).map(Bytes);
-    match cuda.or(cpu).and_then(parse_bytes) {
-        Some(needed) => TorchFailure::OutOfMemory { needed: Bytes(needed), free },
-        None => TorchFailure::Other(message.to_owned()),
-    }
-}
-
 /// Reads `2.00 GiB ...` or `123 bytes ...`.
 fn parse_bytes(text: &str) -> Option<u64> {
     let mut words = text.split_whitespace();
@@ -178,7 +174,7 @@ mod tests {
     fn the_cuda_allocators_message_is_understood() {
         let message = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.18 GiB of which \
                        512.00 MiB is free. Including non-PyTorch memory, this process has 78.6 GiB memory in use.";
-        let failure = classify(message);
+        let failure = TorchFailure::of(message);
         let expected = TorchFailure::OutOfMemory { needed: Bytes(5 << 29), free: Some(Bytes(512 << 20)) };
         assert_eq!(failure, expected);
         assert_eq!(failure.to_string(), "out of memory: 2.50 GiB more were needed and 512.00 MiB were free");

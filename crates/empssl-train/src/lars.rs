@@ -2,16 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use empssl_torch::lists::{drop_gradients, is_dense};
+use empssl_torch::lists::{self, Descent};
 use empssl_torch::{ShimError, TorchFailure};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use self::lists::Rows;
-
 use crate::error::TrainError;
 
-mod lists;
 #[cfg(test)]
 mod tests;
 
@@ -67,12 +64,10 @@ impl LarsConfig {
 /// Since the division by `lr` is undone by the step, `min(lr, eta |p| / |g|)` is the rate a weight moves at.
 /// The momentum buffers hold gradients scaled by the rate of their own step.
 ///
-/// Norms, ratios and updates stay on the device of the parameters: a step calls the same few operators whatever the
-/// number of parameters, and reads nothing back to the host.
+/// Norms, ratios and updates stay on the device of the parameters: a step reads nothing back to the host.
 pub struct Lars {
     config: LarsConfig,
     slots: Vec<Slot>,
-    rows: Rows,
 }
 
 /// One parameter with its momentum buffer, which starts at zero: PyTorch's first step, `buffer = gradient`, is the
@@ -81,6 +76,8 @@ struct Slot {
     name: String,
     parameter: Tensor,
     buffer: Tensor,
+    /// The gradient of a step, scaled, in the parameter's layout.
+    scaled: Tensor,
     /// Whether the gradient is taken as it is, without scaling and without weight decay.
     plain: bool,
 }
@@ -98,11 +95,10 @@ impl Lars {
             name: name.clone(),
             parameter: parameter.shallow_clone(),
             buffer: parameter.detach().zeros_like(),
+            scaled: parameter.detach().empty_like(),
             plain: config.exclude_bias_and_norm && parameter.dim() == 1,
         });
-        let slots: Vec<_> = slots.collect();
-        let rows = Rows::new(&slots, config);
-        Ok(Self { config: config.clone(), slots, rows })
+        Ok(Self { config: config.clone(), slots: slots.collect() })
     }
 
     /// Moves every parameter that has a gradient, at the rate `lr` of the schedule.
@@ -128,31 +124,62 @@ impl Lars {
         TrainError::check_tensors("the gradients", self.problems_with_gradients(gradients))?;
         let _guard = tch::no_grad_guard();
         self.follow_layouts();
-        let given = gradients.iter().enumerate().filter_map(|(index, gradient)| Some((index, (*gradient)?)));
-        self.rows.step(&self.config, lr, &self.slots, &given.collect::<Vec<_>>()).map_err(refused)
+        let given = self.slots.iter().zip(gradients).filter_map(|(slot, gradient)| Some((slot, (*gradient)?)));
+        self.descend(lr, &given.collect::<Vec<_>>()).map_err(|ShimError(text)| TorchFailure::of(&text).into())
+    }
+
+    /// Moves these parameters along their gradients.
+    fn descend(&self, lr: f64, given: &[(&Slot, &Tensor)]) -> Result<(), ShimError> {
+        if given.is_empty() {
+            return Ok(());
+        }
+        given.iter().for_each(|(slot, gradient)| slot.scaled.shallow_clone().copy_(gradient));
+        self.scale(lr, &given.iter().map(|(slot, _)| *slot).filter(|slot| !slot.plain).collect::<Vec<_>>())?;
+        let each = |part: fn(&Slot) -> &Tensor| given.iter().map(|(slot, _)| part(slot)).collect::<Vec<_>>();
+        let (parameters, gradients) = (each(|slot| &slot.parameter), each(|slot| &slot.scaled));
+        let step = Descent { lr, momentum: self.config.momentum, nesterov: self.config.nesterov };
+        lists::descend(&parameters, &gradients, &each(|slot| &slot.buffer), step)
+    }
+
+    /// Turns the gradients into `(g + wd p) q`.
+    fn scale(&self, lr: f64, slots: &[&Slot]) -> Result<(), ShimError> {
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let parameters: Vec<_> = slots.iter().map(|slot| &slot.parameter).collect();
+        let gradients: Vec<_> = slots.iter().map(|slot| &slot.scaled).collect();
+        let ratios = self.ratios(lr, &lists::norms(&parameters)?, &lists::norms(&gradients)?);
+        lists::add(&gradients, &parameters, self.config.weight_decay)?;
+        for (gradient, ratio) in gradients.into_iter().zip(ratios.to_kind(parameters[0].kind()).unbind(0)) {
+            let _ = gradient.shallow_clone().g_mul_(&ratio);
+        }
+        Ok(())
+    }
+
+    /// q for parameters and gradients of these norms: 1 where p is zero, so that g stays; 0 where g is zero, so that
+    /// nothing is left of the decay.
+    fn ratios(&self, lr: f64, parameter: &Tensor, gradient: &Tensor) -> Tensor {
+        let LarsConfig { weight_decay, eta, clip, .. } = self.config;
+        // At a rate of zero every clipped ratio is 1; so it is at the largest number there is.
+        let factor = if clip { (eta / lr).min(f64::from(f32::MAX)) } else { eta };
+        let ratios = parameter * factor / (gradient + parameter * weight_decay + EPSILON);
+        let ratios = if clip { ratios.clamp_max(1.0) } else { ratios };
+        ratios.masked_fill(&parameter.eq(0.0), 1.0).masked_fill(&gradient.eq(0.0), 0.0)
     }
 
     /// A network may change the layout of its weights in memory; buffers follow.
     fn follow_layouts(&mut self) {
-        let mut moved = false;
-        for slot in &mut self.slots {
-            if slot.parameter.stride() != slot.buffer.stride() {
-                let mut buffer = slot.parameter.zeros_like();
-                buffer.copy_(&slot.buffer);
-                slot.buffer = buffer;
-                moved = true;
-            }
-        }
-        if moved {
-            self.rows = Rows::new(&self.slots, &self.config);
+        for slot in self.slots.iter_mut().filter(|slot| slot.parameter.stride() != slot.buffer.stride()) {
+            let buffer = std::mem::replace(&mut slot.buffer, slot.parameter.zeros_like());
+            slot.buffer.copy_(&buffer);
+            slot.scaled = slot.parameter.empty_like();
         }
     }
 
     /// Forgets every gradient, as PyTorch does by default: a parameter that the next pass does not reach keeps its value
     /// and its momentum.
     pub fn zero_grad(&mut self) {
-        let parameters: Vec<_> = self.slots.iter().map(|slot| &slot.parameter).collect();
-        drop_gradients(&parameters);
+        self.slots.iter().for_each(|slot| lists::drop_gradient(&slot.parameter));
     }
 
     /// The momentum buffer of every parameter, under the parameter's name and in the order of [`Lars::new`].
@@ -209,10 +236,6 @@ impl Slot {
     }
 }
 
-fn refused(ShimError(text): ShimError) -> TrainError {
-    TrainError::Torch(TorchFailure::of(&text))
-}
-
 fn problems_with_parameters(parameters: &[(String, Tensor)]) -> Vec<String> {
     let Some((_, first)) = parameters.first() else { return vec!["there are none".to_owned()] };
     let kind = if first.kind() == Kind::Double { Kind::Double } else { Kind::Float };
@@ -221,7 +244,7 @@ fn problems_with_parameters(parameters: &[(String, Tensor)]) -> Vec<String> {
         if (found, device) != (kind, first.device()) {
             return Some(format!("`{name}` is {found:?} on {device:?}, expected {kind:?} on {:?}", first.device()));
         }
-        (!is_dense(parameter)).then(|| format!("`{name}` does not fill its memory"))
+        (!lists::is_dense(parameter)).then(|| format!("`{name}` does not fill its memory"))
     };
     repeated_names(parameters).into_iter().chain(parameters.iter().filter_map(problem)).collect()
 }

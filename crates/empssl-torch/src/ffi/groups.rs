@@ -1,14 +1,13 @@
 //! The declarations of `shim/groups.cpp`, `shim/shared_norm.cpp` and `shim/buckets.cpp`: processes that compute together.
 //! What those of GPUs travel by is in [`super::nccl`].
 
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{c_char, c_void};
 use std::ptr::{NonNull, null_mut};
 use std::time::Duration;
 
 use tch::Tensor;
 
-use super::{RawTensor, ShimError, check, raw, raw_list, take_text};
-use crate::processes::Traffic;
+use super::{RawTensor, ShimError, c_text, check, owned, raw, raw_list, take_text};
 
 unsafe extern "C" {
     fn empssl_store_open(
@@ -65,18 +64,9 @@ unsafe extern "C" {
     fn empssl_buckets_free(buckets: *mut c_void);
 }
 
-pub(super) fn text(text: &str) -> Result<CString, ShimError> {
-    CString::new(text).map_err(|_| ShimError(format!("`{}` holds a zero byte", text.escape_default())))
-}
-
 pub(super) fn milliseconds(time: Duration) -> i64 {
     // Zero would mean that there is no limit.
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX).max(1)
-}
-
-/// A pointer that the shim has handed over.
-pub(super) fn owned(pointer: *mut c_void) -> Result<NonNull<c_void>, ShimError> {
-    NonNull::new(pointer).ok_or_else(|| ShimError("the shim handed nothing over".to_owned()))
 }
 
 pub(super) fn numbers((rank, world): (usize, usize)) -> Result<[i32; 2], ShimError> {
@@ -96,7 +86,7 @@ unsafe impl Sync for RawStore {}
 impl RawStore {
     /// Opens the table at this port of this process, or reaches that of another within `timeout`.
     pub(crate) fn open(host: &str, port: u16, serves: bool, timeout: Duration) -> Result<Self, ShimError> {
-        let (host, mut out) = (text(host)?, null_mut());
+        let (host, mut out) = (c_text(host)?, null_mut());
         // SAFETY: a null-terminated text that lives through the call, and a pointer to a live local.
         check(unsafe { empssl_store_open(host.as_ptr(), port, i32::from(serves), milliseconds(timeout), &mut out) })?;
         owned(out).map(Self)
@@ -107,14 +97,14 @@ impl RawStore {
     }
 
     pub(crate) fn set(&self, key: &str, value: &str) -> Result<(), ShimError> {
-        let (key, value) = (text(key)?, text(value)?);
+        let (key, value) = (c_text(key)?, c_text(value)?);
         // SAFETY: the store lives, and both texts are null-terminated and live through the call.
         check(unsafe { empssl_store_set(self.0.as_ptr(), key.as_ptr(), value.as_ptr()) })
     }
 
     /// Waits until somebody has set the key.
     pub(crate) fn get(&self, key: &str, timeout: Duration) -> Result<String, ShimError> {
-        let (key, mut value) = (text(key)?, null_mut());
+        let (key, mut value) = (c_text(key)?, null_mut());
         // SAFETY: the store lives, the key is null-terminated, and the pointer is to a live local.
         check(unsafe { empssl_store_get(self.0.as_ptr(), key.as_ptr(), milliseconds(timeout), &mut value) })?;
         Ok(take_text(value).unwrap_or_default())
@@ -137,6 +127,30 @@ unsafe impl Send for RawGroup {}
 // SAFETY: as above.
 unsafe impl Sync for RawGroup {}
 
+/// What a process has said to the others.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Collectives it took part in.
+    pub calls: u64,
+    /// Bytes that it put into them; what travels follows from the algorithm.
+    pub bytes: u64,
+    /// Nanoseconds that the host waited for them; what a GPU waits is not counted.
+    pub nanoseconds: u64,
+}
+
+impl Traffic {
+    /// What was said after `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            calls: self.calls - before.calls,
+            bytes: self.bytes - before.bytes,
+            nanoseconds: self.nanoseconds - before.nanoseconds,
+        }
+    }
+}
+
 /// Where a process listens for the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Listen {
@@ -156,7 +170,7 @@ impl RawGroup {
         timeout: Duration,
     ) -> Result<Self, ShimError> {
         let (Listen::Address(at) | Listen::Interface(at)) = listen;
-        let (prefix, at, mut out) = (text(prefix)?, text(at)?, null_mut());
+        let (prefix, at, mut out) = (c_text(prefix)?, c_text(at)?, null_mut());
         let is_interface = i32::from(matches!(listen, Listen::Interface(_)));
         let ([rank, world], timeout) = (numbers(place)?, milliseconds(timeout));
         // SAFETY: the store lives, the texts are null-terminated and live through the call, and the last pointer is to

@@ -1,4 +1,4 @@
-//! What processes do together.
+//! What processes do together, and gradients that are summed while the backward pass goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::launch::Launch;
 use super::nccl;
 use super::rendezvous::Rendezvous;
 use crate::device;
-use crate::ffi::{RawGroup, RawStore, ShimError};
+use crate::ffi::{RawBuckets, RawGroup, RawStore, ShimError, Traffic};
 
 /// The processes of a run, as one of them sees them; clones are the same group.
 #[derive(Debug, Clone)]
@@ -25,30 +25,6 @@ struct Inner {
     raw: RawGroup,
     /// Where rank 0 keeps the store, it lives as long as the group.
     _store: RawStore,
-}
-
-/// What a process has said to the others.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Collectives it took part in.
-    pub calls: u64,
-    /// Bytes that it put into them; what travels follows from the algorithm.
-    pub bytes: u64,
-    /// Nanoseconds that the host waited for them; what a GPU waits is not counted.
-    pub nanoseconds: u64,
-}
-
-impl Traffic {
-    /// What was said after `before`.
-    #[must_use]
-    pub fn since(self, before: Self) -> Self {
-        Self {
-            calls: self.calls - before.calls,
-            bytes: self.bytes - before.bytes,
-            nanoseconds: self.nanoseconds - before.nanoseconds,
-        }
-    }
 }
 
 impl ProcessGroup {
@@ -87,8 +63,8 @@ impl ProcessGroup {
         let raw = RawGroup::gloo(&store, &rendezvous.key("gloo"), &listen, (rank, world), timeout);
         let mut raw = raw.map_err(|error| rendezvous.failed("connect with the others through", &error))?;
         if let Some((nccl, index)) = nccl {
-            let (object, key) = (nccl.object, rendezvous.key("nccl"));
-            let connected = object.connect(&mut raw, &store, &key, (rank, world), index, timeout);
+            let key = rendezvous.key("nccl");
+            let connected = nccl.connect(&mut raw, &store, &key, (rank, world), index, timeout);
             connected.map_err(|error| rendezvous.failed("connect its GPU with the others' through", &error))?;
         }
         Ok(Self(Arc::new(Inner { rank, world, local_world, device, raw, _store: store })))
@@ -210,8 +186,40 @@ impl ProcessGroup {
     pub fn leave(self) -> Result<(), GroupError> {
         self.barrier()
     }
+}
 
-    pub(super) fn raw(&self) -> &RawGroup {
-        &self.0.raw
+/// The gradients of a network's parameters, in flat buckets that travel one by one.
+///
+/// The backward pass gives the gradients of the last layers first. As soon as a bucket's last gradient has arrived it
+/// is sent, and travels while the pass goes on with the layers before. Buckets are sent in one order on every rank.
+#[derive(Debug)]
+pub struct GradientBuckets {
+    raw: RawBuckets,
+}
+
+impl GradientBuckets {
+    /// Numbers of a bucket, in bytes, where nothing speaks for another size: PyTorch's.
+    pub const BYTES: usize = 25 << 20;
+
+    /// Watches over `parameters`, leaves that require gradients, in the order of the forward pass and alike on every
+    /// rank.
+    ///
+    /// # Errors
+    /// [`GroupError::Refused`] when one is no such leaf.
+    pub fn new(group: &ProcessGroup, parameters: &[&Tensor], bytes: usize) -> Result<Self, GroupError> {
+        Ok(Self { raw: RawBuckets::new(&group.0.raw, parameters, bytes)? })
+    }
+
+    /// To be called before the last backward pass of a step: from now on each gradient that arrives is sent.
+    pub fn arm(&mut self) {
+        self.raw.arm();
+    }
+
+    /// Sends what is left, waits, and puts the sums in the gradients' places.
+    ///
+    /// # Errors
+    /// [`GroupError::Collective`] when a rank has ended or did not come within the time-out.
+    pub fn finish(&mut self) -> Result<(), GroupError> {
+        self.raw.finish().map_err(GroupError::Collective)
     }
 }

@@ -6,62 +6,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::device::{self, CudaProblem};
-use crate::ffi::{NcclObject, NcclRefusal};
-use crate::version;
-
-/// The variable that names the object itself.
-pub const VARIABLE: &str = "EMPSSL_NCCL";
-
-const NAME: &str = "libempssl_nccl.so";
+use crate::ffi::{NCCL_NAME as NAME, NcclObject};
+pub use crate::ffi::{NCCL_VARIABLE as VARIABLE, NcclProblem};
+use crate::{device, version};
 
 /// Its place below the folder that `cargo xtask setup` fills.
 const IN_CHECKOUT: &str = "empssl/libempssl_nccl.so";
-
-/// What stands between this process and NCCL; each text ends with the cure.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NcclProblem {
-    /// No CUDA, hence nothing that NCCL could connect.
-    #[error("CUDA cannot be used: {0}")]
-    NoCuda(CudaProblem),
-    /// The object is nowhere.
-    #[error(
-        "{NAME} is neither beside the program, nor in `lib`, nor in the checkout's .libtorch; run `cargo xtask setup \
-         --nccl`, or name the file in {VARIABLE}"
-    )]
-    Missing,
-    /// The variable names a file that is not there.
-    #[error("{VARIABLE} names {0}, which is no file; correct it, or unset it to let the program look for {NAME}")]
-    NoSuchFile(PathBuf),
-    /// The loader refused it.
-    #[error("{path} could not be opened ({reason}); run `cargo xtask setup --nccl` again")]
-    NotOpened {
-        /// The object.
-        path: PathBuf,
-        /// The loader's reason.
-        reason: String,
-    },
-    /// It belongs to another build of this program.
-    #[error(
-        "{path} was built as `{found}`, and this program needs `{expected}`; run `cargo xtask setup --nccl` of its own \
-         checkout"
-    )]
-    OtherBuild {
-        /// The object.
-        path: PathBuf,
-        /// What it says of itself.
-        found: String,
-        /// What would fit.
-        expected: String,
-    },
-}
 
 /// Looks whether NCCL can be used, and says by which object.
 ///
 /// # Errors
 /// The [`NcclProblem`] that stands in the way.
 pub fn check() -> Result<PathBuf, NcclProblem> {
-    open().map(|nccl| nccl.path)
+    open().map(|object| object.path)
 }
 
 /// The object that would be opened: the one that the environment names, or one beside the program, in `lib` beside or
@@ -89,30 +46,14 @@ fn find_among(named: Option<PathBuf>, program: Option<&Path>, libtorch: Option<&
     places.find(|path| path.is_file()).ok_or(NcclProblem::Missing)
 }
 
-/// The object, open.
-#[derive(Debug, Clone)]
-pub(super) struct Nccl {
-    path: PathBuf,
-    pub(super) object: NcclObject,
-}
-
 /// Opens CUDA and then the object, once for the process.
-pub(super) fn open() -> Result<Nccl, NcclProblem> {
-    static OPENED: OnceLock<Result<Nccl, NcclProblem>> = OnceLock::new();
+pub(super) fn open() -> Result<NcclObject, NcclProblem> {
+    static OPENED: OnceLock<Result<NcclObject, NcclProblem>> = OnceLock::new();
     let opened = OPENED.get_or_init(|| {
         device::open().map_err(NcclProblem::NoCuda)?;
-        load(&find()?)
+        NcclObject::open(&find()?)
     });
     opened.clone()
-}
-
-fn load(path: &Path) -> Result<Nccl, NcclProblem> {
-    let path = path.to_path_buf();
-    match NcclObject::open(&path) {
-        Ok(object) => Ok(Nccl { path, object }),
-        Err(NcclRefusal::Loader(reason)) => Err(NcclProblem::NotOpened { path, reason }),
-        Err(NcclRefusal::Build { found, expected }) => Err(NcclProblem::OtherBuild { path, found, expected }),
-    }
 }
 
 #[cfg(test)]
@@ -169,11 +110,11 @@ mod tests {
     fn an_object_of_another_build_and_what_is_none_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let other = object(folder.path(), "interface 0, libtorch 2.10.0", "return 0;");
-        let error = load(&other).unwrap_err().to_string();
+        let error = NcclObject::open(&other).unwrap_err().to_string();
         assert!(error.contains("was built as `interface 0, libtorch 2.10.0`, and this program needs `interface 2, "));
         let text = folder.path().join("text.so");
         fs::write(&text, "no object").unwrap();
-        let error = load(&text).unwrap_err();
+        let error = NcclObject::open(&text).unwrap_err();
         let NcclProblem::NotOpened { path, reason } = &error else { panic!("{error}") };
         assert_eq!(*path, text);
         assert!(reason.contains("text.so") && reason.contains("too short"), "{reason}");
@@ -184,12 +125,12 @@ mod tests {
     fn what_the_object_says_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let connect = "return strdup(\"no GPUs found\\nframe #0\");";
-        let nccl = load(&object(folder.path(), &NcclObject::expected_build(), connect)).unwrap();
+        let nccl = NcclObject::open(&object(folder.path(), &NcclObject::expected_build(), connect)).unwrap();
         let (plenty, port) = (Duration::from_secs(60), crate::processes::free_port().unwrap());
         let store = RawStore::open("127.0.0.1", port, true, plenty).unwrap();
         let listen = Listen::Address("127.0.0.1".to_owned());
         let mut group = RawGroup::gloo(&store, "gloo", &listen, (0, 1), plenty).unwrap();
-        let error = nccl.object.connect(&mut group, &store, "nccl", (0, 1), 0, plenty).unwrap_err();
+        let error = nccl.connect(&mut group, &store, "nccl", (0, 1), 0, plenty).unwrap_err();
         assert_eq!(error.0, "no GPUs found");
     }
 
@@ -216,7 +157,7 @@ mod tests {
             holds(&NcclObject::expected_build()),
             "it is of another build; `cargo xtask setup --nccl` makes it anew"
         );
-        match (device::open(), load(&path)) {
+        match (device::open(), NcclObject::open(&path)) {
             (Ok(_), loaded) => assert!(loaded.is_ok(), "{loaded:?}"),
             (Err(_), Err(NcclProblem::NotOpened { reason, .. })) => {
                 assert!(reason.contains("undefined symbol") && reason.contains("ProcessGroupNCCL"), "{reason}");

@@ -1,15 +1,12 @@
-//! Patches that are sent ahead to a CUDA device, where there is one, and what a run reads from its device.
+//! Patches that are sent ahead to a CUDA device, where there is one.
 
 use std::sync::atomic::AtomicBool;
 
 use empssl_data::{OnBadImage, OpenOptions, PatchConfig, PatchSampler, Split};
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Network, NetworkConfig, ResNetConfig, Stem};
-use empssl_torch::{device, operators};
-use empssl_train::{
-    BatchNormStats, BatchSource, CheckpointPlan, LarsConfig, Length, MemoryMode, Outcome, Share, StepPlan, TrainConfig,
-    Trainer,
-};
+use empssl_torch::device;
+use empssl_train::{BatchSource, CheckpointPlan, LarsConfig, Length, MemoryMode, Outcome, Share, TrainConfig, Trainer};
 use tch::{Device, Kind, Tensor};
 
 /// So many images.
@@ -46,46 +43,6 @@ pub(crate) fn trainer(config: TrainConfig, device: Device) -> Trainer {
     let network = Network::new(&NetworkConfig { resnet, hidden: 16, projection: 8 }, 1, Kind::Float, device).unwrap();
     let loss = EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap();
     Trainer::new(network, loss, &LarsConfig::paper(), config, IMAGES).unwrap()
-}
-
-/// How often each of two kinds of operators was called: those that read a number, and those that may bring a tensor to
-/// the host. tch reads with one of them, whichever way it is asked to.
-fn count(names: &[String]) -> [usize; 2] {
-    let count = |of: &[&str]| names.iter().filter(|name| of.contains(&name.trim_start_matches("aten::"))).count();
-    [count(&["item", "_local_scalar_dense", "is_nonzero", "nonzero", "equal"]), count(&["to", "_to_copy"])]
-}
-
-/// The reads of a run of so many steps.
-fn reads_of_a_run(log_every: u64, steps: u64) -> [usize; 2] {
-    let mut trainer = trainer(TrainConfig { max_steps: Some(steps), ..config(log_every) }, Device::Cpu);
-    let run = || trainer.run(&source(), &CheckpointPlan::default(), &AtomicBool::new(false), &mut ());
-    let (outcome, names) = operators::recorded(run).unwrap();
-    assert_eq!(outcome.unwrap(), Outcome::Finished);
-    count(&names)
-}
-
-/// The reads of a step without the loop around it: conversions between types.
-fn reads_of_a_step() -> [usize; 2] {
-    let trainer = trainer(config(1), Device::Cpu);
-    let (source, loss) = (source(), EmpSslLoss::new(&EmpSslLossConfig::paper()).unwrap());
-    let patches = source.batches(&config(1), 0..1, Device::Cpu, Share::WHOLE).unwrap().next().unwrap().unwrap().patches;
-    let plan = StepPlan { memory: MemoryMode::Whole, norms: BatchNormStats::Batch, tf32: false };
-    let step = || plan.backward(trainer.network(), &loss, &patches, None);
-    let (terms, names) = operators::recorded(step).unwrap();
-    assert!(terms.is_ok());
-    count(&names)
-}
-
-#[test]
-fn a_run_reads_from_its_device_only_when_it_gives_a_record() {
-    // Two records each, and then one a step.
-    let (four, three, four_records) = (reads_of_a_run(100, 4), reads_of_a_run(100, 3), reads_of_a_run(1, 4));
-    let step = reads_of_a_step();
-    assert_eq!(step[0], 0, "a step reads a number");
-    assert_eq!(four[0], three[0], "numbers are read in steps without a record");
-    assert_eq!(four[1] - three[1], step[1], "tensors are read in steps without a record");
-    let (two, all) = (four[1] - 4 * step[1], four_records[1] - 4 * step[1]);
-    assert!(two > 0 && all == 2 * two, "two records read {two} tensors, four of them {all}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Integration tests of the training crate.
 //!
-//! - `batches`: patches that are sent ahead to a CUDA device, and what a run reads from its device;
+//! - `batches`: patches that are sent ahead to a CUDA device, where there is one;
 //! - `cuda`: precision and layout on a CUDA device, where there is one;
 //! - `hosts`: two hosts, and what is told when one dies or the link is cut;
 //! - `memory`: peaks of a step in each memory mode, measured and estimated;

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::ffi::ShimError;
+use super::ShimError;
 
 /// Tells when a device has done a piece of work.
 pub trait Completion {

@@ -1,15 +1,40 @@
 //! A stream of a CUDA device beside the one it computes on, for copies that overlap with computing.
 
+use std::ffi::{c_char, c_void};
+use std::ptr::{NonNull, null_mut};
+
 use tch::{Device, Tensor};
 
+use super::upload::{Completion, Upload};
+use super::{RawTensor, ShimError, check, owned, raw};
 use crate::device;
 use crate::failure::TorchFailure;
-use crate::ffi::{self, ShimError};
-use crate::upload::{Completion, Upload};
+
+unsafe extern "C" {
+    fn empssl_stream_from_pool(index: i64, out: *mut Stream) -> *mut c_char;
+    fn empssl_upload(
+        bytes: *const c_void,
+        sizes: *const i64,
+        n_sizes: usize,
+        stream: Stream,
+        out: *mut RawTensor,
+        done: *mut *mut c_void,
+    ) -> *mut c_char;
+    fn empssl_event_query(event: *const c_void, is_complete: *mut i32) -> *mut c_char;
+    fn empssl_event_wait(event: *const c_void) -> *mut c_char;
+    fn empssl_event_admit(event: *const c_void, tensor: RawTensor) -> *mut c_char;
+    fn empssl_event_free(event: *mut c_void);
+}
 
 /// A queue of work of one CUDA device. What is in it runs in order, and beside what is in other queues.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stream(ffi::RawStream);
+///
+/// It is a number of libtorch's; streams live as long as the process.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stream {
+    device: i64,
+    id: i64,
+}
 
 impl Stream {
     /// A stream of libtorch's pool, which is not the one that operators of this program run on.
@@ -21,20 +46,38 @@ impl Stream {
             return Err(ShimError(format!("{device:?} has no streams to copy on; they are for CUDA devices")));
         };
         device::reach(index)?;
-        ffi::stream_from_pool(index as i64).map(Self)
+        Self::from_pool(index as i64)
+    }
+
+    fn from_pool(index: i64) -> Result<Self, ShimError> {
+        let mut stream = Self::default();
+        // SAFETY: `Stream` is repr(C) with the fields of `empssl_stream` in the same order.
+        check(unsafe { empssl_stream_from_pool(index, &mut stream) })?;
+        Ok(stream)
     }
 
     /// Asks for a copy of the bytes of `source` into a new tensor of the stream's device, of type uint8 and of these
     /// `sizes`, and returns without waiting for it.
     ///
-    /// It overlaps with the device's computing, and the host goes on, where the bytes lie in
-    /// [`crate::pinned::PinnedBytes`]; other memory is copied correctly, while the host waits.
+    /// It overlaps with the device's computing, and the host goes on, where the bytes lie in [`super::PinnedBytes`];
+    /// other memory is copied correctly, while the host waits.
     ///
     /// # Errors
     /// When there are not as many bytes as the sizes say, device memory runs out, or libtorch refuses.
     pub fn upload<S: AsRef<[u8]> + 'static>(&self, source: S, sizes: &[i64]) -> Result<Upload<S, Event>, TorchFailure> {
         check_sizes(source.as_ref().len(), sizes)?;
-        ffi::upload(source, sizes, self.0).map_err(|error| TorchFailure::of(&error.0))
+        let upload = Upload::new(source, |bytes| {
+            let (mut tensor, mut done) = (null_mut(), null_mut());
+            let from = bytes.as_ptr().cast();
+            // SAFETY: the sizes are as many as said and their product is the number of bytes. The bytes are read until
+            // the event is complete, and so long the `Upload` that is being made keeps them where they are, lets nobody
+            // at them and is forgotten rather than freed where the event does not tell. After an error nobody reads them.
+            check(unsafe { empssl_upload(from, sizes.as_ptr(), sizes.len(), *self, &mut tensor, &mut done) })?;
+            // SAFETY: the shim made the tensor with `new`, as tch makes its own, and hands it over.
+            let tensor = unsafe { Tensor::from_ptr(tensor.cast()) };
+            Ok((tensor, Event(owned(done)?)))
+        });
+        upload.map_err(|error: ShimError| TorchFailure::of(&error.0))
     }
 }
 
@@ -47,21 +90,33 @@ fn check_sizes(bytes: usize, sizes: &[i64]) -> Result<(), TorchFailure> {
     Err(TorchFailure::Other(format!("a tensor of size {sizes:?} cannot be made from {bytes} bytes")))
 }
 
-/// A place in a stream's work: complete once the device has got there.
+/// A place in a stream's work, a `c10::Event`: complete once the device has got there.
 #[derive(Debug)]
-pub struct Event(pub(crate) ffi::RawEvent);
+pub struct Event(NonNull<c_void>);
 
 impl Completion for Event {
     fn is_complete(&self) -> Result<bool, ShimError> {
-        ffi::event_is_complete(&self.0)
+        let mut is_complete = 0;
+        // SAFETY: the event lives, and the pointer is to a live local of the declared type.
+        check(unsafe { empssl_event_query(self.0.as_ptr(), &mut is_complete) })?;
+        Ok(is_complete != 0)
     }
 
     fn wait(&self) -> Result<(), ShimError> {
-        ffi::event_wait(&self.0)
+        // SAFETY: the event lives.
+        check(unsafe { empssl_event_wait(self.0.as_ptr()) })
     }
 
     fn admit(&self, tensor: &Tensor) -> Result<(), ShimError> {
-        ffi::event_admit(&self.0, tensor)
+        // SAFETY: the event and the tensor live.
+        check(unsafe { empssl_event_admit(self.0.as_ptr(), raw(tensor)) })
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: the event came from the shim and is given back once.
+        unsafe { empssl_event_free(self.0.as_ptr()) }
     }
 }
 
@@ -70,7 +125,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::pinned::PinnedBytes;
+    use crate::PinnedBytes;
 
     #[test]
     fn the_cpu_and_devices_that_are_not_there_have_no_streams() {
@@ -86,8 +141,8 @@ mod tests {
             eprintln!("skipped: this machine has a CUDA device");
             return;
         }
-        assert!(ffi::stream_from_pool(0).is_err());
-        let error = ffi::upload(vec![1_u8; 6], &[2, 3], ffi::RawStream::default()).unwrap_err().to_string();
+        assert!(Stream::from_pool(0).is_err());
+        let error = Stream::default().upload(vec![1_u8; 6], &[2, 3]).unwrap_err().to_string();
         assert!(error.to_lowercase().contains("cuda"), "{error}");
     }
 

@@ -4,24 +4,37 @@
 //! type, sizes and strides. On the CPU libtorch goes through the lists with one operator a tensor.
 //! Nothing here records gradients, and parameters may require them.
 
+use std::ffi::c_char;
+
 use tch::Tensor;
 
-use crate::ffi::{self, ShimError};
+use super::{RawTensor, ShimError, check, raw, raw_list};
 
-/// Writes the 2-norm of every tensor, computed in the type of `out`, into `out`, which is as long as the list.
+unsafe extern "C" {
+    fn empssl_lists_norms(tensors: *const RawTensor, n: usize, out: *mut RawTensor) -> *mut c_char;
+    fn empssl_lists_add(to: *const RawTensor, terms: *const RawTensor, n: usize, factor: f64) -> *mut c_char;
+    fn empssl_lists_sgd(
+        parameters: *const RawTensor,
+        gradients: *const RawTensor,
+        buffers: *const RawTensor,
+        n: usize,
+        lr: f64,
+        momentum: f64,
+        nesterov: i32,
+    ) -> *mut c_char;
+    fn empssl_drop_gradient(parameter: RawTensor);
+}
+
+/// The 2-norm of every tensor, in float64: sums of millions of squares are exact enough in it alone.
 ///
 /// # Errors
 /// When libtorch refuses: an empty list, tensors that are not floating-point.
-pub fn norms(out: &Tensor, tensors: &[&Tensor]) -> Result<(), ShimError> {
-    ffi::norms(out, tensors)
-}
-
-/// `to[i] = from[i]`.
-///
-/// # Errors
-/// When the lists are not of one length, or libtorch refuses a pair.
-pub fn copy(to: &[&Tensor], from: &[&Tensor]) -> Result<(), ShimError> {
-    ffi::copy(to, from)
+pub fn norms(tensors: &[&Tensor]) -> Result<Tensor, ShimError> {
+    let (tensors, mut out) = (raw_list(tensors), std::ptr::null_mut());
+    // SAFETY: the pointers are to live tensors, the list is as long as said, and the last pointer is to a live local.
+    check(unsafe { empssl_lists_norms(tensors.as_ptr(), tensors.len(), &mut out) })?;
+    // SAFETY: the shim made the tensor with `new`, as tch makes its own, and hands it over.
+    Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
 
 /// `to[i] += factor * terms[i]`.
@@ -29,7 +42,10 @@ pub fn copy(to: &[&Tensor], from: &[&Tensor]) -> Result<(), ShimError> {
 /// # Errors
 /// When the lists are not of one length, or libtorch refuses a pair.
 pub fn add(to: &[&Tensor], terms: &[&Tensor], factor: f64) -> Result<(), ShimError> {
-    ffi::add(to, terms, factor)
+    check_lengths(to, terms)?;
+    let (to, terms) = (raw_list(to), raw_list(terms));
+    // SAFETY: the pointers are to live tensors, and both lists are as long as said.
+    check(unsafe { empssl_lists_add(to.as_ptr(), terms.as_ptr(), to.len(), factor) })
 }
 
 /// How a step of gradient descent moves.
@@ -52,29 +68,28 @@ pub fn descend(
     parameters: &[&Tensor],
     gradients: &[&Tensor],
     buffers: &[&Tensor],
-    step: Descent,
+    Descent { lr, momentum, nesterov }: Descent,
 ) -> Result<(), ShimError> {
-    ffi::sgd([parameters, gradients, buffers], step.lr, step.momentum, step.nesterov)
+    check_lengths(parameters, gradients)?;
+    check_lengths(parameters, buffers)?;
+    let [parameters, gradients, buffers] = [parameters, gradients, buffers].map(raw_list);
+    let [p, g, b] = [&parameters, &gradients, &buffers].map(|list| list.as_ptr());
+    // SAFETY: the pointers are to live tensors, and the three lists are as long as said.
+    check(unsafe { empssl_lists_sgd(p, g, b, parameters.len(), lr, momentum, i32::from(nesterov)) })
 }
 
-/// Forgets the gradients of `parameters`, as PyTorch's `zero_grad` does by default: the next backward pass hands its
-/// own over, with nothing to clear and nothing to add up.
-pub fn drop_gradients(parameters: &[&Tensor]) {
-    ffi::drop_gradients(parameters);
+fn check_lengths(first: &[&Tensor], other: &[&Tensor]) -> Result<(), ShimError> {
+    if first.len() == other.len() {
+        return Ok(());
+    }
+    Err(ShimError(format!("lists of {} and {} tensors do not pair", first.len(), other.len())))
 }
 
-/// `out = term + factor * dividend / divisor`; tch's `addcdiv` has no factor.
-///
-/// # Errors
-/// When libtorch refuses.
-pub fn add_quotient(
-    out: &Tensor,
-    term: &Tensor,
-    dividend: &Tensor,
-    divisor: &Tensor,
-    factor: f64,
-) -> Result<(), ShimError> {
-    ffi::addcdiv(out, [term, dividend, divisor], factor)
+/// Forgets the gradient of a parameter, as PyTorch's `zero_grad` does by default: the next backward pass hands its own
+/// over, with nothing to clear and nothing to add up.
+pub fn drop_gradient(parameter: &Tensor) {
+    // SAFETY: the tensor lives.
+    unsafe { empssl_drop_gradient(raw(parameter)) }
 }
 
 /// Whether the elements fill a piece of memory without gaps and without overlap, in whatever order.
@@ -108,19 +123,14 @@ mod tests {
     #[test]
     fn lists_are_treated_element_by_element() {
         let (a, b) = (tensor(&[3.0, 4.0]), tensor(&[2.0]));
-        let out = Tensor::zeros([2], (Kind::Double, Device::Cpu));
-        norms(&out, &[&a, &b]).unwrap();
-        assert_eq!(values(&out), [5.0, 2.0]);
+        assert_eq!(values(&norms(&[&a, &b]).unwrap()), [5.0, 2.0]);
         // In float32 these squares overflow, or add nothing to the first.
         let long = Tensor::from_slice(&[1e30f32, 1.0]);
-        norms(&out, &[&long, &Tensor::from_slice(&[4096.0f32, 0.5])]).unwrap();
+        let out = norms(&[&long, &Tensor::from_slice(&[4096.0f32, 0.5])]).unwrap();
         assert_eq!(values(&out), [f64::from(1e30f32), (4096.0f64 * 4096.0 + 0.25).sqrt()]);
-        let (to, other) = (tensor(&[0.0, 0.0]), tensor(&[0.0]));
-        copy(&[&to, &other], &[&a, &b]).unwrap();
+        let (to, other) = (tensor(&[3.0, 4.0]), tensor(&[2.0]));
         add(&[&to, &other], &[&a, &b], -0.5).unwrap();
         assert_eq!((values(&to), values(&other)), (vec![1.5, 2.0], vec![1.0]));
-        add_quotient(&to, &a, &a, &tensor(&[2.0, 8.0]), 10.0).unwrap();
-        assert_eq!(values(&to), [18.0, 9.0]);
     }
 
     #[test]
@@ -143,7 +153,7 @@ mod tests {
         let parameter = tensor(&[1.0]).set_requires_grad(true);
         (&parameter * 2.0).sum(Kind::Double).backward();
         assert!(parameter.grad().defined());
-        drop_gradients(&[&parameter]);
+        drop_gradient(&parameter);
         assert!(!parameter.grad().defined());
     }
 
@@ -151,11 +161,11 @@ mod tests {
     fn lists_that_do_not_pair_and_operators_that_throw_are_errors() {
         let (a, b) = (tensor(&[1.0]), tensor(&[1.0, 2.0, 3.0]));
         let step = Descent { lr: 0.1, momentum: 0.0, nesterov: false };
-        for refused in [copy(&[&a], &[]), add(&[], &[&a], 1.0), descend(&[&a], &[&a], &[], step)] {
+        for refused in [add(&[&a], &[], 1.0), add(&[], &[&a], 1.0), descend(&[&a], &[&a], &[], step)] {
             assert!(refused.unwrap_err().to_string().ends_with("tensors do not pair"));
         }
-        assert!(copy(&[&tensor(&[1.0, 2.0])], &[&b]).unwrap_err().to_string().starts_with("libtorch: "));
-        assert!(norms(&a, &[]).is_err());
+        assert!(add(&[&tensor(&[1.0, 2.0])], &[&b], 1.0).unwrap_err().to_string().starts_with("libtorch: "));
+        assert!(norms(&[]).is_err());
     }
 
     #[test]

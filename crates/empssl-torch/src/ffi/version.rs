@@ -1,17 +1,25 @@
 //! Which libtorch this program was built for, and which one it is running on.
 
+use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
 
-use crate::ffi;
+use super::take_text;
+
+unsafe extern "C" {
+    fn empssl_libtorch_version() -> *const c_char;
+    fn empssl_libtorch_path() -> *mut c_char;
+}
 
 /// The version whose headers this program was compiled with, as `2.11.0`.
 pub fn built_for() -> String {
-    ffi::libtorch_version()
+    // SAFETY: returns a string constant of the shim.
+    unsafe { CStr::from_ptr(empssl_libtorch_version()) }.to_string_lossy().into_owned()
 }
 
 /// The file that libtorch was loaded from.
 pub fn library_path() -> Option<PathBuf> {
-    ffi::libtorch_path().map(PathBuf::from)
+    // SAFETY: takes no argument; the text is taken over.
+    take_text(unsafe { empssl_libtorch_path() }).map(PathBuf::from)
 }
 
 /// The version of the libtorch that is running, with its build (`2.11.0+cu130`), as the files beside it tell: the

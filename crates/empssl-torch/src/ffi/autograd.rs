@@ -3,10 +3,16 @@
 //! tch begins one only at a single number. The detour, the gradient of `sum(y * g)`, makes two more tensors of the size
 //! of `y`, which is what a step that is short of memory cannot spare.
 
+use std::ffi::{c_char, c_void};
+
 use tch::Tensor;
 
+use super::check;
 use crate::failure::TorchFailure;
-use crate::ffi;
+
+unsafe extern "C" {
+    fn empssl_backward(output: *const c_void, gradient: *const c_void) -> *mut c_char;
+}
 
 /// Sends `gradient`, of the shape and type of `output`, down the graph of `output`: it is added to the gradients of the
 /// leaves, and the graph is freed, as by any backward pass.
@@ -14,7 +20,10 @@ use crate::ffi;
 /// # Errors
 /// When memory runs out, `output` has no graph, or the gradient is not like it.
 pub fn backward(output: &Tensor, gradient: &Tensor) -> Result<(), TorchFailure> {
-    ffi::backward(output, gradient).map_err(|error| TorchFailure::of(&error.0))
+    // SAFETY: a tch tensor points to an `at::Tensor`; both are borrowed for the length of the call, and libtorch takes
+    // references of its own to what it keeps.
+    let passed = check(unsafe { empssl_backward(output.as_ptr().cast(), gradient.as_ptr().cast()) });
+    passed.map_err(|error| TorchFailure::of(&error.0))
 }
 
 #[cfg(test)]

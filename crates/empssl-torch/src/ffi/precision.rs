@@ -3,7 +3,14 @@
 //! libtorch allows it in cuDNN by default and not in cuBLAS; a recipe's precision sets both, so that `fp32` means
 //! float32 everywhere.
 
-use crate::ffi::{self, ShimError};
+use std::ffi::c_char;
+
+use super::{ShimError, check};
+
+unsafe extern "C" {
+    fn empssl_set_tf32(convolutions: i32, products: i32) -> *mut c_char;
+    fn empssl_get_tf32(convolutions: *mut i32, products: *mut i32) -> *mut c_char;
+}
 
 /// The state of the two switches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +26,10 @@ pub struct Tf32 {
 /// # Errors
 /// When the switches were set by other code through libtorch's two interfaces in contradiction to each other.
 pub fn tf32() -> Result<Tf32, ShimError> {
-    let (convolutions, products) = ffi::tf32()?;
-    Ok(Tf32 { convolutions, products })
+    let (mut convolutions, mut products) = (0, 0);
+    // SAFETY: both pointers are to live locals of the declared types.
+    check(unsafe { empssl_get_tf32(&mut convolutions, &mut products) })?;
+    Ok(Tf32 { convolutions: convolutions != 0, products: products != 0 })
 }
 
 /// Sets both switches, for the whole process.
@@ -28,7 +37,12 @@ pub fn tf32() -> Result<Tf32, ShimError> {
 /// # Errors
 /// As [`tf32`].
 pub fn set_tf32(allowed: bool) -> Result<(), ShimError> {
-    ffi::set_tf32_each(allowed, allowed)
+    set_each(Tf32 { convolutions: allowed, products: allowed })
+}
+
+fn set_each(Tf32 { convolutions, products }: Tf32) -> Result<(), ShimError> {
+    // SAFETY: plain integer arguments.
+    check(unsafe { empssl_set_tf32(i32::from(convolutions), i32::from(products)) })
 }
 
 /// Both switches in a chosen position until this is dropped, then as they were.
@@ -55,8 +69,7 @@ impl Tf32Scope {
 impl Drop for Tf32Scope {
     fn drop(&mut self) {
         // They were both read and set before, and libtorch refuses neither a second time.
-        let Tf32 { convolutions, products } = self.before;
-        let _ = ffi::set_tf32_each(convolutions, products);
+        let _ = set_each(self.before);
     }
 }
 
@@ -86,7 +99,7 @@ mod tests {
         });
         assert!(left_by_a_panic.is_err());
         assert_eq!(state(), off);
-        ffi::set_tf32_each(true, false).unwrap();
+        set_each(Tf32 { convolutions: true, products: false }).unwrap();
         drop(Tf32Scope::new(true).unwrap());
         assert_eq!(state(), [true, false], "each switch has its own state to go back to");
         set_tf32(false).unwrap();

@@ -1,9 +1,17 @@
 //! Memory of a CUDA device, as libtorch's allocator accounts for it, and what the host does with freed memory.
 
+use std::ffi::c_char;
+
 use tch::Device;
 
+use super::{ShimError, check};
 use crate::device;
-use crate::ffi::{self, ShimError};
+
+unsafe extern "C" {
+    fn empssl_get_device_memory(index: i64, out: *mut DeviceMemory) -> *mut c_char;
+    fn empssl_reset_peak_device_memory(index: i64) -> *mut c_char;
+    fn empssl_keep_freed_memory() -> i32;
+}
 
 /// Bytes on one CUDA device.
 #[repr(C)]
@@ -26,13 +34,12 @@ pub struct DeviceMemory {
 /// # Errors
 /// When the device does not exist or libtorch cannot reach it.
 pub fn device_memory(device: Device) -> Result<Option<DeviceMemory>, ShimError> {
-    match device {
-        Device::Cuda(index) => {
-            device::reach(index)?;
-            ffi::device_memory(index as i64).map(Some)
-        }
-        _ => Ok(None),
-    }
+    let Device::Cuda(index) = device else { return Ok(None) };
+    device::reach(index)?;
+    let mut memory = DeviceMemory::default();
+    // SAFETY: `DeviceMemory` is repr(C) with the fields of `empssl_device_memory` in the same order.
+    check(unsafe { empssl_get_device_memory(index as i64, &mut memory) })?;
+    Ok(Some(memory))
 }
 
 /// Starts a new peak from what is allocated now; does nothing on the CPU.
@@ -40,13 +47,10 @@ pub fn device_memory(device: Device) -> Result<Option<DeviceMemory>, ShimError> 
 /// # Errors
 /// When the device does not exist or libtorch cannot reach it.
 pub fn reset_peak(device: Device) -> Result<(), ShimError> {
-    match device {
-        Device::Cuda(index) => {
-            device::reach(index)?;
-            ffi::reset_peak_device_memory(index as i64)
-        }
-        _ => Ok(()),
-    }
+    let Device::Cuda(index) = device else { return Ok(()) };
+    device::reach(index)?;
+    // SAFETY: plain integer argument.
+    check(unsafe { empssl_reset_peak_device_memory(index as i64) })
 }
 
 /// Lets this process keep the blocks it frees, however large, for its next requests; `false` where the C library is not
@@ -57,7 +61,8 @@ pub fn reset_peak(device: Device) -> Result<(), ShimError> {
 /// the arithmetic on what is in them. Call it once, at the start of the program; it serves the main thread, on which a
 /// training loop should run, more than others. Memory then stays with the process until it ends.
 pub fn keep_freed_memory() -> bool {
-    ffi::keep_freed_memory()
+    // SAFETY: sets two parameters of malloc, which any thread may do at any time.
+    unsafe { empssl_keep_freed_memory() != 0 }
 }
 
 #[cfg(test)]

@@ -1,10 +1,16 @@
 //! Host memory that a CUDA device reads by itself.
-#![expect(unsafe_code, reason = "shows the memory of a tensor as bytes")]
+
+use std::ffi::c_char;
+use std::slice;
 
 use tch::Tensor;
 
+use super::{RawTensor, ShimError, check};
 use crate::device;
-use crate::ffi::{self, ShimError};
+
+unsafe extern "C" {
+    fn empssl_pinned(bytes: usize, out: *mut RawTensor) -> *mut c_char;
+}
 
 /// Page-locked bytes: the system does not move them, so a device can copy them while the host does something else.
 ///
@@ -12,7 +18,7 @@ use crate::ffi::{self, ShimError};
 /// that size.
 #[derive(Debug)]
 pub struct PinnedBytes {
-    /// The only tensor on this memory: uint8, contiguous, on the CPU.
+    /// The only tensor on this memory: uint8, contiguous, on the CPU, without an address where it has no elements.
     tensor: Tensor,
 }
 
@@ -23,22 +29,36 @@ impl PinnedBytes {
     /// When CUDA is absent, or there is no such memory left.
     pub fn new(bytes: usize) -> Result<Self, ShimError> {
         device::reach(0)?;
-        Ok(Self { tensor: ffi::pinned(bytes)? })
+        allocate(bytes)
     }
+}
+
+fn allocate(bytes: usize) -> Result<PinnedBytes, ShimError> {
+    let mut tensor = std::ptr::null_mut();
+    // SAFETY: the pointer is to a live local of the declared type.
+    check(unsafe { empssl_pinned(bytes, &mut tensor) })?;
+    // SAFETY: the shim made the tensor with `new`, as tch makes its own, and hands it over.
+    Ok(PinnedBytes { tensor: unsafe { Tensor::from_ptr(tensor.cast()) } })
 }
 
 impl AsRef<[u8]> for PinnedBytes {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: the tensor is of bytes, which all were set to 0, dense and in host memory; this is its only owner and
-        // writes only through `as_mut`, which excludes this borrow.
-        unsafe { ffi::elements(&self.tensor) }
+        if self.tensor.numel() == 0 {
+            return &[];
+        }
+        // SAFETY: the tensor is of bytes, which all were set to 0, dense and in host memory, and lives as long as this
+        // borrow; this is its only owner and writes only through `as_mut`, which excludes this borrow.
+        unsafe { slice::from_raw_parts(self.tensor.data_ptr().cast_const().cast(), self.tensor.numel()) }
     }
 }
 
 impl AsMut<[u8]> for PinnedBytes {
     fn as_mut(&mut self) -> &mut [u8] {
+        if self.tensor.numel() == 0 {
+            return &mut [];
+        }
         // SAFETY: as in `as_ref`; the borrow of the only owner is exclusive.
-        unsafe { ffi::elements_mut(&self.tensor) }
+        unsafe { slice::from_raw_parts_mut(self.tensor.data_ptr().cast(), self.tensor.numel()) }
     }
 }
 
@@ -63,7 +83,7 @@ mod tests {
         if let Err(problem) = device::open() {
             let error = PinnedBytes::new(8).unwrap_err().to_string();
             assert!(error.ends_with(&problem.to_string()), "{error}");
-            assert!(ffi::pinned(8).is_err(), "the shim itself gave memory without CUDA");
+            assert!(allocate(8).is_err(), "the shim itself gave memory without CUDA");
             eprintln!("skipped: page-locked memory: {problem}");
             return;
         }
