@@ -18,7 +18,6 @@
 pub mod batches;
 pub mod checkpoint;
 pub mod checkpoint_files;
-mod clock;
 pub mod config;
 pub mod error;
 pub mod gradient;

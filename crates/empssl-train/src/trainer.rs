@@ -1,6 +1,8 @@
 //! The training loop: from a data set to a trained network, one page, read from [`Trainer::run`] downwards.
 
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use empssl_loss::{EmpSslLoss, LossTerms};
 use empssl_model::Network;
@@ -12,7 +14,6 @@ use tracing::info_span;
 use crate::batches::BatchSource;
 use crate::checkpoint::{Checkpoint, Position, Versions};
 use crate::checkpoint_files::CheckpointFiles;
-use crate::clock::Clock;
 use crate::config::{BatchNormOver, TrainConfig};
 use crate::error::TrainError;
 use crate::gradient::{BatchNormStats, StepPlan};
@@ -229,8 +230,7 @@ impl Trainer {
         let packed = Tensor::stack(&tensors, 0).to_device(Device::Cpu).to_kind(Kind::Double);
         let values: Vec<f64> = Vec::try_from(packed).expect("a number for each term");
         let names = terms.parts.iter().map(|(name, _)| *name);
-        let steps = clock.lap(self.step);
-        let patches = steps * (self.config.n_patches * self.config.batch_size) as f64;
+        let lap = clock.lap(self.step);
         self.last_loss = Some(values[0]);
         StepRecord {
             step: self.step,
@@ -238,9 +238,9 @@ impl Trainer {
             lr,
             loss: values[0],
             parts: names.zip(values[1..].iter().copied()).collect(),
-            patches_per_s: patches / clock.lap_seconds,
-            waited: clock.lap_waited,
-            seconds: clock.seconds,
+            patches_per_s: lap.steps_per_s * (self.config.n_patches * self.config.batch_size) as f64,
+            waited: lap.waited,
+            seconds: lap.seconds,
         }
     }
 
@@ -316,6 +316,53 @@ impl Trainer {
         self.lars.load_state(&checkpoint.momentum)?;
         self.step = checkpoint.step;
         Ok(())
+    }
+}
+
+/// Seconds of training, in laps from one record to the next.
+struct Clock {
+    began: Instant,
+    seconds_before: f64,
+    lap_began: Instant,
+    lap_step: u64,
+    /// Of this lap, until its batches were there.
+    waited: Duration,
+}
+
+/// What a lap took.
+struct Lap {
+    steps_per_s: f64,
+    /// The share of it that passed until its batches were there.
+    waited: f64,
+    /// Of the whole run, earlier processes included.
+    seconds: f64,
+}
+
+impl Clock {
+    fn start(step: u64, seconds_before: f64) -> Self {
+        let now = Instant::now();
+        Self { began: now, seconds_before, lap_began: now, lap_step: step, waited: Duration::ZERO }
+    }
+
+    /// The next batch; the time until it is there counts as waiting.
+    fn next<T>(&mut self, batches: &mut impl Iterator<Item = T>) -> Option<T> {
+        let began = Instant::now();
+        let batch = batches.next();
+        self.waited += began.elapsed();
+        batch
+    }
+
+    /// Ends the lap at `step`.
+    fn lap(&mut self, step: u64) -> Lap {
+        let now = Instant::now();
+        let lap_seconds = (now - self.lap_began).as_secs_f64().max(1e-9);
+        let lap = Lap {
+            steps_per_s: (step - self.lap_step) as f64 / lap_seconds,
+            waited: mem::take(&mut self.waited).as_secs_f64() / lap_seconds,
+            seconds: self.seconds_before + (now - self.began).as_secs_f64(),
+        };
+        (self.lap_began, self.lap_step) = (now, step);
+        lap
     }
 }
 
