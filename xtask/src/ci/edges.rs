@@ -44,21 +44,24 @@ pub(super) fn run(workspace: &Workspace) -> Outcome {
     cargo.args(["metadata", "--format-version", "1"]).current_dir(workspace.root());
     let graph: Metadata = serde_json::from_str(&process::output(&mut cargo)?)
         .map_err(|error| Failure::new(Code::Child, format!("`cargo metadata`: {error}")))?;
-    for circle in circles::find(workspace)? {
-        eprintln!("modules use each other: {circle}");
+    let found = all_breaches(workspace, &graph)?;
+    if found.is_empty() {
+        eprintln!("{} packages reach nothing they must not know, and no modules use each other", RULES.len());
+        return Ok(());
     }
-    let mut found = Vec::new();
+    Err(Failure::check(format!("who must not use whom:\n  {}", found.join("\n  "))))
+}
+
+/// Circles of modules, and what packages reach against the rules.
+fn all_breaches(workspace: &Workspace, graph: &Metadata) -> Outcome<Vec<String>> {
+    let mut found = circles::find(workspace)?;
     for rule in &RULES {
         found.extend(breaches(rule, &graph.reached(rule.package, false), &[]));
         // Its tests may use what serves tests, but a crate without libtorch is tested without it.
         let tested = breaches(rule, &graph.reached(rule.package, true), &[FOR_TESTS]);
         found.extend(tested.into_iter().filter(|_| !rule.libtorch));
     }
-    if found.is_empty() {
-        eprintln!("{} packages reach nothing they must not know", RULES.len());
-        return Ok(());
-    }
-    Err(Failure::check(format!("who must not use whom:\n  {}", found.join("\n  "))))
+    Ok(found)
 }
 
 /// What `cargo metadata` prints, as far as it is of use here.
@@ -144,6 +147,21 @@ mod tests {
         let metadata: Metadata = serde_json::from_str(&text).unwrap();
         assert_eq!(Vec::from_iter(metadata.reached("a", false)), ["b", "c"]);
         assert_eq!(Vec::from_iter(metadata.reached("a", true)), ["b", "c", "d"]);
+    }
+
+    #[test]
+    fn modules_that_use_each_other_are_a_breach() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("crates/data/src");
+        std::fs::create_dir_all(&source).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(source.join(name), text).unwrap();
+        write("a.rs", "use crate::b::Two;\n");
+        write("b.rs", "use crate::a::One;\n");
+        let graph: Metadata = serde_json::from_str(r#"{"packages": [], "resolve": {"nodes": []}}"#).unwrap();
+        let found = || all_breaches(&Workspace::at(folder.path()), &graph).unwrap();
+        assert_eq!(found(), ["data: the modules a and b use each other"]);
+        write("b.rs", "");
+        assert_eq!(found(), Vec::<String>::new());
     }
 
     #[test]

@@ -20,7 +20,8 @@ pub(super) fn find(workspace: &Workspace) -> Outcome<Vec<String>> {
         let mut uses = Uses::new();
         read(&folder.join("src"), "", &mut uses);
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        circles(&uses).into_iter().map(move |(one, other)| format!("{name}: {one} <-> {other}")).collect::<Vec<_>>()
+        let sentence = |(one, other)| format!("{name}: the modules {one} and {other} use each other");
+        circles(&uses).into_iter().map(sentence).collect::<Vec<_>>()
     };
     Ok(folders.iter().flat_map(|folder| of_crate(folder)).collect())
 }
