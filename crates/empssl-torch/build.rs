@@ -3,8 +3,6 @@
 use std::env;
 use std::path::Path;
 
-const FILES: [&str; 8] = ["shim", "lists", "mapped", "script", "streams", "groups", "shared_norm", "buckets"];
-
 fn main() {
     println!("cargo:rerun-if-changed=shim");
     println!("cargo:rerun-if-changed=build.rs");
@@ -20,11 +18,10 @@ fn main() {
         .include(include.join("torch/csrc/api/include"))
         // Names of Gloo's, whose headers the wheels lack.
         .include("shim/absent")
-        // Every function hands its arguments on to libtorch, and the optimiser would take longer than the compiler.
-        .opt_level(0)
         // The warnings of libtorch's own headers are not ours to mend.
         .warnings(false)
-        .files(FILES.map(|name| format!("shim/{name}.cpp")))
+        // One unit of all files: most of the time goes into libtorch's headers.
+        .file("shim/all.cpp")
         .compile("empssl_shim");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
 }

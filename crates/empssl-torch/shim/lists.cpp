@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/stack.h>
@@ -39,6 +40,10 @@ template <typename Body> char *computed(Body body) {
 
 char *empssl_lists_norms(const empssl_tensor *tensors, size_t n, empssl_tensor *out) {
   return computed([&] { *out = new at::Tensor(at::stack(at::_foreach_norm(list(tensors, n), 2, at::kDouble))); });
+}
+
+char *empssl_lists_copy(const empssl_tensor *to, const empssl_tensor *from, size_t n) {
+  return computed([&] { at::_foreach_copy_(list(to, n), list(from, n)); });
 }
 
 char *empssl_lists_add(const empssl_tensor *to, const empssl_tensor *terms, size_t n, double factor) {

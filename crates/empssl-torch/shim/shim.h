@@ -55,6 +55,7 @@ typedef void *empssl_tensor;
 // the lists are, where all tensors of a place have the same type, sizes and strides.
 // Their 2-norms, [n], in float64.
 char *empssl_lists_norms(const empssl_tensor *tensors, size_t n, empssl_tensor *out);
+char *empssl_lists_copy(const empssl_tensor *to, const empssl_tensor *from, size_t n);
 char *empssl_lists_add(const empssl_tensor *to, const empssl_tensor *terms, size_t n, double factor);
 char *empssl_lists_sgd(const empssl_tensor *parameters, const empssl_tensor *gradients, const empssl_tensor *buffers,
                        size_t n, double lr, double momentum, int32_t nesterov);

@@ -1,6 +1,7 @@
 //! LARS, the layer-wise adaptive rate scaling of the reference: nesterov SGD whose step is scaled per weight tensor.
 
 use std::collections::{HashMap, HashSet};
+use std::iter;
 
 use empssl_torch::lists::{self, Descent};
 use empssl_torch::{ShimError, TorchFailure};
@@ -64,10 +65,12 @@ impl LarsConfig {
 /// Since the division by `lr` is undone by the step, `min(lr, eta |p| / |g|)` is the rate a weight moves at.
 /// The momentum buffers hold gradients scaled by the rate of their own step.
 ///
-/// Norms, ratios and updates stay on the device of the parameters: a step reads nothing back to the host.
+/// Norms, ratios and updates stay on the device of the parameters: a step calls the same few operators whatever the
+/// number of parameters, and reads nothing back to the host.
 pub struct Lars {
     config: LarsConfig,
     slots: Vec<Slot>,
+    rows: Rows,
 }
 
 /// One parameter with its momentum buffer, which starts at zero: PyTorch's first step, `buffer = gradient`, is the
@@ -82,6 +85,38 @@ struct Slot {
     plain: bool,
 }
 
+/// The gradients that are scaled, in one matrix where each has whole rows. libtorch's list operators take one factor for
+/// a whole list, but each weight has its own, and only the device knows it: a column of factors, one a row, scales all.
+struct Rows {
+    /// `[rows, WIDTH]`.
+    matrix: Tensor,
+    /// `[rows]`: the place of a row's parameter among those that are scaled.
+    places: Tensor,
+}
+
+/// Numbers in a row; the last row of a parameter is filled up.
+const WIDTH: usize = 256;
+
+impl Rows {
+    /// Makes the scaled gradients of these slots views of the matrix, each in the layout of its parameter.
+    fn new(slots: &mut [Slot]) -> Self {
+        let first = &slots[0].parameter;
+        let options = (first.kind(), first.device());
+        let scaled: Vec<_> = slots.iter_mut().filter(|slot| !slot.plain).collect();
+        let n_rows = |slot: &Slot| slot.parameter.numel().div_ceil(WIDTH);
+        let places = scaled.iter().enumerate().flat_map(|(place, slot)| iter::repeat_n(place as i64, n_rows(slot)));
+        let places: Vec<_> = places.collect();
+        let matrix = Tensor::zeros([places.len() as i64, WIDTH as i64], options);
+        let mut row = 0;
+        for slot in scaled {
+            let (size, strides) = (slot.parameter.size(), slot.parameter.stride());
+            slot.scaled = matrix.as_strided(size, strides, (row * WIDTH) as i64);
+            row += n_rows(slot);
+        }
+        Self { matrix, places: Tensor::from_slice(&places).to_device(options.1) }
+    }
+}
+
 impl Lars {
     /// An optimizer of `parameters`, which keep sharing their storage with the network.
     ///
@@ -91,14 +126,16 @@ impl Lars {
     pub fn new(parameters: &[(String, Tensor)], config: &LarsConfig) -> Result<Self, TrainError> {
         config.check()?;
         TrainError::check_tensors("the parameters", problems_with_parameters(parameters))?;
-        let slots = parameters.iter().map(|(name, parameter)| Slot {
+        let slot = |(name, parameter): &(String, Tensor)| Slot {
             name: name.clone(),
             parameter: parameter.shallow_clone(),
             buffer: parameter.detach().zeros_like(),
             scaled: parameter.detach().empty_like(),
             plain: config.exclude_bias_and_norm && parameter.dim() == 1,
-        });
-        Ok(Self { config: config.clone(), slots: slots.collect() })
+        };
+        let mut slots: Vec<_> = parameters.iter().map(slot).collect();
+        let rows = Rows::new(&mut slots);
+        Ok(Self { config: config.clone(), slots, rows })
     }
 
     /// Moves every parameter that has a gradient, at the rate `lr` of the schedule.
@@ -133,16 +170,18 @@ impl Lars {
         if given.is_empty() {
             return Ok(());
         }
-        given.iter().for_each(|(slot, gradient)| slot.scaled.shallow_clone().copy_(gradient));
-        self.scale(lr, &given.iter().map(|(slot, _)| *slot).filter(|slot| !slot.plain).collect::<Vec<_>>())?;
         let each = |part: fn(&Slot) -> &Tensor| given.iter().map(|(slot, _)| part(slot)).collect::<Vec<_>>();
         let (parameters, gradients) = (each(|slot| &slot.parameter), each(|slot| &slot.scaled));
+        lists::copy(&gradients, &given.iter().map(|(_, gradient)| *gradient).collect::<Vec<_>>())?;
+        self.scale(lr)?;
         let step = Descent { lr, momentum: self.config.momentum, nesterov: self.config.nesterov };
         lists::descend(&parameters, &gradients, &each(|slot| &slot.buffer), step)
     }
 
-    /// Turns the gradients into `(g + wd p) q`.
-    fn scale(&self, lr: f64, slots: &[&Slot]) -> Result<(), ShimError> {
+    /// Turns the gradients in the matrix into `(g + wd p) q`. A parameter without a gradient has an old one there, which
+    /// is scaled again and not used.
+    fn scale(&self, lr: f64) -> Result<(), ShimError> {
+        let slots: Vec<_> = self.slots.iter().filter(|slot| !slot.plain).collect();
         if slots.is_empty() {
             return Ok(());
         }
@@ -150,9 +189,9 @@ impl Lars {
         let gradients: Vec<_> = slots.iter().map(|slot| &slot.scaled).collect();
         let ratios = self.ratios(lr, &lists::norms(&parameters)?, &lists::norms(&gradients)?);
         lists::add(&gradients, &parameters, self.config.weight_decay)?;
-        for (gradient, ratio) in gradients.into_iter().zip(ratios.to_kind(parameters[0].kind()).unbind(0)) {
-            let _ = gradient.shallow_clone().g_mul_(&ratio);
-        }
+        let Rows { matrix, places } = &self.rows;
+        let factors = ratios.to_kind(matrix.kind()).index_select(0, places);
+        let _ = matrix.shallow_clone().g_mul_(&factors.unsqueeze(1));
         Ok(())
     }
 
@@ -169,10 +208,15 @@ impl Lars {
 
     /// A network may change the layout of its weights in memory; buffers follow.
     fn follow_layouts(&mut self) {
+        let mut moved = false;
         for slot in self.slots.iter_mut().filter(|slot| slot.parameter.stride() != slot.buffer.stride()) {
             let buffer = std::mem::replace(&mut slot.buffer, slot.parameter.zeros_like());
             slot.buffer.copy_(&buffer);
             slot.scaled = slot.parameter.empty_like();
+            moved = true;
+        }
+        if moved {
+            self.rows = Rows::new(&mut self.slots);
         }
     }
 

@@ -12,6 +12,7 @@ use super::{RawTensor, ShimError, check, raw, raw_list};
 
 unsafe extern "C" {
     fn empssl_lists_norms(tensors: *const RawTensor, n: usize, out: *mut RawTensor) -> *mut c_char;
+    fn empssl_lists_copy(to: *const RawTensor, from: *const RawTensor, n: usize) -> *mut c_char;
     fn empssl_lists_add(to: *const RawTensor, terms: *const RawTensor, n: usize, factor: f64) -> *mut c_char;
     fn empssl_lists_sgd(
         parameters: *const RawTensor,
@@ -35,6 +36,17 @@ pub fn norms(tensors: &[&Tensor]) -> Result<Tensor, ShimError> {
     check(unsafe { empssl_lists_norms(tensors.as_ptr(), tensors.len(), &mut out) })?;
     // SAFETY: the shim made the tensor with `new`, as tch makes its own, and hands it over.
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
+}
+
+/// `to[i] = from[i]`.
+///
+/// # Errors
+/// When the lists are not of one length, or libtorch refuses a pair.
+pub fn copy(to: &[&Tensor], from: &[&Tensor]) -> Result<(), ShimError> {
+    check_lengths(to, from)?;
+    let (to, from) = (raw_list(to), raw_list(from));
+    // SAFETY: the pointers are to live tensors, and both lists are as long as said.
+    check(unsafe { empssl_lists_copy(to.as_ptr(), from.as_ptr(), to.len()) })
 }
 
 /// `to[i] += factor * terms[i]`.
@@ -128,7 +140,8 @@ mod tests {
         let long = Tensor::from_slice(&[1e30f32, 1.0]);
         let out = norms(&[&long, &Tensor::from_slice(&[4096.0f32, 0.5])]).unwrap();
         assert_eq!(values(&out), [f64::from(1e30f32), (4096.0f64 * 4096.0 + 0.25).sqrt()]);
-        let (to, other) = (tensor(&[3.0, 4.0]), tensor(&[2.0]));
+        let (to, other) = (tensor(&[0.0, 0.0]), tensor(&[0.0]));
+        copy(&[&to, &other], &[&a, &b]).unwrap();
         add(&[&to, &other], &[&a, &b], -0.5).unwrap();
         assert_eq!((values(&to), values(&other)), (vec![1.5, 2.0], vec![1.0]));
     }
@@ -161,7 +174,7 @@ mod tests {
     fn lists_that_do_not_pair_and_operators_that_throw_are_errors() {
         let (a, b) = (tensor(&[1.0]), tensor(&[1.0, 2.0, 3.0]));
         let step = Descent { lr: 0.1, momentum: 0.0, nesterov: false };
-        for refused in [add(&[&a], &[], 1.0), add(&[], &[&a], 1.0), descend(&[&a], &[&a], &[], step)] {
+        for refused in [copy(&[&a], &[]), add(&[&a], &[], 1.0), add(&[], &[&a], 1.0), descend(&[&a], &[&a], &[], step)] {
             assert!(refused.unwrap_err().to_string().ends_with("tensors do not pair"));
         }
         assert!(add(&[&tensor(&[1.0, 2.0])], &[&b], 1.0).unwrap_err().to_string().starts_with("libtorch: "));
