@@ -1,28 +1,28 @@
 //! A recipe, in two stages: [`RunConfig`] is what was typed, [`Run`] is what the program needs, checked once.
 //!
-//! - [`mod@file`]: files that extend others, and where in them a mistake is; [`check`]: what is refused;
-//! - [`evaluation`] and [`scores`]: the sections of evaluation; the other sections are the configs of the libraries.
+//! - [`mod@file`]: files that extend others, and where in them a mistake is; [`check`]: what is refused.
+//!
+//! Most sections are the configs of the libraries.
 
 use std::path::Path;
 
 use empssl_data::{PatchConfig, PatchSampler};
+use empssl_eval::EvaluationConfig;
 use empssl_loss::{EmpSslLoss, EmpSslLossConfig};
 use empssl_model::{Arithmetic, Layout, NetworkConfig, Products};
 pub(crate) use empssl_report::report::Published;
 use empssl_train::memory::StepMemory;
-use empssl_train::{BatchNormOver, CheckpointEvery, LarsConfig, Length, MemoryMode, TrainConfig, TrainError};
+use empssl_train::{BatchNormOver, LarsConfig, Length, MemoryMode, TrainConfig, TrainError};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 pub(crate) use self::check::{AUTO, in_section, leaves};
-pub(crate) use self::evaluation::{CurveProbe, CurveSection, EvalPass, EvalView, EvaluationSection, ScoredOn};
-pub(crate) use self::scores::ScoresSection;
+use crate::args::ImageArgs;
 use crate::error::CliError;
+use crate::images::ImageSource;
 
 mod check;
-mod evaluation;
 mod file;
-mod scores;
 
 /// A recipe as it stands in a TOML file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub(crate) struct RunConfig {
     pub(crate) optimizer: LarsConfig,
     pub(crate) schedule: ScheduleSection,
     pub(crate) training: TrainingSection,
-    pub(crate) evaluation: EvaluationSection,
+    pub(crate) evaluation: EvaluationConfig,
     /// What the report must show for the run to count as good; a recipe without claims has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) checks: Option<Checks>,
@@ -185,6 +185,11 @@ fn explain_message(message: &str) -> String {
     }
 }
 
+/// A setting by its word in recipes.
+pub(crate) fn word(setting: impl Serialize) -> String {
+    serde_json::to_value(setting).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
 fn hint(unknown: &str, known: &[String]) -> String {
     let distance = |key: &String| strsim::damerau_levenshtein(unknown, key);
     match known.iter().min_by_key(|key| distance(key)) {
@@ -203,6 +208,19 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// The run by a recipe file with `KEY=VALUE` changes, on the images of `dataset`, else of the recipe.
+    pub(crate) fn read(
+        recipe: &Path,
+        changes: &[String],
+        dataset: Option<&String>,
+        images: &ImageArgs,
+    ) -> Result<(Self, ImageSource), CliError> {
+        let mut config = RunConfig::read(recipe, changes)?;
+        let images = ImageSource::new(dataset.unwrap_or(&config.dataset), images)?;
+        config.dataset.clone_from(&images.name);
+        Ok((Self::new(config, Self::name_of(recipe))?, images))
+    }
+
     /// Checks a recipe: everything that needs no images.
     pub(crate) fn new(config: RunConfig, recipe: String) -> Result<Self, CliError> {
         check::check(&config)?;
@@ -214,15 +232,20 @@ impl Run {
             let reason = "schedule.horizon = \"official\" counts epochs, so training.length must be in epochs";
             return Err(CliError::Recipe(reason.to_owned()));
         }
-        config.evaluation.check()?;
+        config.evaluation.check().map_err(|error| in_section("evaluation", error))?;
         let run = Self { config, recipe, sampler, loss };
-        run.train_config(0, &Logging::NONE).check().map_err(in_training)?;
+        run.train_config(0).check().map_err(in_training)?;
         Ok(run)
     }
 
     /// Checks what only the images tell: that so many can be trained on.
     pub(crate) fn check_images(&self, n_images: usize) -> Result<(), CliError> {
-        self.train_config(0, &Logging::NONE).check_images(n_images).map_err(in_training)
+        self.train_config(0).check_images(n_images).map_err(in_training)
+    }
+
+    /// Checks what only the images tell: that the batches of the probe are filled by so many labelled ones.
+    pub(crate) fn check_labelled(&self, n_images: usize) -> Result<(), CliError> {
+        self.config.evaluation.check_labelled(n_images).map_err(|error| in_section("evaluation", error))
     }
 
     /// The recipe's name, from its path: `configs/cifar10/quick.toml` is `quick`.
@@ -230,8 +253,8 @@ impl Run {
         path.file_stem().map_or_else(|| "recipe".to_owned(), |stem| stem.to_string_lossy().into_owned())
     }
 
-    /// The loop's settings.
-    pub(crate) fn train_config(&self, seed: u64, logging: &Logging) -> TrainConfig {
+    /// The loop's settings, for a run that nobody follows.
+    pub(crate) fn train_config(&self, seed: u64) -> TrainConfig {
         let training = &self.config.training;
         let t_max = match (self.config.schedule.horizon, training.length) {
             (Horizon::Official, Length::Epochs(epochs)) => {
@@ -248,9 +271,9 @@ impl Run {
             memory: training.memory,
             tf32: training.precision == Precision::Tf32,
             seed,
-            max_steps: logging.max_steps,
-            log_every: logging.log_every,
-            checkpoint_every: logging.checkpoint_every,
+            max_steps: None,
+            log_every: 1,
+            checkpoint_every: None,
             snapshot_epochs: training.snapshot_epochs.clone(),
         }
     }
@@ -260,18 +283,6 @@ impl Run {
         let activations = self.config.training.arithmetic().activation_kind(Kind::Float, device)?;
         Ok(StepMemory::estimate(&self.config.network, self.sampler.side(), Kind::Float, activations))
     }
-}
-
-/// Settings of one invocation, which no result depends on.
-pub(crate) struct Logging {
-    pub(crate) max_steps: Option<u64>,
-    pub(crate) log_every: u64,
-    pub(crate) checkpoint_every: Option<CheckpointEvery>,
-}
-
-impl Logging {
-    /// For a run that nobody follows.
-    const NONE: Self = Self { max_steps: None, log_every: 1, checkpoint_every: None };
 }
 
 impl TrainingSection {
@@ -439,11 +450,11 @@ mod tests {
         ("training.length={steps=9000000000000}", "`training.length.steps` must be at most 1000000000"),
         ("training.snapshot_epochs=[2,1]", "`training.snapshot_epochs` must be rising numbers of epochs"),
         ("training.length={epochs=3} training.snapshot_epochs=[1,5]", "`training.snapshot_epochs` must be epochs that"),
-        ("evaluation.n_patches=0", "evaluation.n_patches = 0 is not possible: "),
+        ("evaluation.n_patches=0", "`evaluation.n_patches` = 0 is not possible: "),
         ("evaluation.n_patches=1000000000", "`evaluation.n_patches` must be at most 1000000"),
-        ("evaluation.view=whole", "evaluation.n_patches = 2 is not possible: "),
-        ("evaluation.batch_size=0", "evaluation.batch_size = 0 is not possible: "),
-        ("evaluation.labelled_images=0", "evaluation.labelled_images = 0 is not possible: "),
+        ("evaluation.view=whole", "`evaluation.n_patches` = 2 is not possible: "),
+        ("evaluation.batch_size=0", "`evaluation.batch_size` = 0 is not possible: "),
+        ("evaluation.labelled_images=0", "`evaluation.labelled_images` = 0 is not possible: "),
         (
             "evaluation.labelled_images=99",
             "`evaluation.probe.batch_size` must be at most the number of labelled training images, found 100 with 99",
@@ -455,7 +466,7 @@ mod tests {
         ("evaluation.knn.k=[0]", "`evaluation.knn.k` must be at least 1"),
         ("evaluation.knn.k=[]", "`evaluation.knn.k` must be at least one number"),
         ("evaluation.knn.temperature=0.0", "`evaluation.knn.temperature` must be positive"),
-        ("evaluation.curve.published=[4,2]", "evaluation.curve.published = 2 is not possible: "),
+        ("evaluation.curve.published=[4,2]", "`evaluation.curve.published` = 2 is not possible: "),
         ("evaluation.scores.few_shares=[2.0]", "`evaluation.scores.few_shares` must be above 0"),
         ("evaluation.scores.few_seeds=0", "`evaluation.scores.few_seeds` must be at least 1"),
         ("evaluation.scores.optimum_iterations=0", "`evaluation.scores.optimum_iterations` must be at least 1"),
@@ -477,10 +488,10 @@ mod tests {
     #[test]
     fn too_few_images_are_refused_with_the_key_in_full() {
         let run = Run::new(shipped("synthetic/smoke.toml"), "smoke".into()).unwrap();
-        assert!(run.check_images(100).is_ok() && run.config.evaluation.check_labelled(100).is_ok());
+        assert!(run.check_images(100).is_ok() && run.check_labelled(100).is_ok());
         let trained = run.check_images(99).unwrap_err().to_string();
         assert!(trained.starts_with("`training.batch_size` must be at most the number of images"), "{trained}");
-        let scored = run.config.evaluation.check_labelled(99).unwrap_err();
+        let scored = run.check_labelled(99).unwrap_err();
         assert!(scored.to_string().ends_with("found 100 with 99 images"), "{scored}");
         assert_eq!((scored.exit_code(), run.check_images(99).unwrap_err().exit_code()), (4, 4));
     }
@@ -503,7 +514,7 @@ mod tests {
     fn changes_reach_nested_keys_and_wrong_ones_get_a_hint() {
         let changed = |change: &str| RunConfig::parse(&[&smoke()], &[change.to_owned()]);
         assert_eq!(changed("training.n_patches=7").unwrap().training.n_patches, 7);
-        assert_eq!(changed("evaluation.view = whole").unwrap().evaluation.view, EvalView::Whole);
+        assert_eq!(changed("evaluation.view = whole").unwrap().evaluation.view, empssl_report::report::View::Whole);
         assert_eq!(changed("training.length={epochs=3}").unwrap().training.length, Length::Epochs(3));
         assert!(changed("training.n_patch=7").unwrap_err().contains("did you mean `n_patches`?"));
         assert!(changed("trainig.n_patches=7").unwrap_err().contains("no section `trainig`; did you mean `training`?"));

@@ -23,14 +23,9 @@ pub(crate) fn n_processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Threads that cut patches when nobody says: one per processor, at most 16.
-fn default_workers() -> usize {
-    n_processors().min(16)
-}
-
-/// Threads that cut patches: as asked for, or as the machine has processors.
+/// Threads that cut patches: as asked for, else one per processor, at most 16.
 pub(crate) fn n_workers(asked: Option<usize>) -> usize {
-    asked.unwrap_or_else(default_workers).max(1)
+    asked.unwrap_or_else(|| n_processors().min(16)).max(1)
 }
 
 /// The command as it was typed.
@@ -81,7 +76,7 @@ mod tests {
         drop(block);
         reset_peak();
         assert!(peak_bytes().unwrap() <= high);
-        assert!(default_workers() >= 1);
+        assert!(n_workers(None) >= 1);
     }
 
     #[test]

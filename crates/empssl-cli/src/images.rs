@@ -5,14 +5,12 @@ use std::path::{Path, PathBuf};
 use empssl_data::options::DEFAULT_ROOT;
 use empssl_data::rng::shuffled;
 use empssl_data::{DataError, Dataset, ImageSet, OpenOptions, PatchSampler, Split, picture};
+pub(crate) use empssl_eval::protocol::NO_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{BadImage, ImageArgs};
 use crate::config::AUTO;
 use crate::error::CliError;
-
-/// The epoch of random draws that belong to no epoch: what is scored or drawn is never what was trained on.
-pub(crate) const NO_EPOCH: u64 = u64::MAX;
 
 /// Images and patches of a picture.
 const ROWS: usize = 8;

@@ -2,20 +2,22 @@
 
 use std::path::Path;
 
-use empssl_data::{Dataset, LoaderConfig, Order, PatchLoader, View};
+use empssl_data::{Dataset, LoaderConfig, Order, PatchLoader};
 use empssl_eval::BankOptions;
+use empssl_eval::protocol::loader_view;
 use empssl_model::{Mode, Network, Portion};
+use empssl_report::report::View;
 use empssl_train::memory::{demand_room, room};
 use empssl_train::{BatchSource, Checkpoint, TrainConfig, Trainer};
 use tch::{Device, Kind, Tensor};
 
 use crate::args::{EncodeArgs, FeatureChoice};
-use crate::config::{EvalView, Run, RunConfig, in_training};
+use crate::config::{Run, RunConfig, in_training};
 use crate::error::CliError;
 use crate::host;
 use crate::images::{ImageSource, NO_EPOCH};
 use crate::machine;
-use crate::report::{ModelSummary, RunIdentity};
+use crate::report::{DataIdentity, Machine, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
 use crate::run::folder::{RunFolder, read_json};
 use crate::run::saved::SavedRun;
 
@@ -37,7 +39,7 @@ pub(crate) fn patches_per_call(run: &Run, device: Device) -> i64 {
 
 /// One pass over every image in its order, by this process alone; random patches are drawn by seed and epoch.
 pub(crate) fn in_order(
-    view: View,
+    view: empssl_data::View,
     n_patches: usize,
     batch_size: usize,
     (seed, epoch): (u64, u64),
@@ -78,7 +80,7 @@ pub(crate) struct Encoder {
 /// What is seen of each image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ViewSpec {
-    pub(crate) view: EvalView,
+    pub(crate) view: View,
     pub(crate) n_patches: usize,
 }
 
@@ -138,8 +140,8 @@ impl Encoder {
     /// that its features do not depend on the images before it.
     pub(crate) fn patches(&self, set: &Dataset) -> Result<PatchLoader, CliError> {
         let view = match self.view_spec.view {
-            EvalView::Published => View::AugmentedByPixels,
-            fixed => fixed.view(),
+            View::Published => empssl_data::View::AugmentedByPixels,
+            fixed => loader_view(fixed),
         };
         let (n_patches, batch_size) = (self.view_spec.n_patches, self.run.config.evaluation.batch_size);
         let config = in_order(view, n_patches, batch_size, (self.seed, NO_EPOCH), self.workers);
@@ -154,12 +156,12 @@ impl Encoder {
 
 impl ViewSpec {
     /// As asked for; else as the recipe evaluates, in fixed places where it would draw them.
-    fn new(view: Option<EvalView>, patches: Option<usize>, recipe: EvalView, recipe_patches: usize) -> Self {
+    fn new(view: Option<View>, patches: Option<usize>, recipe: View, recipe_patches: usize) -> Self {
         let view = view.unwrap_or(match recipe {
-            EvalView::Published => EvalView::Grid,
+            View::Published => View::Grid,
             fixed => fixed,
         });
-        let usual = if view == EvalView::Whole { 1 } else { recipe_patches };
+        let usual = if view == View::Whole { 1 } else { recipe_patches };
         Self { view, n_patches: patches.unwrap_or(usual) }
     }
 
@@ -167,10 +169,10 @@ impl ViewSpec {
     pub(crate) fn text(self) -> String {
         let Self { view, n_patches } = self;
         match view {
-            EvalView::Grid => format!("{n_patches} patches in fixed places"),
-            EvalView::GridFlip => format!("{n_patches} patches in fixed places, half of them mirrored"),
-            EvalView::Published => format!("{n_patches} random patches, augmented as in training"),
-            EvalView::Whole => "the whole image".to_owned(),
+            View::Grid => format!("{n_patches} patches in fixed places"),
+            View::GridFlip => format!("{n_patches} patches in fixed places, half of them mirrored"),
+            View::Published => format!("{n_patches} random patches, augmented as in training"),
+            View::Whole => "the whole image".to_owned(),
         }
     }
 }
@@ -200,18 +202,9 @@ pub(crate) fn initial_network(run: &Run, seed: u64, device: Device) -> Result<Ne
     Ok(Network::new(&run.config.network, seed, Kind::Float, device)?)
 }
 
-/// A trainer with the recipe's untrained network, when a step fits into the memory.
+/// A trainer with the recipe's untrained network, when a step fits into the memory, for one of `world` processes that
+/// share the batch, of which so many are `here`.
 pub(crate) fn build_trainer(
-    run: &Run,
-    config: TrainConfig,
-    dataset: &Dataset,
-    device: Device,
-) -> Result<Trainer, CliError> {
-    build_share(run, config, dataset, device, (1, 1))
-}
-
-/// [`build_trainer`] for one of `world` processes that share the batch, of which so many are `here`.
-pub(crate) fn build_share(
     run: &Run,
     config: TrainConfig,
     dataset: &Dataset,
@@ -244,6 +237,28 @@ fn keep_freed_memory(need: u64, device: Device) -> Result<(), CliError> {
 pub(crate) fn batch_source(run: &Run, dataset: Dataset, workers: Option<usize>) -> BatchSource {
     let n_workers = host::n_workers(workers);
     BatchSource { dataset, sampler: run.sampler.clone(), n_workers, prefetch: PREFETCH }
+}
+
+/// What `run.json` says of a run of which no step is done.
+pub(crate) fn new_identity(run: &Run, seed: u64, data: DataIdentity, machine: Machine) -> RunIdentity {
+    RunIdentity {
+        schema_version: SCHEMA_VERSION,
+        recipe: run.recipe.clone(),
+        seed,
+        data,
+        machine,
+        command: host::command_line(),
+        model: model_summary(run, 0, 0.0),
+        training: TrainingSummary {
+            finished: false,
+            steps: 0,
+            seconds: 0.0,
+            patches_per_s: 0.0,
+            peak_bytes: PeakBytes::default(),
+        },
+        segments: Vec::new(),
+        imported: None,
+    }
 }
 
 /// How large the job is.
@@ -287,13 +302,13 @@ pub(crate) mod tests {
     #[test]
     fn what_is_seen_is_what_the_recipe_evaluates_without_its_chance() {
         let view_spec = |view, patches, recipe| ViewSpec::new(view, patches, recipe, 8);
-        let grid = ViewSpec { view: EvalView::Grid, n_patches: 8 };
-        assert_eq!(view_spec(None, None, EvalView::Published), grid);
-        assert_eq!(view_spec(None, Some(4), EvalView::Published), ViewSpec { n_patches: 4, ..grid });
-        let whole = ViewSpec { view: EvalView::Whole, n_patches: 1 };
-        assert_eq!(ViewSpec::new(None, None, EvalView::Whole, 1), whole);
-        assert_eq!(view_spec(Some(EvalView::Whole), None, EvalView::Published), whole);
-        assert_eq!(view_spec(Some(EvalView::Published), None, EvalView::Published).view, EvalView::Published);
+        let grid = ViewSpec { view: View::Grid, n_patches: 8 };
+        assert_eq!(view_spec(None, None, View::Published), grid);
+        assert_eq!(view_spec(None, Some(4), View::Published), ViewSpec { n_patches: 4, ..grid });
+        let whole = ViewSpec { view: View::Whole, n_patches: 1 };
+        assert_eq!(ViewSpec::new(None, None, View::Whole, 1), whole);
+        assert_eq!(view_spec(Some(View::Whole), None, View::Published), whole);
+        assert_eq!(view_spec(Some(View::Published), None, View::Published).view, View::Published);
     }
 
     #[test]

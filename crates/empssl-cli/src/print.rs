@@ -5,11 +5,19 @@ use std::fmt::Display;
 
 use empssl_report::print;
 
+use serde::Serialize;
+
 use crate::error::CliError;
 
 /// A line of the result, on standard output.
 pub(crate) fn output(line: impl Display) {
     print::output(&format!("{line}\n"));
+}
+
+/// The result as JSON.
+pub(crate) fn json(result: &impl Serialize) -> Result<(), CliError> {
+    output(serde_json::to_string_pretty(result).map_err(|error| CliError::Run(error.to_string()))?);
+    Ok(())
 }
 
 /// A line about the work, on standard error, where nobody may be left to read it.

@@ -18,7 +18,7 @@ use crate::run::metrics::keep_up_to;
 /// Steps before a time to the end is worth showing.
 const STEPS_BEFORE_ETA: u64 = 20;
 /// How often a plain line is printed when nobody watches a terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// Shows training and appends to `metrics.jsonl`.
 pub(crate) struct TrainProgress {

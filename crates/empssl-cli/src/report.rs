@@ -5,14 +5,14 @@
 use empssl_data::{BadImage, Dataset};
 use empssl_model::Portion;
 pub(crate) use empssl_report::report::{
-    Bar, Counts, CurvePoint, Encoder, FeatureFile, Labelled, ModelSummary, PartialCounts, PeakBytes, Probe, Processes,
-    Row, RunReport, SCHEMA_VERSION, Seconds, SkippedImage, TestPoint, Transfer, Versions, View,
+    Bar, Counts, Encoder, FeatureFile, Labelled, ModelSummary, PartialCounts, PeakBytes, Probe, Processes, Row,
+    RunReport, SCHEMA_VERSION, ScoredOn, Seconds, SkippedImage, Transfer, Versions,
 };
 use empssl_report::run;
 pub(crate) use empssl_report::run::{Machine, TrainingSummary};
 
 use crate::args::TrainOptions;
-use crate::config::{Checks, CurveProbe, EvalView, ScoredOn};
+use crate::config::Checks;
 use crate::images::ImageSource;
 
 /// The counts of both splits, when one of them is not whole.
@@ -31,26 +31,6 @@ pub(crate) fn skipped_images(set: &Dataset) -> Vec<SkippedImage> {
 pub(crate) fn versions() -> Versions {
     let empssl_train::Versions { empssl, libtorch } = empssl_train::Versions::running();
     Versions { empssl, libtorch }
-}
-
-impl From<CurveProbe> for Probe {
-    fn from(probe: CurveProbe) -> Self {
-        match probe {
-            CurveProbe::Linear => Self::Linear,
-            CurveProbe::Knn => Self::Knn,
-        }
-    }
-}
-
-impl From<EvalView> for View {
-    fn from(view: EvalView) -> Self {
-        match view {
-            EvalView::Published => Self::Published,
-            EvalView::Grid => Self::Grid,
-            EvalView::GridFlip => Self::GridFlip,
-            EvalView::Whole => Self::Whole,
-        }
-    }
 }
 
 /// Which images a run learnt from.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use empssl_data::DataError;
-use empssl_torch::ShimError;
+use empssl_torch::{ShimError, TorchFailure};
 use thiserror::Error;
 
 /// A refusal of the evaluation.
@@ -13,12 +13,22 @@ pub enum EvalError {
     /// A setting outside its range; NaN is outside every range.
     #[error("`{key}` must be {expected}, found {found}")]
     Setting {
-        /// The key as recipes spell it.
-        key: &'static str,
+        /// The key as recipes spell it, without the section that is all of this crate's.
+        key: String,
         /// The range, in words that follow "must be".
         expected: &'static str,
         /// The value as given.
         found: String,
+    },
+    /// A number that is possible by itself, but not with the other settings.
+    #[error("`{key}` = {value} is not possible: {rule}")]
+    Impossible {
+        /// The key, as in [`EvalError::Setting`].
+        key: String,
+        /// The value as given.
+        value: usize,
+        /// What is wrong with it.
+        rule: String,
     },
     /// The images could not be read.
     #[error(transparent)]
@@ -149,6 +159,9 @@ pub enum EvalError {
     /// The device failed while features were computed or scored.
     #[error(transparent)]
     Device(#[from] ShimError),
+    /// An operator of libtorch failed while features were scored.
+    #[error(transparent)]
+    Torch(#[from] TorchFailure),
     /// A probe whose weights overflowed.
     #[error("the linear probe diverged in epoch {epoch} at lr {lr}: choose a lower rate or scale the features down")]
     Diverged {
@@ -161,13 +174,16 @@ pub enum EvalError {
 
 impl EvalError {
     /// The refusal of a setting unless `holds`; NaN fails when the condition is written so that it does.
-    pub(crate) fn check(
-        holds: bool,
-        key: &'static str,
-        expected: &'static str,
-        found: impl ToString,
-    ) -> Result<(), Self> {
-        if holds { Ok(()) } else { Err(Self::Setting { key, expected, found: found.to_string() }) }
+    pub(crate) fn check(holds: bool, key: &str, expected: &'static str, found: impl ToString) -> Result<(), Self> {
+        if holds { Ok(()) } else { Err(Self::Setting { key: key.to_owned(), expected, found: found.to_string() }) }
+    }
+
+    /// The refusal of a setting by another key.
+    pub(crate) fn renamed(self, name: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Setting { key, expected, found } => Self::Setting { key: name(key), expected, found },
+            error => error,
+        }
     }
 
     /// The refusal of a tensor whose sizes are not `expected`.

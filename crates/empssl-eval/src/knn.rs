@@ -4,11 +4,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::EvalError;
-use crate::features::FeatureBank;
+use crate::features::{FeatureBank, SMALLEST_NORM};
 use crate::metrics::{Accuracy, hits};
-
-/// Smallest length that a row is divided by, so that a row of zeros stays one.
-const SMALLEST_NORM: f64 = 1e-12;
 
 /// Most numbers of one piece of the similarity matrix, 16 MiB of float32: few beside the banks, also where every row is
 /// sorted in full, and enough rows for the product to run at the machine's rate.

@@ -7,6 +7,7 @@
 //!   [`LogisticProbe`], the optimum; [`FewLabels`];
 //! - [`metrics`]: [`Accuracy`], top-1 and top-5 in percent, and [`Spread`] over seeds;
 //! - [`monitor`]: [`KnnMonitor`], a cheap kNN score for an encoder that is still being trained;
+//! - [`protocol`]: which scores there are, as rows of a report;
 //! - [`embed`](mod@embed): features of images that need no labels; [`nearest`](mod@nearest): the images most
 //!   like one image; [`principal`]: the axes along which features differ most.
 //!
@@ -43,13 +44,14 @@ pub mod monitor;
 pub mod nearest;
 pub mod principal;
 pub mod probe;
+pub mod protocol;
 #[cfg(test)]
 mod testing;
 
 pub use embed::{embed, embed_all};
 pub use error::EvalError;
 pub use features::{
-    BankFile, BankIdentity, BankOptions, BankSpec, FEATURES, FeatureBank, FeatureExtractor, Kept, pixels, powers_of_two,
+    BankFile, BankIdentity, BankOptions, BankSpec, FEATURES, FeatureBank, FeatureExtractor, Kept, pixels,
 };
 pub use knn::{KnnConfig, KnnScore, WeightedKnn};
 pub use metrics::{Accuracy, Spread};
@@ -59,4 +61,7 @@ pub use principal::principal_axes;
 pub use probe::{
     BestOfRates, FewLabels, FewLabelsScore, FittedProbe, LinearProbe, LinearProbeConfig, LogisticFit, LogisticProbe,
     LogisticProbeConfig, PIXEL_RATES, PathPoint, ProbePrecision, best_of_rates,
+};
+pub use protocol::{
+    BankFiles, CurveConfig, EvalPass, EvaluationConfig, FeatureSource, NamedEncoder, Protocol, ScoresConfig,
 };

@@ -3,9 +3,7 @@
 use tch::{Kind, Tensor};
 
 use crate::error::EvalError;
-
-/// Smallest length that a row is divided by, so that a row of zeros is like nothing.
-const SMALLEST_NORM: f64 = 1e-12;
+use crate::features::{SMALLEST_NORM, first_non_finite_row};
 
 /// A row of features and how near it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,11 +46,8 @@ pub fn nearest(features: &Tensor, query: &Tensor, k: usize) -> Result<Vec<Neighb
 
 /// Refuses numbers `[rows]` that are not finite.
 fn demand_finite(bank: &str, numbers: &Tensor) -> Result<(), EvalError> {
-    let bad = numbers.isfinite().logical_not().nonzero();
-    if bad.size()[0] == 0 {
-        return Ok(());
-    }
-    Err(EvalError::NonFinite { bank: bank.to_owned(), row: bad.int64_value(&[0, 0]) })
+    let row = first_non_finite_row(&numbers.unsqueeze(1));
+    row.map_or(Ok(()), |row| Err(EvalError::NonFinite { bank: bank.to_owned(), row }))
 }
 
 #[cfg(test)]

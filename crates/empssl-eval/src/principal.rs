@@ -3,9 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::error::EvalError;
-
-/// Smallest length that a row is divided by, so that a row of zeros stays one.
-const SMALLEST_NORM: f64 = 1e-12;
+use crate::features::SMALLEST_NORM;
 
 /// Where each row of `features` `[images, h]` lies along the first `count` principal axes of all of them, brought to
 /// length 1 as kNN by cosine sees them: float64 `[images, at most count]` on the CPU, the axis of the largest variance

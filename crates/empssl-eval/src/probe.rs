@@ -17,7 +17,6 @@ mod sgd;
 mod softmax;
 #[cfg(test)]
 mod testing;
-mod threads;
 
 pub use self::few::{FewLabels, FewLabelsScore};
 pub use self::layer::FittedProbe;

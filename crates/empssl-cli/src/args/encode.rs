@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, ValueEnum};
+use empssl_report::report::View;
 
 use super::{BadImage, DeviceArgs, ImageArgs, at_least_one};
-use crate::config::EvalView;
 
 /// A trained encoder, and what it sees of an image.
 #[derive(Debug, ClapArgs)]
@@ -18,8 +19,8 @@ pub(crate) struct EncodeArgs {
     #[arg(long, value_enum, default_value_t = FeatureChoice::Features)]
     pub(crate) features: FeatureChoice,
     /// What is seen of an image [default: the view that the recipe evaluates with, grid where that is random].
-    #[arg(long, value_enum)]
-    pub(crate) view: Option<EvalView>,
+    #[arg(long, value_parser = view())]
+    pub(crate) view: Option<View>,
     /// Patches of an image, whose features are averaged [default: as many as the recipe evaluates with].
     #[arg(long, value_name = "N")]
     pub(crate) patches: Option<usize>,
@@ -28,6 +29,19 @@ pub(crate) struct EncodeArgs {
     /// Threads that cut patches [default: one per core, at most 16].
     #[arg(long, value_name = "W", value_parser = at_least_one())]
     pub(crate) workers: Option<usize>,
+}
+
+/// A view by its word in recipes.
+fn view() -> impl TypedValueParser<Value = View> {
+    let help = |view| match view {
+        View::Published => "Random patches under the full training augmentation, as published; by the seed of the run",
+        View::Grid => "Patches in fixed places, without any change of colour",
+        View::GridFlip => "Half as many places, each as it is and mirrored",
+        View::Whole => "The whole image, resized to the side of a patch",
+    };
+    let words = View::ALL.map(|view| PossibleValue::new(view.name()).help(help(view)));
+    let named = |word: String| View::ALL.into_iter().find(|view| view.name() == word).ok_or("no view");
+    PossibleValuesParser::new(words).try_map(named)
 }
 
 /// `--features`

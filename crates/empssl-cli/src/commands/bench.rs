@@ -11,7 +11,7 @@ use serde::Serialize;
 use tch::Device;
 
 use crate::args::{BenchArgs, BenchCommand, BenchStepArgs};
-use crate::config::{Logging, Precision, Run, RunConfig};
+use crate::config::{Precision, Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
 use crate::images::ImageSource;
@@ -27,10 +27,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
 }
 
 fn step(args: &BenchStepArgs) -> Result<(), CliError> {
-    let mut config = RunConfig::read(&args.recipe, &args.set)?;
-    let images = ImageSource::new(args.dataset.as_ref().unwrap_or(&config.dataset), &args.images)?;
-    config.dataset.clone_from(&images.name);
-    let run = Run::new(config, Run::name_of(&args.recipe))?;
+    let (run, images) = Run::read(&args.recipe, &args.set, args.dataset.as_ref(), &args.images)?;
     let device = machine::prepare(&args.compute)?;
     let report = measure(run, args, images, device)?;
     table::print(&report);
@@ -43,7 +40,10 @@ fn measure(run: Run, args: &BenchStepArgs, images: ImageSource, device: Device) 
     let dataset = images.open(Split::Train)?;
     let data = data_identity(&dataset, images);
     let clock = StepClock::new(device, args.warmup, args.steps);
-    let mut trainer = build_trainer(&run, train_config(&run, clock.n_steps()), &dataset, device)?;
+    // So many steps that leave nothing behind.
+    let (length, log_every) = (Length::Steps(clock.n_steps()), clock.n_steps());
+    let config = TrainConfig { length, log_every, t_max: None, snapshot_epochs: Vec::new(), ..run.train_config(0) };
+    let mut trainer = build_trainer(&run, config, &dataset, device, (1, 1))?;
     let source = batch_source(&run, dataset, args.workers);
     machine::reset_peaks(device)?;
     clock.during(|| trainer.run(&source, &CheckpointPlan::default(), &AtomicBool::new(false), &mut ()))?;
@@ -71,13 +71,6 @@ fn measure(run: Run, args: &BenchStepArgs, images: ImageSource, device: Device) 
         name: run.recipe,
         recipe: run.config,
     })
-}
-
-/// The recipe's settings for so many steps that leave nothing behind.
-fn train_config(run: &Run, n_steps: u64) -> TrainConfig {
-    let logging = Logging { max_steps: None, log_every: n_steps, checkpoint_every: None };
-    let length = Length::Steps(n_steps);
-    TrainConfig { length, t_max: None, snapshot_epochs: Vec::new(), ..run.train_config(0, &logging) }
 }
 
 /// What `--json` writes.

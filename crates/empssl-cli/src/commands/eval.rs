@@ -3,34 +3,29 @@
 mod banks;
 mod encoders;
 mod scatter;
-mod scores;
 mod sets;
-mod store;
-mod table;
 mod transfer;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use empssl_eval::pixels;
-use empssl_model::Network;
+use empssl_eval::features::npy;
+use empssl_eval::{BankFile, BankFiles, FEATURES, NamedEncoder, Protocol, pixels};
 use empssl_train::Checkpoint;
 use tch::Device;
 
 use self::banks::BankMaker;
-use self::encoders::{BACKBONE, NamedEncoder, NetworkFeatures, PROJECTION};
+use self::encoders::{BACKBONE, NetworkFeatures, PROJECTION};
 use self::sets::LabelledSets;
-use self::store::BankStore;
-use self::table::Tables;
 use crate::args::{EvalArgs, Output};
-use crate::config::{Run, ScoredOn};
+use crate::config::Run;
 use crate::error::CliError;
 use crate::host;
 use crate::machine;
 use crate::network;
 use crate::print::output;
 use crate::ranks;
-use crate::report::{self, Encoder, Labelled, Probe, Processes, RunIdentity, RunReport, Seconds};
+use crate::report::{self, Encoder, Labelled, Probe, Processes, RunIdentity, RunReport, ScoredOn, Seconds};
 use crate::run::folder::write_json;
 use crate::run::saved::SavedRun;
 
@@ -77,45 +72,60 @@ struct EvalTarget<'a> {
 
 /// Every score of the network, of the same network untrained, and of raw pixels.
 fn score(target: &EvalTarget<'_>, args: &EvalArgs) -> Result<RunReport, CliError> {
-    let EvalTarget { run, identity, checkpoint, snapshot, sets, features, prefix, ref scatter, device } = *target;
+    let EvalTarget { run, identity, checkpoint, sets, prefix, ref scatter, device, .. } = *target;
+    let (evaluation, portion) = (&run.config.evaluation, report::portion(identity));
     let mut network = network::initial_network(run, identity.seed, device)?;
-    let (store, workers) = (BankStore::open(features, args.features)?, host::n_workers(args.workers));
-    let maker = BankMaker { run, sets, seed: identity.seed, device, store: &store, workers, used: Vec::new() };
-    let mut tables = Tables::new(maker);
+    let maker = BankMaker::new(target, args.features, host::n_workers(args.workers))?;
+    let mut protocol = Protocol::new(evaluation, identity.seed, maker);
     let began = Instant::now();
     machine::reset_peaks(device)?;
-    let encode = |encoder, network: &Network| -> Result<(String, String), CliError> {
-        Ok((format!("{prefix}{}", name(encoder, snapshot)), encoders::checksum(network)?))
-    };
-    let (name, checksum) = encode(Encoder::Untrained, &network)?;
-    let portion = report::portion(identity);
-    let extractor = &NetworkFeatures(&network, portion);
-    tables.add_network(&NamedEncoder { encoder: Encoder::Untrained, name, extractor, checksum: Some(checksum) })?;
+    let untrained = NetworkFeatures(&network, portion);
+    protocol.add_baseline(&named(target, Encoder::Untrained, &untrained)?)?;
     network.load_portion_state_dict(portion, &checkpoint.network)?;
-    let (name, checksum) = encode(Encoder::Trained, &network)?;
-    let extractor = &NetworkFeatures(&network, portion);
-    let trained = NamedEncoder { encoder: Encoder::Trained, name, extractor, checksum: Some(checksum) };
-    let files = tables.add_trained(&trained, &outputs(&args.keep))?;
+    let trained = NetworkFeatures(&network, portion);
+    let files = protocol.add_trained(&named(target, Encoder::Trained, &trained)?, &outputs(&args.keep))?;
     if let Some(folder) = &args.npy {
-        table::write_npy(folder, &files, sets.scored_on, run.config.evaluation.n_patches)?;
+        write_npy(folder, &files, sets.scored_on, evaluation.n_patches)?;
     }
     if let Some(path) = scatter {
-        let test = files.banks(run.config.evaluation.n_patches)?.test;
-        scatter::write(path, test.features(), test.labels(), sets.test.class_names(), sets.scored_on, identity.seed)?;
+        let count = evaluation.n_patches as i64;
+        let (features, labels) = (files.test.features(FEATURES, count)?, files.test.labels()?);
+        scatter::write(path, &features, &labels, sets.test.class_names(), sets.scored_on, identity.seed)?;
     }
-    let name = format!("{prefix}pixels");
-    tables.add_pixels(&NamedEncoder { encoder: Encoder::Pixels, name, extractor: &pixels, checksum: None })?;
-    let seconds = Seconds { train: identity.training.seconds, evaluate: tables.seconds_since(began) };
-    Ok(assemble(run, identity, tables, seconds, device))
+    let (encoder, name) = (Encoder::Pixels, format!("{prefix}pixels"));
+    protocol.add_baseline(&NamedEncoder { encoder, name, extractor: &pixels, checksum: None })?;
+    // Features that were taken from an earlier evaluation count with what they took then.
+    let earlier: f64 = protocol.source.used.iter().filter(|file| file.reused).map(|file| file.seconds).sum();
+    let seconds = Seconds { train: identity.training.seconds, evaluate: began.elapsed().as_secs_f64() + earlier };
+    Ok(assemble(target, protocol, seconds))
 }
 
-/// What the features of a network are kept under.
-fn name(encoder: Encoder, snapshot: Option<u64>) -> String {
-    match (encoder, snapshot) {
-        (Encoder::Untrained, _) => "untrained".to_owned(),
-        (_, Some(epochs)) => format!("epoch-{epochs:04}"),
-        _ => "trained".to_owned(),
+/// Writes labels, ids and every output over `n_patches` patches as NumPy arrays, `SPLIT-NAME.npy`.
+fn write_npy(folder: &Path, files: &BankFiles, scored_on: ScoredOn, n_patches: usize) -> Result<(), CliError> {
+    std::fs::create_dir_all(folder).map_err(|e| CliError::file("cannot make the folder", folder, e))?;
+    for (split, file) in [("train", &files.train), (scored_on.split(), &files.test)] {
+        let path = |name: &str| folder.join(format!("{split}-{name}.npy"));
+        npy::write(&path("labels"), &file.labels()?)?;
+        npy::write(&path("ids"), &file.ids()?)?;
+        for output in &BankFile::kept(file).outputs {
+            npy::write(&path(output), &file.features(output, n_patches as i64)?)?;
+        }
     }
+    Ok(())
+}
+
+/// A network, and what its features are kept under.
+fn named<'a>(
+    target: &EvalTarget<'_>,
+    encoder: Encoder,
+    network: &'a NetworkFeatures<'a>,
+) -> Result<NamedEncoder<'a>, CliError> {
+    let name = match (encoder, target.snapshot) {
+        (Encoder::Trained, Some(epochs)) => format!("epoch-{epochs:04}"),
+        (encoder, _) => encoder.name().to_owned(),
+    };
+    let (name, checksum) = (format!("{}{name}", target.prefix), Some(encoders::checksum(network.0)?));
+    Ok(NamedEncoder { encoder, name, extractor: network, checksum })
 }
 
 /// The names of outputs as the network gives them.
@@ -129,8 +139,9 @@ fn outputs(kept: &[Output]) -> Vec<String> {
     names
 }
 
-fn assemble(run: &Run, identity: &RunIdentity, tables: Tables<'_>, seconds: Seconds, device: Device) -> RunReport {
-    let Tables { banks: BankMaker { sets, used, .. }, mut rows, probe_curve, test_curve, .. } = tables;
+fn assemble(target: &EvalTarget<'_>, protocol: Protocol<'_, BankMaker<'_>>, seconds: Seconds) -> RunReport {
+    let EvalTarget { run, identity, sets, device, .. } = *target;
+    let Protocol { source: BankMaker { used, .. }, mut rows, probe_curve, test_curve, .. } = protocol;
     rows.sort_by_key(|row| (row.encoder as usize, row.probe as usize));
     let machine = machine::describe(device);
     let (synthetic, held_out) = (sets.train.is_synthetic(), sets.scored_on == ScoredOn::HeldOut);

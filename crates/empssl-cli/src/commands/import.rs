@@ -10,11 +10,11 @@ use tch::Device;
 use crate::args::ImportArgs;
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
-use crate::host;
 use crate::images::ImageSource;
 use crate::machine;
+use crate::network::new_identity;
 use crate::print::output;
-use crate::report::{DataIdentity, Imported, ModelSummary, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary};
+use crate::report::{DataIdentity, Imported, RunIdentity};
 use crate::run::folder::{self, RunFolder, write_json};
 
 /// What is evaluated by where no recipe is named: the paper's settings for small images, and over them those for
@@ -114,7 +114,6 @@ fn checkpoint(run: &Run, import: &Import, network: &Network, seed: u64) -> Check
 
 /// What `run.json` says: nothing of a training, as nothing of it is known.
 fn identity(run: &Run, args: &ImportArgs, import: &Import, network: &Network, source: ImageSource) -> RunIdentity {
-    let training = &run.config.training;
     let imported = Imported {
         file: args.file.file_name().unwrap_or(args.file.as_os_str()).to_string_lossy().into_owned(),
         origin: import.origin.clone(),
@@ -122,34 +121,13 @@ fn identity(run: &Run, args: &ImportArgs, import: &Import, network: &Network, so
         left_out: import.left_out.clone(),
         notes: import.notes.clone(),
     };
-    RunIdentity {
-        schema_version: SCHEMA_VERSION,
-        recipe: run.recipe.clone(),
-        seed: args.seed,
-        data: DataIdentity { name: source.name.clone(), source, n_images: 0, fingerprint: String::new() },
-        machine: machine::describe(Device::Cpu),
-        command: host::command_line(),
-        model: ModelSummary {
-            parameters: n_parameters(import, network),
-            patch_side: run.sampler.side(),
-            n_patches: training.n_patches,
-            test_patches: run.config.evaluation.n_patches,
-            norm_patches: training.n_patches,
-            batch_size: training.batch_size,
-            steps: 0,
-            epochs: 0.0,
-            patches_seen: 0,
-        },
-        training: TrainingSummary {
-            finished: true,
-            steps: 0,
-            seconds: 0.0,
-            patches_per_s: 0.0,
-            peak_bytes: PeakBytes { host: None, device: None },
-        },
-        segments: Vec::new(),
-        imported: Some(imported),
-    }
+    let data = DataIdentity { name: source.name.clone(), source, n_images: 0, fingerprint: String::new() };
+    let mut identity = new_identity(run, args.seed, data, machine::describe(Device::Cpu));
+    identity.model.parameters = n_parameters(import, network);
+    identity.model.norm_patches = run.config.training.n_patches;
+    identity.training.finished = true;
+    identity.imported = Some(imported);
+    identity
 }
 
 /// Numbers that were trained, of the parts that the file holds.

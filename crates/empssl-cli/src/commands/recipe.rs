@@ -1,30 +1,25 @@
 //! `empssl recipe`: a recipe with every key, and what a run by it would do, for people and for programs that plan runs.
 
 use empssl_data::Split;
+use empssl_eval::EvalPass;
 use empssl_eval::features::n_pixels;
 use empssl_report::outline::{DataOutline, EvaluationOutline, FeatureCost, Outline, TrainingOutline};
 use empssl_train::Length;
-use serde::Serialize;
 
 use crate::args::RecipeArgs;
-use crate::config::{EvalPass, Run, RunConfig};
+use crate::config::{Run, word};
 use crate::error::CliError;
 use crate::images::ImageSource;
-use crate::print::output;
+use crate::print::{json, output};
 use crate::report::{SCHEMA_VERSION, partial_counts};
 
 pub(crate) fn run(args: &RecipeArgs) -> Result<(), CliError> {
-    let mut config = RunConfig::read(&args.recipe, &args.set)?;
-    let images = ImageSource::new(args.dataset.as_ref().unwrap_or(&config.dataset), &args.images)?;
-    config.dataset.clone_from(&images.name);
-    let run = Run::new(config, Run::name_of(&args.recipe))?;
+    let (run, images) = Run::read(&args.recipe, &args.set, args.dataset.as_ref(), &args.images)?;
     if !args.json {
         output(run.config.to_toml().trim_end());
         return Ok(());
     }
-    let outline = outline(run, &images)?;
-    output(serde_json::to_string_pretty(&outline).map_err(|e| CliError::file("cannot print", &args.recipe, e))?);
-    Ok(())
+    json(&outline(run, &images)?)
 }
 
 /// What taking the features of so many images costs in these passes.
@@ -34,18 +29,13 @@ fn cost(passes: &[EvalPass], images: usize, width: i64) -> FeatureCost {
     FeatureCost { patches: sum(EvalPass::n_patches), bytes: numbers * size_of::<f32>() as u64 }
 }
 
-/// A setting by its word in recipes.
-fn word(setting: impl Serialize) -> String {
-    serde_json::to_value(setting).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
 /// What `--json` prints.
 fn outline(run: Run, source: &ImageSource) -> Result<Outline, CliError> {
     let [train, test] = [source.open(Split::Train)?, source.open(Split::Test)?];
     let (training, evaluation) = (&run.config.training, &run.config.evaluation);
     run.check_images(train.len())?;
     if let Some(labels) = train.labels() {
-        evaluation.check_labelled(evaluation.labelled_images.min(labels.len()))?;
+        run.check_labelled(evaluation.labelled_images.min(labels.len()))?;
     }
     let steps_an_epoch = (train.len() / training.batch_size.max(1)) as u64;
     let steps = match training.length {

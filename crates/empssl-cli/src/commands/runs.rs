@@ -13,7 +13,7 @@ use self::scores::{Best, Last};
 use crate::args::RunsArgs;
 use crate::error::CliError;
 use crate::print;
-use crate::print::output;
+use crate::print::{json, output};
 use crate::report::{Counts, RunIdentity};
 use crate::run::folder::{RunFolder, read_json};
 use crate::run::metrics::last_step;
@@ -152,9 +152,9 @@ fn list(folders: &[RunFolder], args: &RunsArgs) -> Result<(), CliError> {
         }
     }
     if args.json {
-        let text = serde_json::to_string_pretty(&runs).map_err(|e| CliError::Run(e.to_string()))?;
-        output(text);
-    } else if runs.is_empty() {
+        return json(&runs);
+    }
+    if runs.is_empty() {
         output(format_args!("no runs in {}", args.folder.display()));
     } else {
         table(&runs);

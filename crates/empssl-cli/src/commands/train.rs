@@ -4,21 +4,21 @@ use std::path::{Path, PathBuf};
 
 use empssl_data::{Dataset, Split};
 use empssl_torch::processes::ProcessGroup;
-use empssl_train::{BatchSource, CheckpointEvery, CheckpointPlan, Outcome, StepRecord, Trainer, Versions};
+use empssl_train::{BatchSource, CheckpointEvery, CheckpointPlan, Outcome, StepRecord, TrainConfig, Trainer, Versions};
 use tch::Device;
 
 use crate::args::{TrainArgs, TrainOptions};
-use crate::config::{Logging, Run, RunConfig};
+use crate::config::Run;
 use crate::error::CliError;
 use crate::host;
-use crate::images::{self, ImageSource};
+use crate::images;
 use crate::machine;
 use crate::monitor::{self, Monitor};
-use crate::network::{batch_source, build_share, model_summary};
+use crate::network::{batch_source, build_trainer, model_summary, new_identity};
 use crate::print;
 use crate::progress::TrainProgress;
 use crate::ranks::{self, Among, Member, Role};
-use crate::report::{PeakBytes, RunIdentity, SCHEMA_VERSION, Segment, TrainingSummary, data_identity};
+use crate::report::{PeakBytes, RunIdentity, Segment, data_identity};
 use crate::run::folder::{self, RunFolder, RunLock, read_json, write_json};
 use crate::run::resume;
 use crate::run::saved::SavedRun;
@@ -82,15 +82,14 @@ impl<'a> Job<'a> {
     fn fresh(args: &TrainArgs, among: Among<'a>) -> Result<Self, CliError> {
         let member = among.map(|(member, _)| member);
         let path = args.recipe.as_deref().ok_or_else(|| CliError::Recipe("--recipe is needed".to_owned()))?;
-        let mut config = RunConfig::read(path, &args.set)?;
-        let images = ImageSource::new(args.dataset.as_ref().unwrap_or(&config.dataset), &args.images)?;
-        config.dataset.clone_from(&images.name);
-        let run = Run::new(config, Run::name_of(path))?;
+        let (run, images) = Run::read(path, &args.set, args.dataset.as_ref(), &args.images)?;
         let device = machine::prepare(&ranks::compute(&args.options.compute, member)?)?;
         let dataset = images.open(Split::Train)?;
         let mut trainer = new_trainer(&run, args, args.seed, &dataset, device, member)?;
         join(&mut trainer, among, &run, &dataset)?;
-        let identity = identity(&run, args.seed, &dataset, images, &trainer, device);
+        let data = data_identity(&dataset, images);
+        let model = model_summary(&run, trainer.n_steps(), trainer.n_epochs());
+        let identity = RunIdentity { model, ..new_identity(&run, args.seed, data, machine::describe(device)) };
         let path = args.out.clone().unwrap_or_else(|| default_folder(&identity));
         let source = |dataset| batch_source(&run, dataset, ranks::workers(args.options.workers, member));
         let group = among.map(|(_, group)| group);
@@ -272,7 +271,7 @@ impl<'a> Job<'a> {
         }
         let (set, evaluation) = (&self.source.dataset, &self.run.config.evaluation);
         let labelled = set.labels().map(|labels| labels.len().min(evaluation.labelled_images));
-        if let Some(Err(reason)) = labelled.map(|n| evaluation.check_labelled(n)) {
+        if let Some(Err(reason)) = labelled.map(|n| self.run.check_labelled(n)) {
             print::note(format_args!("`empssl eval` will refuse this run: {reason}"));
         }
         for bad in set.skipped() {
@@ -310,36 +309,14 @@ fn new_trainer(
     device: Device,
     member: Option<&Member>,
 ) -> Result<Trainer, CliError> {
-    let logging = Logging {
+    let config = TrainConfig {
         max_steps: args.max_steps,
         log_every: args.options.log_every.unwrap_or(LOG_EVERY),
         checkpoint_every: Some(args.options.checkpoint_every.unwrap_or(CHECKPOINT_EVERY)),
+        ..run.train_config(seed)
     };
     let (share, here) = ranks::share(member);
-    build_share(run, run.train_config(seed, &logging), dataset, device, (share.world, here))
-}
-
-fn identity(
-    run: &Run,
-    seed: u64,
-    dataset: &Dataset,
-    source: ImageSource,
-    trainer: &Trainer,
-    device: Device,
-) -> RunIdentity {
-    let peak_bytes = PeakBytes { host: None, device: None };
-    RunIdentity {
-        schema_version: SCHEMA_VERSION,
-        recipe: run.recipe.clone(),
-        seed,
-        data: data_identity(dataset, source),
-        machine: machine::describe(device),
-        command: host::command_line(),
-        model: model_summary(run, trainer.n_steps(), trainer.n_epochs()),
-        training: TrainingSummary { finished: false, steps: 0, seconds: 0.0, patches_per_s: 0.0, peak_bytes },
-        segments: Vec::new(),
-        imported: None,
-    }
+    build_trainer(run, config, dataset, device, (share.world, here))
 }
 
 /// `runs/DATASET-RECIPE-sSEED`

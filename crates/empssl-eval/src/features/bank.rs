@@ -7,6 +7,9 @@ use super::extractor::FeatureExtractor;
 use super::pass::{BankOptions, Kept, RETURNED, extract_features};
 use crate::error::EvalError;
 
+/// Smallest length that a row is divided by where directions are compared, so that a row of zeros stays one.
+pub(crate) const SMALLEST_NORM: f64 = 1e-12;
+
 /// Numbers whose finiteness is checked at once; bounds the memory of the check.
 const NUMBERS_AT_ONCE: i64 = 1 << 20;
 
@@ -50,7 +53,7 @@ impl FeatureBank {
     /// Rows and labels keep the order of the batches, each of which has as many patches an image as the first.
     /// `progress` is told the number of images done after each batch.
     ///
-    /// Memory: the bank itself beside that of [`extract_features`]; [`crate::BankFile::build`] holds no bank in memory.
+    /// Memory: twice the bank beside that of [`extract_features`]; [`crate::BankFile::build`] holds no bank in memory.
     ///
     /// # Errors
     /// As [`extract_features`] and [`FeatureBank::new`]; [`EvalError::Unlabelled`].
@@ -64,15 +67,21 @@ impl FeatureBank {
         let mut batches = batches.into_iter().peekable();
         let n = batches.peek().map_or(1, |first| first.as_ref().map_or(1, |batch| batch.patches().shape()[0]));
         let kept = Kept::scored(extractor, &[n as i64]);
-        let (mut rows, mut labels) = (Rows::default(), Vec::new());
+        let (mut rows, mut labels) = (Vec::<Tensor>::new(), Vec::new());
         extract_features(extractor, batches, &kept, options, &mut |batch| {
             labels.extend(batch.labels.ok_or_else(|| EvalError::Unlabelled { bank: name.to_owned() })?);
-            batch.means.iter().flatten().try_for_each(|means| rows.push(means, batch.batches_to_come))?;
+            for means in batch.means.into_iter().flatten() {
+                let width = rows.first().unwrap_or(&means).size()[1];
+                EvalError::check_sizes(RETURNED, &means.size(), &[means.size()[0], width])?;
+                rows.push(means);
+            }
             progress(labels.len());
             Ok(())
         })?;
-        let features = rows.finish().ok_or_else(|| EvalError::EmptyBank { bank: name.to_owned() })?;
-        Self::new(name, &features, &Tensor::from_slice(&labels), options.n_classes)
+        if rows.is_empty() {
+            return Err(EvalError::EmptyBank { bank: name.to_owned() });
+        }
+        Self::new(name, &Tensor::cat(&rows, 0), &Tensor::from_slice(&labels), options.n_classes)
     }
 
     /// What messages call the bank.
@@ -103,15 +112,6 @@ impl FeatureBank {
     /// Feature width h.
     pub fn width(&self) -> i64 {
         self.features.size()[1]
-    }
-
-    /// The classes that no image of the bank has.
-    ///
-    /// A training bank may lack classes, as small labelled subsets do. Test images of such a class are scored like all
-    /// others and can hardly be right; whoever reports the score should say so.
-    pub fn absent_classes(&self) -> Vec<i64> {
-        let counts = self.labels.bincount(None::<Tensor>, self.n_classes);
-        Vec::try_from(counts.eq(0).nonzero().flatten(0, -1)).unwrap_or_default()
     }
 
     /// What this bank, as a training bank, asks of a test bank.
@@ -178,46 +178,6 @@ pub(crate) fn first_non_finite_row(features: &Tensor) -> Option<i64> {
         let bad = rows.isfinite().all_dim(1, false).logical_not().nonzero();
         (bad.size()[0] > 0).then(|| start + bad.int64_value(&[0, 0]))
     })
-}
-
-/// A growing `[rows, h]` tensor; with a known number of blocks it is allocated once, so that a bank that fills the
-/// memory is never held twice.
-#[derive(Default)]
-struct Rows {
-    storage: Option<Tensor>,
-    filled: i64,
-}
-
-impl Rows {
-    /// Appends a block `[b, h]`; at most `to_come` blocks of its size follow, if that is known.
-    fn push(&mut self, block: &Tensor, to_come: Option<usize>) -> Result<(), EvalError> {
-        let shape = block.size();
-        let b = shape[0];
-        let spare = to_come.map_or(self.filled, |blocks| b * blocks as i64);
-        let storage = match self.storage.take() {
-            Some(storage) if storage.size()[0] >= self.filled + b => storage,
-            outgrown => self.grown(outgrown, self.filled + b + spare, block),
-        };
-        EvalError::check_sizes(RETURNED, &shape, &[b, storage.size()[1]])?;
-        storage.narrow(0, self.filled, b).copy_(block);
-        (self.storage, self.filled) = (Some(storage), self.filled + b);
-        Ok(())
-    }
-
-    /// Room for `n_rows` rows like those of `block`, beginning with the ones already there.
-    fn grown(&self, outgrown: Option<Tensor>, n_rows: i64, block: &Tensor) -> Tensor {
-        let width = outgrown.as_ref().unwrap_or(block).size()[1];
-        let storage = Tensor::empty([n_rows, width], (block.kind(), block.device()));
-        if let Some(outgrown) = outgrown {
-            storage.narrow(0, 0, self.filled).copy_(&outgrown.narrow(0, 0, self.filled));
-        }
-        storage
-    }
-
-    /// The rows pushed, if any.
-    fn finish(self) -> Option<Tensor> {
-        Some(self.storage?.narrow(0, 0, self.filled))
-    }
 }
 
 #[cfg(test)]

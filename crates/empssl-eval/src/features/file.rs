@@ -4,14 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use empssl_data::{DataError, PatchBatch};
 use empssl_torch::{SafetensorsError, SafetensorsFile, TensorSpec};
 use tch::{Device, Tensor};
 
 use super::bank::FeatureBank;
-use super::extractor::FeatureExtractor;
-use super::pass::{self, BankOptions, Kept};
-use super::writer::BankWriter;
+use super::pass::Kept;
 use crate::error::EvalError;
 
 /// Raised whenever a reader of the older form could misread the newer one.
@@ -53,37 +50,6 @@ pub struct BankFile {
 }
 
 impl BankFile {
-    /// Runs the images of `batches` through the encoder ([`pass::extract_features`]), writes the file as it goes, and opens it.
-    ///
-    /// The file is whole or not there: it is written under another name, synced and renamed, and removed when anything
-    /// fails. Memory: as [`pass::extract_features`]; the bank itself goes to the disk. `name` is what messages call the bank, and
-    /// `progress` is told the number of images done after each batch.
-    ///
-    /// # Errors
-    /// As [`pass::extract_features`]; [`EvalError::Unlabelled`], [`EvalError::LabelOutOfRange`], [`EvalError::NonFinite`] and
-    /// [`EvalError::EmptyBank`] as for a bank in memory; [`EvalError::Shape`] when there are more or fewer images than
-    /// ids; [`EvalError::Write`] when the folder or the disk refuses.
-    pub fn build(
-        path: &Path,
-        name: &str,
-        spec: &BankSpec,
-        extractor: &dyn FeatureExtractor,
-        batches: impl IntoIterator<Item = Result<PatchBatch, DataError>>,
-        options: &BankOptions,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<Self, EvalError> {
-        let mut writer = BankWriter::new(name, spec, path);
-        let mut done = 0;
-        let seconds = pass::extract_features(extractor, batches, &spec.kept, options, &mut |batch| {
-            writer.push(&batch)?;
-            done += batch.indices.len();
-            progress(done);
-            Ok(())
-        })?;
-        writer.finish(&seconds)?;
-        Self::open(path)
-    }
-
     /// Opens a file that was written before.
     ///
     /// # Errors
@@ -101,6 +67,18 @@ impl BankFile {
         Ok(file)
     }
 
+    /// Opens a file that holds what is specified.
+    ///
+    /// # Errors
+    /// As [`BankFile::open`]; [`EvalError::OtherBank`] where its features are of something else, [`EvalError::NotKept`]
+    /// where it lacks one of the outputs or numbers of patches.
+    pub fn open_matching(path: &Path, spec: &BankSpec) -> Result<Self, EvalError> {
+        let file = Self::open(path)?;
+        file.demand(&spec.identity)?;
+        file.demand_kept(&spec.kept)?;
+        Ok(file)
+    }
+
     /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -112,16 +90,13 @@ impl BankFile {
     }
 
     /// What the features are of.
-    pub fn identity(&self) -> BankIdentity {
+    fn identity(&self) -> BankIdentity {
         let entries = self.file.metadata().iter();
         entries.filter_map(|(key, value)| Some((key.strip_prefix(OF)?.to_owned(), value.clone()))).collect()
     }
 
     /// Refuses a file whose features are of something else, with each key that differs and both of its values.
-    ///
-    /// # Errors
-    /// [`EvalError::OtherBank`].
-    pub fn demand(&self, expected: &BankIdentity) -> Result<(), EvalError> {
+    fn demand(&self, expected: &BankIdentity) -> Result<(), EvalError> {
         let found = self.identity();
         let keys: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
         let value = |of: &BankIdentity, key: &String| of.get(key).map_or("not told".to_owned(), Clone::clone);
@@ -137,10 +112,7 @@ impl BankFile {
     }
 
     /// Refuses a file that lacks one of the outputs or numbers of patches.
-    ///
-    /// # Errors
-    /// [`EvalError::NotKept`].
-    pub fn demand_kept(&self, wanted: &Kept) -> Result<(), EvalError> {
+    fn demand_kept(&self, wanted: &Kept) -> Result<(), EvalError> {
         let pairs = wanted.outputs.iter().flat_map(|output| wanted.counts.iter().map(move |count| (output, *count)));
         pairs.into_iter().try_for_each(|(output, count)| self.array(output, count).map(drop))
     }
@@ -163,7 +135,7 @@ impl BankFile {
         Kept { outputs, counts: counts.into_iter().collect() }
     }
 
-    /// What features over so many patches took when they were computed, see [`pass::extract_features`]; `None` where the file has
+    /// What features over so many patches took when they were computed, see [`extract_features`](super::extract_features); `None` where the file has
     /// none over so many.
     pub fn seconds(&self, count: i64) -> Option<f64> {
         let at = self.kept().counts.iter().position(|&kept| kept == count)?;

@@ -15,8 +15,8 @@ mod pass;
 mod writer;
 
 pub use bank::FeatureBank;
-pub(crate) use bank::{Signature, first_non_finite_row};
+pub(crate) use bank::{SMALLEST_NORM, Signature, first_non_finite_row};
 pub use extractor::{FEATURES, FeatureExtractor, n_pixels, pixels};
 pub use file::{BankFile, BankIdentity, BankSpec};
-pub use pass::{BankOptions, ImageFeatures, Kept, Sink, extract_features, powers_of_two};
+pub use pass::{BankOptions, ImageFeatures, Kept, Sink, extract_features};
 pub(crate) use pass::{mean_over_patches, to_device};

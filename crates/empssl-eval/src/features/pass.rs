@@ -71,12 +71,6 @@ impl Kept {
     }
 }
 
-/// 1, 2, 4, ... up to `n`, and `n` itself: the numbers of patches along a curve.
-pub fn powers_of_two(n: i64) -> Vec<i64> {
-    let powers = (0..63).map(|power| 1i64 << power).take_while(|&power| power < n);
-    powers.chain((n >= 1).then_some(n)).collect()
-}
-
 /// The features of one batch of images.
 #[derive(Debug)]
 pub struct ImageFeatures {
@@ -86,8 +80,6 @@ pub struct ImageFeatures {
     pub indices: Vec<usize>,
     /// For each output of [`Kept`], for each of its counts, the mean `[b, width]`, on the device of the encoder.
     pub means: Vec<Vec<Tensor>>,
-    /// How many batches follow, if that is known.
-    pub batches_to_come: Option<usize>,
 }
 
 /// Who takes the features of a pass, batch by batch.
@@ -126,10 +118,10 @@ pub fn extract_features(
         clock.waited += asked.elapsed();
         let means = running_means(extractor, &to_device(&batch, options.device), kept, options, &mut clock)?;
         let labels = batch.labels.as_ref().map(|labels| labels.iter().copied().map(i64::from).collect());
-        let (indices, batches_to_come) = (batch.indices.clone(), batches.size_hint().1);
+        let indices = batch.indices.clone();
         // The buffer goes back to the loader before the features are put where they belong.
         drop(batch);
-        sink(ImageFeatures { labels, indices, means, batches_to_come })?;
+        sink(ImageFeatures { labels, indices, means })?;
         asked = Instant::now();
     }
     Ok(clock.seconds(kept))

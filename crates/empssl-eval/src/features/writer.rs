@@ -3,12 +3,14 @@
 use std::io;
 use std::path::Path;
 
+use empssl_data::{DataError, PatchBatch};
 use empssl_torch::{SafetensorsError, SafetensorsWriter, TensorSpec};
 use tch::{Kind, Tensor};
 
 use super::bank::first_non_finite_row;
-use super::file::{self, BankSpec};
-use super::pass::{ImageFeatures, RETURNED};
+use super::extractor::FeatureExtractor;
+use super::file::{self, BankFile, BankSpec};
+use super::pass::{BankOptions, ImageFeatures, RETURNED, extract_features};
 use crate::error::EvalError;
 
 /// The arrays in front of the features.
@@ -16,8 +18,41 @@ const LABELS: usize = 0;
 const IDS: usize = 1;
 const FIRST_FEATURES: usize = 2;
 
+impl BankFile {
+    /// Runs the images of `batches` through the encoder ([`extract_features`]), writes the file as it goes, and opens it.
+    ///
+    /// The file is whole or not there: it is written under another name, synced and renamed, and removed when anything
+    /// fails. Memory: as [`extract_features`]; the bank itself goes to the disk. `name` is what messages call the bank, and
+    /// `progress` is told the number of images done after each batch.
+    ///
+    /// # Errors
+    /// As [`extract_features`]; [`EvalError::Unlabelled`], [`EvalError::LabelOutOfRange`], [`EvalError::NonFinite`] and
+    /// [`EvalError::EmptyBank`] as for a bank in memory; [`EvalError::Shape`] when there are more or fewer images than
+    /// ids; [`EvalError::Write`] when the folder or the disk refuses.
+    pub fn build(
+        path: &Path,
+        name: &str,
+        spec: &BankSpec,
+        extractor: &dyn FeatureExtractor,
+        batches: impl IntoIterator<Item = Result<PatchBatch, DataError>>,
+        options: &BankOptions,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Self, EvalError> {
+        let mut writer = BankWriter::new(name, spec, path);
+        let mut done = 0;
+        let seconds = extract_features(extractor, batches, &spec.kept, options, &mut |batch| {
+            writer.push(&batch)?;
+            done += batch.indices.len();
+            progress(done);
+            Ok(())
+        })?;
+        writer.finish(&seconds)?;
+        Self::open(path)
+    }
+}
+
 /// Writes one bank.
-pub(super) struct BankWriter<'a> {
+struct BankWriter<'a> {
     name: &'a str,
     spec: &'a BankSpec,
     path: &'a Path,
@@ -28,12 +63,12 @@ pub(super) struct BankWriter<'a> {
 
 impl<'a> BankWriter<'a> {
     /// A writer of the file at `path`; `name` is what messages call the bank.
-    pub(super) fn new(name: &'a str, spec: &'a BankSpec, path: &'a Path) -> Self {
+    fn new(name: &'a str, spec: &'a BankSpec, path: &'a Path) -> Self {
         Self { name, spec, path, out: None, written: 0 }
     }
 
     /// Appends the rows of a batch.
-    pub(super) fn push(&mut self, batch: &ImageFeatures) -> Result<(), EvalError> {
+    fn push(&mut self, batch: &ImageFeatures) -> Result<(), EvalError> {
         let labels = batch.labels.as_ref().ok_or_else(|| EvalError::Unlabelled { bank: self.name.to_owned() })?;
         self.check_labels(labels)?;
         let ids = self.ids(&batch.indices)?;
@@ -95,7 +130,7 @@ impl<'a> BankWriter<'a> {
     }
 
     /// Completes the file with what the features of each count took.
-    pub(super) fn finish(self, seconds: &[f64]) -> Result<(), EvalError> {
+    fn finish(self, seconds: &[f64]) -> Result<(), EvalError> {
         let Some((mut writer, _)) = self.out else { return Err(EvalError::EmptyBank { bank: self.name.to_owned() }) };
         if self.written as usize != self.spec.ids.len() {
             return Err(wrong_count(self.name, self.spec, self.written as usize));

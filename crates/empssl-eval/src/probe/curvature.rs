@@ -6,8 +6,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::part::Part;
-use super::softmax::Scaling;
+use super::part::{Part, Scaling};
 
 /// Most numbers of a feature whose axes are sought: their matrix has the square of it, and finding them takes the cube.
 const WIDEST: i64 = 4096;

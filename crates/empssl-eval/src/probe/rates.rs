@@ -1,6 +1,5 @@
 //! The best of several rates on the test images, for baselines that must not be beaten by a badly chosen rate.
 
-use super::layer::FittedProbe;
 use super::sgd::{LinearProbe, LinearProbeConfig};
 use crate::error::EvalError;
 use crate::features::FeatureBank;
@@ -13,8 +12,6 @@ pub struct BestOfRates {
     pub lr: f64,
     /// Its accuracy on the test bank.
     pub accuracy: Accuracy,
-    /// Its probe.
-    pub probe: FittedProbe,
 }
 
 /// The rates among which a linear probe on raw pixels is chosen: pixels are far larger than an encoder's features, so
@@ -30,7 +27,7 @@ pub const PIXEL_RATES: [f64; 3] = [0.03, 0.003, 0.0003];
 ///
 /// # Errors
 /// [`EvalError::Setting`] when there is no rate or one is out of range; as [`LinearProbe::fit`] and
-/// [`FittedProbe::score`].
+/// [`super::FittedProbe::score`].
 pub fn best_of_rates(
     config: &LinearProbeConfig,
     rates: &[f64],
@@ -41,13 +38,13 @@ pub fn best_of_rates(
     train.signature().check(test)?;
     let mut best: Option<BestOfRates> = None;
     for &lr in rates {
-        let probe = LinearProbe::new(&LinearProbeConfig { lr, ..config.clone() }, seed)?.fit(train)?;
-        let accuracy = probe.score(test)?;
+        let config = LinearProbeConfig { lr, ..config.clone() };
+        let accuracy = LinearProbe::new(&config, seed)?.fit(train)?.score(test)?;
         if best.as_ref().is_none_or(|best| accuracy.top1 > best.accuracy.top1) {
-            best = Some(BestOfRates { lr, accuracy, probe });
+            best = Some(BestOfRates { lr, accuracy });
         }
     }
-    best.ok_or(EvalError::Setting { key: "rates", expected: "at least one rate", found: "none".to_owned() })
+    best.ok_or(EvalError::Setting { key: "rates".to_owned(), expected: "at least one rate", found: "none".to_owned() })
 }
 
 #[cfg(test)]
@@ -70,7 +67,6 @@ mod tests {
         assert!(tops[0] < tops[1] && tops[1] == tops[2], "the example does not separate the rates: {tops:?}");
         let best = best_of_rates(&config(20), &[1e-6, 0.03, 0.031], 0, &train, &test).unwrap();
         assert_eq!((best.lr, best.accuracy.top1), (0.03, tops[1]));
-        assert_eq!(best.probe.score(&test).unwrap(), best.accuracy);
         let message = refusal(best_of_rates(&config(20), &[], 0, &train, &test));
         assert_eq!(message, "`rates` must be at least one rate, found none");
     }

@@ -8,7 +8,6 @@ use tch::Tensor;
 
 use super::ORDER_PART;
 use super::layer::FittedProbe;
-use super::threads::Threads;
 use crate::error::EvalError;
 use crate::features::FeatureBank;
 use crate::metrics::Accuracy;
@@ -177,6 +176,35 @@ fn update(config: &LinearProbeConfig, lr: f64, parameter: &mut Tensor, mut gradi
     *buffer *= config.momentum;
     *buffer += gradient;
     *parameter -= &*buffer * lr;
+}
+
+/// Products in one step up to which a single thread computes it: ten classes of 4096 features in batches of 100 count
+/// as small, a hundred such classes do not.
+const SMALL_STEP: i64 = 1 << 23;
+
+/// Holds libtorch to one thread during small steps, until it is dropped.
+///
+/// A small step is a dozen operations of some ten microseconds. Sharing each between two free cores saves little, and
+/// when another program keeps a core busy, every operation waits for that core's turn: seconds become minutes.
+struct Threads {
+    n_threads_before: i32,
+}
+
+impl Threads {
+    /// For steps of so many products, images times features times outputs.
+    fn for_step(n_products: i64) -> Self {
+        let n_threads_before = tch::get_num_threads();
+        if n_products <= SMALL_STEP {
+            tch::set_num_threads(1);
+        }
+        Self { n_threads_before }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        tch::set_num_threads(self.n_threads_before);
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::curvature::Curvature;
 use super::lbfgs::{Inverse, Minimum, Stop, Value, minimise};
-use super::part::Part;
+use super::part::{Part, Scaling};
 
 /// Mean softmax cross-entropy of a part of a bank, plus half the penalty times the squared weights; the bias is free.
 ///
@@ -19,29 +19,6 @@ pub(super) struct SoftmaxLoss<'a> {
     scaling: &'a Scaling,
     /// Penalty of the layer for scaled features, which is the penalty over the features' mean squared length.
     strength: f64,
-}
-
-/// Where the features of a bank lie.
-#[derive(Debug)]
-pub(super) struct Scaling {
-    /// Mean `[h]`, float64.
-    pub(super) centre: Tensor,
-    /// Root of the mean squared distance from it; 1 where there is none.
-    pub(super) spread: f64,
-}
-
-impl Scaling {
-    pub(super) fn of(part: &Part<'_>) -> Self {
-        let n = part.n_images() as f64;
-        let sum = |of: &dyn Fn(&Tensor) -> Tensor| {
-            part.chunks(Kind::Double).map(|(features, _)| of(&features)).reduce(|sum, next| sum + next)
-        };
-        let zero = || Tensor::zeros([part.bank().width()], (Kind::Double, part.bank().features().device()));
-        let centre = sum(&|features| features.sum_dim_intlist(0, false, None)).unwrap_or_else(zero) / n;
-        let squares = sum(&|features| (features - &centre).square().sum(None));
-        let spread = squares.map_or(0.0, |squares| (squares.double_value(&[]) / n).sqrt());
-        Self { centre, spread: if spread > 0.0 { spread } else { 1.0 } }
-    }
 }
 
 /// A layer for the features as they are, float64.

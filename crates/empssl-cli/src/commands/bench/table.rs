@@ -1,10 +1,9 @@
 //! The measured step as a table for the terminal.
 
 use empssl_torch::failure::Bytes;
-use serde::Serialize;
 
 use super::StepReport;
-
+use crate::config::word;
 use crate::print::output;
 
 pub(super) fn print(report: &StepReport) {
@@ -41,8 +40,8 @@ fn heading(report: &StepReport) -> String {
         training.n_patches,
         training.batch_size,
         report.recipe.patches.side,
-        spelled(training.precision),
-        spelled(training.layout),
+        word(training.precision),
+        word(training.layout),
         training.memory,
         report.data.name,
         machine.device_name,
@@ -51,11 +50,6 @@ fn heading(report: &StepReport) -> String {
         report.measured.each_step_seconds.len(),
         report.warmup
     )
-}
-
-/// A choice as a recipe spells it.
-fn spelled(choice: impl Serialize) -> String {
-    serde_json::to_string(&choice).unwrap_or_default().trim_matches('"').to_owned()
 }
 
 /// The fraction that the step taken apart achieves.

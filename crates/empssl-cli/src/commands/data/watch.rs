@@ -2,17 +2,15 @@
 
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use empssl_data::progress::{Progress, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::CliError;
 use crate::print;
+use crate::progress::LINE_EVERY;
 use crate::signals::Stop;
-
-/// How often a plain line is printed when nobody watches a terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// Shows how far the work has come, and stops it after Ctrl-C.
 pub(super) struct Watch {
@@ -47,10 +45,7 @@ impl Watch {
 
     fn begin(&mut self, progress: &Progress<'_>) {
         self.bar.finish_and_clear();
-        self.bar = match progress.total {
-            Some(total) => ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()),
-            None => ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()),
-        };
+        self.bar = ProgressBar::with_draw_target(progress.total, ProgressDrawTarget::stderr());
         let counted = match (progress.stage, progress.total) {
             (stage, Some(_)) if counts_images(stage) => "{bar:30} {pos}/{len} images  {eta} left",
             (stage, None) if counts_images(stage) => "{spinner}",

@@ -1,131 +1,109 @@
 //! Feature banks of the labelled images: computed in one pass, kept on disk, scored many times.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::Path;
 
 use empssl_data::{Dataset, PatchLoader};
-use empssl_eval::{BankFile, BankOptions, BankSpec, FEATURES, FeatureBank, Kept};
+use empssl_eval::protocol::{NO_EPOCH, is_nested, loader_view};
+use empssl_eval::{BankFile, BankFiles, BankOptions, BankSpec, EvalPass, FeatureSource, Kept, NamedEncoder};
 use empssl_torch::catch;
-use tch::{Device, Kind};
+use tch::Kind;
 
-use super::encoders::NamedEncoder;
-use super::sets::LabelledSets;
-use super::store::BankStore;
-use crate::config::{EvalPass, EvalView, Run};
+use super::EvalTarget;
+use crate::args::FeatureUse;
 use crate::error::CliError;
-use crate::images::NO_EPOCH;
 use crate::machine;
 use crate::network;
 use crate::print;
 use crate::progress::Bar;
-use crate::report::{FeatureFile, PeakBytes};
+use crate::report::{FeatureFile, PeakBytes, Row};
+use crate::run::folder::open_lock;
 
-/// Features of one encoder over so many patches, and what they cost.
-pub(crate) struct Banks {
-    pub(crate) train: FeatureBank,
-    pub(crate) test: FeatureBank,
-    /// Of both.
-    pub(crate) seconds: f64,
-    /// Of the test images alone.
-    pub(crate) test_seconds: f64,
-    pub(crate) peaks: PeakBytes,
-}
-
-/// All that one pass over both splits gave.
-pub(crate) struct BankFiles {
-    pub(crate) train: BankFile,
-    pub(crate) test: BankFile,
-    device: Device,
-    peaks: PeakBytes,
-}
-
-impl BankFiles {
-    /// The scored features, averaged over so many patches.
-    pub(crate) fn banks(&self, n_patches: usize) -> Result<Banks, CliError> {
-        let count = n_patches as i64;
-        let bank = |name, file: &BankFile| file.bank(name, FEATURES, count, self.device);
-        let (train, test) = (bank("training", &self.train)?, bank("test", &self.test)?);
-        let seconds = |file: &BankFile| file.seconds(count).unwrap_or(0.0);
-        let (train_seconds, test_seconds) = (seconds(&self.train), seconds(&self.test));
-        let seconds = train_seconds + test_seconds;
-        Ok(Banks { train, test, seconds, test_seconds, peaks: self.peaks })
-    }
-}
-
-/// Which banks of an encoder: by which pass, and with which of its outputs.
-pub(crate) struct FeatureRequest<'a> {
-    pub(crate) pass: &'a EvalPass,
-    pub(crate) outputs: &'a [String],
-}
-
-/// Makes the banks of any encoder from the same images.
-pub(crate) struct BankMaker<'a> {
-    pub(crate) run: &'a Run,
-    pub(crate) sets: &'a LabelledSets,
-    pub(crate) seed: u64,
-    pub(crate) device: Device,
-    pub(crate) store: &'a BankStore,
+/// Makes the banks of any encoder from the same images, or takes those that lie in the folder of features.
+pub(super) struct BankMaker<'a> {
+    target: &'a EvalTarget<'a>,
+    policy: FeatureUse,
     /// Threads that cut patches.
-    pub(crate) workers: usize,
+    workers: usize,
     /// The files that were used, for the report.
-    pub(crate) used: Vec<FeatureFile>,
+    pub(super) used: Vec<FeatureFile>,
+    /// Keeps `empssl runs --clean` away; several processes may use the banks at once.
+    _lock: File,
 }
 
-impl BankMaker<'_> {
-    /// The banks of both splits.
-    pub(crate) fn files(
-        &mut self,
-        encoder: &NamedEncoder<'_>,
-        request: &FeatureRequest<'_>,
-    ) -> Result<BankFiles, CliError> {
-        machine::reset_peaks(self.device)?;
-        let sets = self.sets;
-        let train = self.file("train", (&sets.train, &sets.train_ids), encoder, request)?;
-        let test = self.file(sets.scored_on.split(), (&sets.test, &sets.test_ids), encoder, request)?;
-        let (device, peaks) = (self.device, machine::peaks(self.device)?);
-        Ok(BankFiles { train, test, device, peaks })
+impl<'a> BankMaker<'a> {
+    /// Makes the folder of features where it is missing.
+    pub(super) fn new(target: &'a EvalTarget<'a>, policy: FeatureUse, workers: usize) -> Result<Self, CliError> {
+        let folder = target.features;
+        fs::create_dir_all(folder).map_err(|e| CliError::file("cannot make the folder of features", folder, e))?;
+        let lock = open_lock(folder)?;
+        // Where a file system knows no locks, nobody is kept away.
+        let _ = lock.lock_shared();
+        Ok(Self { target, policy, workers, used: Vec::new(), _lock: lock })
     }
 
+    /// The bank of a split: one that fits is taken, another is told and computed anew, unless the user forbids one or the
+    /// other. That of an encoder without weights is used once: its file is gone when it is closed.
     fn file(
         &mut self,
         split: &'static str,
         (set, ids): (&Dataset, &[i64]),
         encoder: &NamedEncoder<'_>,
-        request: &FeatureRequest<'_>,
+        pass: &EvalPass,
+        outputs: &[String],
     ) -> Result<BankFile, CliError> {
-        let (view, most) = (request.pass.view, request.pass.n_patches());
         // A lattice of other places is another view, with a file of its own.
-        let lattice = if view.begins_alike() { String::new() } else { format!("-{most}") };
-        let name = format!("{}-{}{lattice}.{split}", encoder.name, view.name());
+        let lattice = if is_nested(pass.view) { String::new() } else { format!("-{}", pass.n_patches()) };
+        let name = format!("{}-{}{lattice}.{split}", encoder.name, pass.view.name());
         let spec = BankSpec {
-            identity: self.identity(split, set, encoder, view, most),
-            kept: Kept {
-                outputs: request.outputs.to_vec(),
-                counts: request.pass.counts.iter().map(|&count| count as i64).collect(),
-            },
+            identity: self.identity(split, set, encoder, pass),
+            kept: Kept { outputs: outputs.to_vec(), counts: pass.counts.iter().map(|&count| count as i64).collect() },
             ids: ids.to_vec(),
-            n_classes: self.sets.n_classes,
+            n_classes: self.target.sets.n_classes,
         };
-        let build = |path: &Path| self.build(path, (split, set), encoder, (view, most), &spec);
-        let (file, reused) = match encoder.checksum {
-            Some(_) => self.store.bank(&name, &spec, build)?,
-            None => (self.store.scratch(&name, build)?, false),
+        let kept = encoder.checksum.is_some().then(|| format!("{name}.safetensors"));
+        let (file, reused) = match &kept {
+            Some(name) => {
+                let path = self.target.features.join(name);
+                match self.found(&path, &spec)? {
+                    Some(file) => (file, true),
+                    None => (self.build(&path, (split, set), encoder, pass, &spec)?, false),
+                }
+            }
+            None => {
+                let path = self.target.features.join(format!(".{name}.{}.tmp", std::process::id()));
+                let file = self.build(&path, (split, set), encoder, pass, &spec);
+                // Where nothing was written there is nothing to remove.
+                let _ = fs::remove_file(&path);
+                (file?, false)
+            }
         };
         if reused {
             print::note(format_args!("features taken from {}", file.path().display()));
         }
-        let kept = encoder.checksum.is_some().then(|| format!("{name}.safetensors"));
         self.used.push(FeatureFile {
             encoder: encoder.encoder,
             split: split.to_owned(),
-            view: view.into(),
-            n_patches: most,
+            view: pass.view,
+            n_patches: pass.n_patches(),
             bytes: file.bytes(),
             file: kept,
             reused,
-            seconds: file.seconds(most as i64).unwrap_or(0.0),
+            seconds: file.seconds(pass.n_patches() as i64).unwrap_or(0.0),
         });
         Ok(file)
+    }
+
+    /// The bank at `path`, if it is there, fits and may be taken.
+    fn found(&self, path: &Path, spec: &BankSpec) -> Result<Option<BankFile>, CliError> {
+        Ok(match self.policy {
+            FeatureUse::Reuse => Some(BankFile::open_matching(path, spec)?),
+            FeatureUse::Auto if path.exists() => BankFile::open_matching(path, spec)
+                .inspect_err(|reason| print::note(format_args!("{reason}; these features are computed again")))
+                .ok(),
+            FeatureUse::Auto | FeatureUse::Fresh => None,
+        })
     }
 
     /// Everything that shapes the features of a split.
@@ -134,27 +112,23 @@ impl BankMaker<'_> {
         split: &str,
         set: &Dataset,
         encoder: &NamedEncoder<'_>,
-        view: EvalView,
-        most: usize,
+        pass: &EvalPass,
     ) -> BTreeMap<String, String> {
-        let mut identity: BTreeMap<String, String> = [
+        let drawn = if is_nested(pass.view) {
+            vec![("seed", self.target.identity.seed.to_string()), ("epoch", epoch_of(split).to_string())]
+        } else {
+            vec![("n_patches", pass.n_patches().to_string())]
+        };
+        let own = [
             ("encoder", encoder.checksum.clone().unwrap_or_default()),
             ("data", format!("{:016x}", set.fingerprint())),
             ("split", split.to_owned()),
-            ("view", view.name().to_owned()),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into();
-        if view.begins_alike() {
-            identity.insert("seed".to_owned(), self.seed.to_string());
-            identity.insert("epoch".to_owned(), epoch_of(split).to_string());
-        } else {
-            identity.insert("n_patches".to_owned(), most.to_string());
-        }
-        let patches = serde_json::to_value(&self.run.config.patches).unwrap_or_default();
-        let keys = patches.as_object().into_iter().flatten();
-        identity.extend(keys.map(|(key, value)| (format!("patches.{key}"), value.to_string())));
-        identity
+            ("view", pass.view.name().to_owned()),
+        ];
+        let patches = serde_json::to_value(&self.target.run.config.patches).unwrap_or_default();
+        let patches = patches.as_object().into_iter().flatten();
+        let patches = patches.map(|(key, value)| (format!("patches.{key}"), value.to_string()));
+        own.into_iter().chain(drawn).map(|(key, value)| (key.to_owned(), value)).chain(patches).collect()
     }
 
     /// Computes the features of a split into a file.
@@ -163,25 +137,47 @@ impl BankMaker<'_> {
         path: &Path,
         (split, set): (&'static str, &Dataset),
         encoder: &NamedEncoder<'_>,
-        (view, n_patches): (EvalView, usize),
+        pass: &EvalPass,
         spec: &BankSpec,
     ) -> Result<BankFile, CliError> {
-        let (run, epoch) = (self.run, epoch_of(split));
-        let batch_size = run.config.evaluation.batch_size;
-        let config = network::in_order(view.view(), n_patches, batch_size, (self.seed, epoch), self.workers);
+        let EvalTarget { run, identity, device, .. } = *self.target;
+        let (batch_size, draws) = (run.config.evaluation.batch_size, (identity.seed, epoch_of(split)));
+        let config = network::in_order(loader_view(pass.view), pass.n_patches(), batch_size, draws, self.workers);
         let loader = PatchLoader::new(set, &run.sampler, &config)?;
-        let options = BankOptions {
-            n_classes: self.sets.n_classes,
-            device: self.device,
-            kind: Kind::Float,
-            patches_per_call: network::patches_per_call(run, self.device),
-        };
+        let patches_per_call = network::patches_per_call(run, device);
+        let options = BankOptions { n_classes: spec.n_classes, device, kind: Kind::Float, patches_per_call };
         let mut bar = Bar::new("features", set.len() as u64, "images");
         let mut progress = |done: usize| bar.advance(done as u64);
         let build = || BankFile::build(path, split, spec, encoder.extractor, loader, &options, &mut progress);
         let file = catch(build);
         bar.finish();
         Ok(file??)
+    }
+}
+
+impl FeatureSource for BankMaker<'_> {
+    type Error = CliError;
+
+    fn features(
+        &mut self,
+        encoder: &NamedEncoder<'_>,
+        pass: &EvalPass,
+        outputs: &[String],
+    ) -> Result<BankFiles, CliError> {
+        let (sets, device) = (self.target.sets, self.target.device);
+        machine::reset_peaks(device)?;
+        let train = self.file("train", (&sets.train, &sets.train_ids), encoder, pass, outputs)?;
+        let test = self.file(sets.scored_on.split(), (&sets.test, &sets.test_ids), encoder, pass, outputs)?;
+        Ok(BankFiles { train, test, device, peaks: self.peaks()? })
+    }
+
+    fn peaks(&self) -> Result<PeakBytes, CliError> {
+        machine::peaks(self.target.device)
+    }
+
+    fn scored(&self, row: &Row) {
+        let (encoder, probe) = (row.encoder.name(), row.probe.name());
+        print::line(format_args!("scored {encoder} {probe}: {:.2} % in {:.1} s", row.top1, row.seconds));
     }
 }
 

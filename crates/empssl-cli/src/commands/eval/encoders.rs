@@ -7,7 +7,6 @@ use empssl_torch::safetensors::bytes_of;
 use tch::Tensor;
 
 use crate::error::CliError;
-use crate::report::Encoder;
 
 /// The outputs of a network besides [`FEATURES`], the pre-feature that is scored, as published.
 pub(crate) const BACKBONE: &str = "backbone";
@@ -40,16 +39,6 @@ impl FeatureExtractor for NetworkFeatures<'_> {
         };
         wanted.iter().map(output).collect()
     }
-}
-
-/// An encoder to be scored.
-pub(crate) struct NamedEncoder<'a> {
-    pub(crate) encoder: Encoder,
-    /// How its files begin.
-    pub(crate) name: String,
-    pub(crate) extractor: &'a dyn FeatureExtractor,
-    /// Of its weights; nothing for one without, whose features are as quickly made as read.
-    pub(crate) checksum: Option<String>,
 }
 
 /// A sum over names, sizes and numbers of all weights and statistics: equal for equal networks, wherever they are.

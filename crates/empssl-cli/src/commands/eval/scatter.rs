@@ -9,9 +9,9 @@ use empssl_eval::{EvalError, principal_axes};
 use tch::{Kind, Tensor};
 
 use self::svg::Drawing;
-use crate::config::ScoredOn;
 use crate::error::CliError;
 use crate::images::share;
+use crate::report::ScoredOn;
 use crate::run::folder::write_file;
 
 /// At most so many points: more are a blot.

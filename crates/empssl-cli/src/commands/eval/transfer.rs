@@ -7,14 +7,14 @@ use empssl_train::Checkpoint;
 
 use super::EvalTarget;
 use super::sets::LabelledSets;
-use crate::args::{EvalArgs, ImageArgs};
+use crate::args::{BadImage, EvalArgs, ImageArgs};
 use crate::config::{Run, RunConfig};
 use crate::error::CliError;
 use crate::images::ImageSource;
 use crate::machine;
-use crate::network::model_summary;
+use crate::network::{model_summary, new_identity};
 use crate::print::output;
-use crate::report::{self, DataIdentity, PeakBytes, RunIdentity, SCHEMA_VERSION, TrainingSummary, Transfer};
+use crate::report::{self, DataIdentity, RunIdentity, Transfer};
 use crate::run::folder::write_json;
 use crate::run::saved::SavedRun;
 
@@ -29,7 +29,7 @@ pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str) -> Result<(
     let transfer = Transfer { trained_on: identity.data.name.clone(), patches: shown(run, &train)? };
     let (there, here) = (&transfer.trained_on, train.name());
     crate::print::note(format_args!("trained on {there}, scored on {here}; {}", transfer.patches));
-    let sets = LabelledSets::of(&train, test, &run.config.evaluation, identity.seed)?;
+    let sets = LabelledSets::of(&train, test, run, identity.seed)?;
     let prefix = format!("{}-", source.name);
     let (sets, prefix) = (&sets, &prefix);
     let target =
@@ -89,28 +89,15 @@ impl Origin {
 
 /// What a checkpoint alone tells of its run.
 fn identity(run: &Run, checkpoint: &Checkpoint) -> RunIdentity {
-    let peak_bytes = PeakBytes { host: None, device: None };
     let name = run.config.dataset.clone();
-    let source =
-        ImageSource { name: name.clone(), root: None, partial: false, on_bad_image: crate::args::BadImage::Fail };
-    RunIdentity {
-        schema_version: SCHEMA_VERSION,
-        recipe: run.recipe.clone(),
-        seed: checkpoint.seed,
-        data: DataIdentity { name, source, n_images: 0, fingerprint: String::new() },
-        machine: machine::describe(tch::Device::Cpu),
-        command: "a checkpoint without its run".to_owned(),
-        model: model_summary(run, checkpoint.step, checkpoint.position.epoch as f64),
-        training: TrainingSummary {
-            finished: checkpoint.step == checkpoint.position.schedule_steps,
-            steps: checkpoint.step,
-            seconds: 0.0,
-            patches_per_s: 0.0,
-            peak_bytes,
-        },
-        segments: Vec::new(),
-        imported: None,
-    }
+    let source = ImageSource { name: name.clone(), root: None, partial: false, on_bad_image: BadImage::Fail };
+    let data = DataIdentity { name, source, n_images: 0, fingerprint: String::new() };
+    let mut identity = new_identity(run, checkpoint.seed, data, machine::describe(tch::Device::Cpu));
+    identity.command = "a checkpoint without its run".to_owned();
+    identity.model = model_summary(run, checkpoint.step, checkpoint.position.epoch as f64);
+    identity.training.finished = checkpoint.step == checkpoint.position.schedule_steps;
+    identity.training.steps = checkpoint.step;
+    identity
 }
 
 /// The stated rule in figures: a patch shows the same share of an image as in training, whatever the image's size.

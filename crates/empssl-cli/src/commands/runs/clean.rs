@@ -34,9 +34,7 @@ pub(super) fn run(folders: &[RunFolder], named: bool, json: bool) -> Result<(), 
         }
     }
     if json {
-        let text = serde_json::to_string_pretty(&all).map_err(|e| CliError::Run(e.to_string()))?;
-        output(text);
-        return Ok(());
+        return print::json(&all);
     }
     for Cleaned { path, freed_bytes, banks, leftovers } in all.iter().filter(|run| run.banks + run.leftovers > 0) {
         let leftovers = if *leftovers == 0 { String::new() } else { format!(", {leftovers} unfinished files") };

@@ -58,12 +58,10 @@ fn rows_follow_the_images_whatever_the_batches_and_calls() {
         })
         .collect();
     let mut done = Vec::new();
-    // No hint of the number of batches: the bank has to grow.
-    let mut parts = parts.into_iter();
-    let unknown = std::iter::from_fn(|| parts.next().map(Ok));
     let options = BankOptions { patches_per_call: 4, ..OPTIONS };
-    let grown = FeatureBank::build("grown", &pixels, unknown, &options, &mut |n| done.push(n)).unwrap();
-    for bank in [grown, build(vec![batch(3, &[0, 1, 2, 3, 0])], &OPTIONS).unwrap()] {
+    let parted =
+        FeatureBank::build("parted", &pixels, parts.into_iter().map(Ok), &options, &mut |n| done.push(n)).unwrap();
+    for bank in [parted, build(vec![batch(3, &[0, 1, 2, 3, 0])], &OPTIONS).unwrap()] {
         assert_close(bank.name(), &values(bank.features()), &expected, 1e-14);
         assert_eq!(values(bank.labels()), [0.0, 1.0, 2.0, 3.0, 0.0]);
         assert_eq!((bank.n_images(), bank.width(), bank.n_classes()), (5, 3, 4));
@@ -116,12 +114,6 @@ fn the_encoder_sees_bounded_calls_and_leaves_no_graph() {
     let bank = FeatureBank::build("train", &extractor, batches, &options, &mut |_| {}).unwrap();
     assert_eq!(largest.get(), 9);
     assert!(!bank.features().requires_grad());
-}
-
-#[test]
-fn absent_classes_are_named() {
-    let bank = build(vec![batch(1, &[2, 0, 2])], &OPTIONS).unwrap();
-    assert_eq!(bank.absent_classes(), [1, 3]);
 }
 
 #[test]
