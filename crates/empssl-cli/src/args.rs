@@ -4,7 +4,7 @@ mod encode;
 
 use std::path::PathBuf;
 
-use clap::builder::TypedValueParser;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use empssl_data::{OnBadImage, Split};
 use empssl_model::Portion;
@@ -54,6 +54,17 @@ pub(crate) enum Command {
 /// A number of threads: more than a machine can have is a slip of the hand.
 fn at_least_one() -> impl TypedValueParser<Value = usize> {
     clap::value_parser!(u64).range(1..=4096).map(|threads| threads as usize)
+}
+
+/// A value of a library's type, by its word on the command line.
+fn one_of<T: Clone + Send + Sync + 'static, const N: usize>(
+    values: [(T, PossibleValue); N],
+) -> impl TypedValueParser<Value = T> {
+    let (values, words): (Vec<T>, Vec<PossibleValue>) = values.into_iter().unzip();
+    PossibleValuesParser::new(words.clone()).map(move |word| {
+        let place = words.iter().position(|known| known.matches(&word, false));
+        values[place.expect("the parser lets only these words through")].clone()
+    })
 }
 
 /// Where to compute.
@@ -409,8 +420,8 @@ pub(crate) struct ExportArgs {
     /// The folder of the run.
     pub(crate) run: PathBuf,
     /// Which part of the network.
-    #[arg(long, value_enum, default_value_t = Part::Full)]
-    pub(crate) part: Part,
+    #[arg(long, value_parser = part(), default_value = "full")]
+    pub(crate) part: Portion,
     /// As what.
     #[arg(long, value_enum, default_value_t = Format::Safetensors)]
     pub(crate) format: Format,
@@ -422,25 +433,17 @@ pub(crate) struct ExportArgs {
 }
 
 /// `--part`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Part {
-    /// Everything, under the names of the official encoder class; loads with strict=True.
-    #[value(alias = "network")]
-    Full,
-    /// The ResNet and the pre-feature layer, which give the features that are scored, under the same names.
-    Encoder,
-    /// The ResNet alone, under torchvision's names; loads into a torchvision ResNet with `fc = Identity()`.
-    Backbone,
-}
-
-impl From<Part> for Portion {
-    fn from(part: Part) -> Self {
-        match part {
-            Part::Full => Self::Full,
-            Part::Encoder => Self::Encoder,
-            Part::Backbone => Self::Backbone,
-        }
-    }
+fn part() -> impl TypedValueParser<Value = Portion> {
+    let part = |name, help| PossibleValue::new(name).help(help);
+    let full = "Everything, under the names of the official encoder class; loads with strict=True";
+    let encoder = "The ResNet and the pre-feature layer, which give the features that are scored, under the same names";
+    let backbone =
+        "The ResNet alone, under torchvision's names; loads into a torchvision ResNet with `fc = Identity()`";
+    one_of([
+        (Portion::Full, part("full", full).alias("network")),
+        (Portion::Encoder, part("encoder", encoder)),
+        (Portion::Backbone, part("backbone", backbone)),
+    ])
 }
 
 /// `--format`
@@ -526,8 +529,8 @@ pub(crate) enum DataCommand {
         #[arg(long, value_name = "FILE")]
         recipe: Option<PathBuf>,
         /// Which split [default: train, or test where that is all there is].
-        #[arg(long, value_enum)]
-        split: Option<OneSplit>,
+        #[arg(long, value_parser = split())]
+        split: Option<Split>,
         /// Which images and patches are drawn.
         #[arg(long, default_value_t = 0, value_name = "S")]
         seed: u64,
@@ -535,21 +538,11 @@ pub(crate) enum DataCommand {
 }
 
 /// `--split` where one is drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OneSplit {
-    /// What is learned from.
-    Train,
-    /// What is scored.
-    Test,
-}
-
-impl From<OneSplit> for Split {
-    fn from(choice: OneSplit) -> Self {
-        match choice {
-            OneSplit::Train => Self::Train,
-            OneSplit::Test => Self::Test,
-        }
-    }
+fn split() -> impl TypedValueParser<Value = Split> {
+    one_of([
+        (Split::Train, PossibleValue::new("train").help("What is learned from")),
+        (Split::Test, PossibleValue::new("test").help("What is scored")),
+    ])
 }
 
 fn dataset_help() -> String {

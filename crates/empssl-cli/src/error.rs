@@ -131,8 +131,8 @@ fn is_about_a_file(error: &ModelError) -> bool {
 }
 
 fn is_about_features_on_disk(error: &EvalError) -> bool {
-    use EvalError::{BankFormat, NotKept, OtherBank, Read, Write};
-    matches!(error, Read { .. } | Write { .. } | BankFormat { .. } | OtherBank { .. } | NotKept { .. })
+    use EvalError::{BankFormat, OtherBank, Read, Write};
+    matches!(error, Read { .. } | Write { .. } | BankFormat { .. } | OtherBank { .. })
 }
 
 /// Fetching writes; what the disk refuses there is not bad data.

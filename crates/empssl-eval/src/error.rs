@@ -138,23 +138,13 @@ pub enum EvalError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Features of another encoder, other images or other patches.
-    #[error("{path} holds features of something else: {differences}")]
+    /// Features of another encoder, other images or other patches than are asked for.
+    #[error("{path} {reason}")]
     OtherBank {
         /// The file.
         path: PathBuf,
-        /// Each key that differs, with both of its values.
-        differences: String,
-    },
-    /// A file without the features that are asked for.
-    #[error("{path} has no features {wanted}; it has {kept}")]
-    NotKept {
-        /// The file.
-        path: PathBuf,
-        /// What is asked for.
-        wanted: String,
-        /// What it has.
-        kept: String,
+        /// What it holds.
+        reason: String,
     },
     /// The device failed while features were computed or scored.
     #[error(transparent)]

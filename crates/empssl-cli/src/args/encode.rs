@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args as ClapArgs, ValueEnum};
 use empssl_report::report::View;
 
-use super::{BadImage, DeviceArgs, ImageArgs, at_least_one};
+use super::{BadImage, DeviceArgs, ImageArgs, at_least_one, one_of};
 
 /// A trained encoder, and what it sees of an image.
 #[derive(Debug, ClapArgs)]
@@ -31,17 +31,18 @@ pub(crate) struct EncodeArgs {
     pub(crate) workers: Option<usize>,
 }
 
-/// A view by its word in recipes.
+/// `--view`
 fn view() -> impl TypedValueParser<Value = View> {
-    let help = |view| match view {
-        View::Published => "Random patches under the full training augmentation, as published; by the seed of the run",
-        View::Grid => "Patches in fixed places, without any change of colour",
-        View::GridFlip => "Half as many places, each as it is and mirrored",
-        View::Whole => "The whole image, resized to the side of a patch",
-    };
-    let words = View::ALL.map(|view| PossibleValue::new(view.name()).help(help(view)));
-    let named = |word: String| View::ALL.into_iter().find(|view| view.name() == word).ok_or("no view");
-    PossibleValuesParser::new(words).try_map(named)
+    let word = |view: View, help| (view, PossibleValue::new(view.name()).help(help));
+    one_of([
+        word(
+            View::Published,
+            "Random patches under the full training augmentation, as published; by the seed of the run",
+        ),
+        word(View::Grid, "Patches in fixed places, without any change of colour"),
+        word(View::GridFlip, "Half as many places, each as it is and mirrored"),
+        word(View::Whole, "The whole image, resized to the side of a patch"),
+    ])
 }
 
 /// `--features`

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &DataArgs) -> Result<(), CliError> {
                 Some(recipe) => RunConfig::read(recipe, &[])?.patches,
                 None => (ImageSet::named(&source.name)?.patches)(),
             };
-            show::run(&source, &patches, (*split).map(Split::from), *seed, out)
+            show::run(&source, &patches, *split, *seed, out)
         }
     }
 }

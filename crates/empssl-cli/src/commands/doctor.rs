@@ -25,7 +25,8 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<(), CliError> {
 /// Reports the machine, and fails when it cannot be used as asked.
 fn check_machine(args: &DeviceArgs) -> Result<Device, CliError> {
     output(format_args!("empssl        {}", env!("CARGO_PKG_VERSION")));
-    output(format_args!("libtorch      {}", libtorch_text()));
+    let running = version::running().unwrap_or_else(|| "of unknown version".to_owned());
+    output(format_args!("libtorch      {running} (built for {})", version::built_for()));
     output(format_args!(
         "loaded from   {}",
         version::library_path().map_or("unknown".to_owned(), |path| path.display().to_string())
@@ -37,11 +38,11 @@ fn check_machine(args: &DeviceArgs) -> Result<Device, CliError> {
     let auto = args.choice() == DeviceChoice::Auto;
     let device = Some(if broken && auto { DeviceChoice::Cpu } else { args.choice() });
     let device = machine::prepare(&DeviceArgs { device, ..args.clone() })?;
-    output(format_args!("device        {}", device_text(device)));
+    output(format_args!("device        {} ({})", machine::device_text(device), device::name(device)));
     if let Some(memory) = memory::device_memory(device)? {
         output(format_args!("device memory {} free of {}", Bytes(memory.free), Bytes(memory.total)));
     }
-    let tf32 = precision::tf32()?;
+    let (tf32, on_off) = (precision::tf32()?, |on| if on { "on" } else { "off" });
     output(format_args!(
         "TF32          convolutions {}, products {} (on only in training with precision tf32)",
         on_off(tf32.convolutions),
@@ -82,11 +83,6 @@ fn print_what_fits(run: &Run, device: Device) -> Result<(), CliError> {
     Ok(())
 }
 
-fn libtorch_text() -> String {
-    let running = version::running().unwrap_or_else(|| "of unknown version".to_owned());
-    format!("{running} (built for {})", version::built_for())
-}
-
 fn cuda_text(cuda: &Result<usize, CudaProblem>) -> String {
     match cuda {
         Ok(1) => "usable, 1 device".to_owned(),
@@ -102,12 +98,4 @@ fn nccl_text(cuda: &Result<usize, CudaProblem>) -> String {
         (Ok(_), Ok(path)) => format!("usable, by {}", path.display()),
         (Ok(_), Err(problem)) => format!("not usable: {problem}"),
     }
-}
-
-fn device_text(device: Device) -> String {
-    format!("{} ({})", machine::device_text(device), device::name(device))
-}
-
-fn on_off(on: bool) -> &'static str {
-    if on { "on" } else { "off" }
 }

@@ -25,60 +25,74 @@ use crate::machine;
 use crate::network;
 use crate::print::output;
 use crate::ranks;
-use crate::report::{self, Encoder, Labelled, Probe, Processes, RunIdentity, RunReport, ScoredOn, Seconds};
+use crate::report::{self, Encoder, Probe, Processes, RunIdentity, RunReport, ScoredOn, Seconds, Transfer};
 use crate::run::folder::write_json;
 use crate::run::saved::SavedRun;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     ranks::demand_one_process("eval", args.nproc)?;
-    if let Some((checkpoint, dataset)) = args.checkpoint.as_deref().zip(args.dataset.as_deref()) {
-        return transfer::run(args, checkpoint, dataset);
-    }
-    let path = args.run.as_deref().ok_or_else(|| CliError::Run("name the folder of a run".to_owned()))?;
-    let mut saved = SavedRun::open(path, args.data.as_deref(), &args.set)?;
-    let snapshot = args.snapshot.epochs;
-    let checkpoint = saved.checkpoint(snapshot)?;
-    saved.go_to(&checkpoint)?;
-    let SavedRun { folder, identity, run } = &saved;
-    let device = machine::prepare(&args.compute)?;
-    let sets = LabelledSets::open(&saved)?;
-    let (checkpoint, features, scatter) = (&checkpoint, &folder.features(), Some(folder.scatter(snapshot)));
-    let target = EvalTarget { run, identity, checkpoint, snapshot, sets: &sets, features, prefix: "", scatter, device };
+    let target = match args.checkpoint.as_deref().zip(args.dataset.as_deref()) {
+        Some((checkpoint, dataset)) => transfer::target(args, checkpoint, dataset)?,
+        None => EvalTarget::of_run(args)?,
+    };
     let mut report = score(&target, args)?;
-    if let Some(epochs) = snapshot {
-        report::mark_snapshot(&mut report, identity, epochs);
+    match (&target.transfer, target.snapshot) {
+        (Some((dataset, transfer)), _) => {
+            report::mark_transfer(&mut report, &target.identity, dataset, transfer.clone());
+        }
+        (None, Some(epochs)) => report::mark_snapshot(&mut report, &target.identity, epochs),
+        (None, None) => {}
     }
-    let path = folder.report(snapshot);
-    write_json(&path, &report)?;
+    write_json(&target.report, &report)?;
     print_table(&report);
-    output(path.display());
+    output(target.report.display());
     Ok(())
 }
 
 /// What is scored on which images.
-struct EvalTarget<'a> {
-    run: &'a Run,
-    identity: &'a RunIdentity,
-    checkpoint: &'a Checkpoint,
+struct EvalTarget {
+    run: Run,
+    identity: RunIdentity,
+    checkpoint: Checkpoint,
     snapshot: Option<u64>,
-    sets: &'a LabelledSets,
+    sets: LabelledSets,
     /// The folder that features are kept in, and what the names of their files begin with.
-    features: &'a Path,
-    prefix: &'a str,
+    features: PathBuf,
+    prefix: String,
+    report: PathBuf,
     /// Where the test images are drawn by their features.
     scatter: Option<PathBuf>,
+    /// The name of the images, where they are not those that were learnt from, and what is said of it.
+    transfer: Option<(String, Transfer)>,
     device: Device,
 }
 
+impl EvalTarget {
+    /// A run on its own images.
+    fn of_run(args: &EvalArgs) -> Result<Self, CliError> {
+        let path = args.run.as_deref().ok_or_else(|| CliError::Run("name the folder of a run".to_owned()))?;
+        let mut saved = SavedRun::open(path, args.data.as_deref(), &args.set)?;
+        let snapshot = args.snapshot.epochs;
+        let checkpoint = saved.checkpoint(snapshot)?;
+        saved.go_to(&checkpoint)?;
+        let device = machine::prepare(&args.compute)?;
+        let sets = LabelledSets::open(&saved)?;
+        let SavedRun { folder, identity, run } = saved;
+        let (features, report, scatter) = (folder.features(), folder.report(snapshot), Some(folder.scatter(snapshot)));
+        let (prefix, transfer) = (String::new(), None);
+        Ok(Self { run, identity, checkpoint, snapshot, sets, features, prefix, report, scatter, transfer, device })
+    }
+}
+
 /// Every score of the network, of the same network untrained, and of raw pixels.
-fn score(target: &EvalTarget<'_>, args: &EvalArgs) -> Result<RunReport, CliError> {
-    let EvalTarget { run, identity, checkpoint, sets, prefix, ref scatter, device, .. } = *target;
+fn score(target: &EvalTarget, args: &EvalArgs) -> Result<RunReport, CliError> {
+    let EvalTarget { run, identity, checkpoint, sets, prefix, scatter, device, .. } = target;
     let (evaluation, portion) = (&run.config.evaluation, report::portion(identity));
-    let mut network = network::initial_network(run, identity.seed, device)?;
+    let mut network = network::initial_network(run, identity.seed, *device)?;
     let maker = BankMaker::new(target, args.features, host::n_workers(args.workers))?;
     let mut protocol = Protocol::new(evaluation, identity.seed, maker);
     let began = Instant::now();
-    machine::reset_peaks(device)?;
+    machine::reset_peaks(*device)?;
     let untrained = NetworkFeatures(&network, portion);
     protocol.add_baseline(&named(target, Encoder::Untrained, &untrained)?)?;
     network.load_portion_state_dict(portion, &checkpoint.network)?;
@@ -116,7 +130,7 @@ fn write_npy(folder: &Path, files: &BankFiles, scored_on: ScoredOn, n_patches: u
 
 /// A network, and what its features are kept under.
 fn named<'a>(
-    target: &EvalTarget<'_>,
+    target: &EvalTarget,
     encoder: Encoder,
     network: &'a NetworkFeatures<'a>,
 ) -> Result<NamedEncoder<'a>, CliError> {
@@ -139,11 +153,11 @@ fn outputs(kept: &[Output]) -> Vec<String> {
     names
 }
 
-fn assemble(target: &EvalTarget<'_>, protocol: Protocol<'_, BankMaker<'_>>, seconds: Seconds) -> RunReport {
-    let EvalTarget { run, identity, sets, device, .. } = *target;
+fn assemble(target: &EvalTarget, protocol: Protocol<'_, BankMaker<'_>>, seconds: Seconds) -> RunReport {
+    let EvalTarget { run, identity, sets, device, .. } = target;
     let Protocol { source: BankMaker { used, .. }, mut rows, probe_curve, test_curve, .. } = protocol;
     rows.sort_by_key(|row| (row.encoder as usize, row.probe as usize));
-    let machine = machine::describe(device);
+    let machine = machine::describe(*device);
     let (synthetic, held_out) = (sets.train.is_synthetic(), sets.scored_on == ScoredOn::HeldOut);
     let peak_bytes = rows.iter().fold(identity.training.peak_bytes, |peak, row| peak.max(row.peak_bytes));
     let bars = run.config.checks.as_ref().map_or_else(Vec::new, |checks| report::bars(checks, &rows, &seconds));
@@ -171,12 +185,7 @@ fn assemble(target: &EvalTarget<'_>, protocol: Protocol<'_, BankMaker<'_>>, seco
         processes: Processes { train: identity.segments.last().map_or(1, |segment| segment.ranks) },
         patches_per_s: identity.training.patches_per_s,
         peak_bytes,
-        labelled: Labelled {
-            n_train: sets.train.len(),
-            n_train_available: sets.n_train_available,
-            n_test: sets.test.len(),
-            absent_classes: sets.absent_classes.clone(),
-        },
+        labelled: sets.labelled.clone(),
         rows,
         // A number for the test images of a real set says nothing about generated or held-out images.
         published: if synthetic || held_out { Vec::new() } else { run.config.published.clone() },

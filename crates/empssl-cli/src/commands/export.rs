@@ -14,7 +14,7 @@ use crate::run::saved::SavedRun;
 
 pub(crate) fn run(args: &ExportArgs) -> Result<(), CliError> {
     let saved = SavedRun::open(&args.run, None, &[])?;
-    let portion = Portion::from(args.part);
+    let portion = args.part;
     demand_portion(&saved, portion)?;
     let mut network = Network::new(&saved.run.config.network, 0, Kind::Float, Device::Cpu)?;
     saved.load(&mut network, &saved.checkpoint(args.snapshot.epochs)?)?;

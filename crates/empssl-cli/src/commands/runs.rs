@@ -95,9 +95,9 @@ impl Listed {
             state,
             step,
             steps: identity.model.steps,
-            test_part: scores::test_part(&scores),
-            best: scores::best(&scores),
-            last: scores::last(&scores),
+            test_part: scores.test_part,
+            best: scores.best,
+            last: scores.last,
             checkpoint_bytes: files.iter().map(|file| bytes_in(file)).sum(),
             feature_bytes: bytes_in(&folder.features()),
         })

@@ -45,7 +45,7 @@ pub struct BankSpec {
 pub struct BankFile {
     path: PathBuf,
     file: SafetensorsFile,
-    /// In the order of their numbers.
+    /// Labels, ids, and features in the order of their numbers.
     arrays: Vec<TensorSpec>,
 }
 
@@ -70,8 +70,8 @@ impl BankFile {
     /// Opens a file that holds what is specified.
     ///
     /// # Errors
-    /// As [`BankFile::open`]; [`EvalError::OtherBank`] where its features are of something else, [`EvalError::NotKept`]
-    /// where it lacks one of the outputs or numbers of patches.
+    /// As [`BankFile::open`]; [`EvalError::OtherBank`] where its features are of something else, or it lacks one of
+    /// the outputs or numbers of patches.
     pub fn open_matching(path: &Path, spec: &BankSpec) -> Result<Self, EvalError> {
         let file = Self::open(path)?;
         file.demand(&spec.identity)?;
@@ -108,7 +108,8 @@ impl BankFile {
         if differences.is_empty() {
             return Ok(());
         }
-        Err(EvalError::OtherBank { path: self.path.clone(), differences: differences.join("; ") })
+        let reason = format!("holds features of something else: {}", differences.join("; "));
+        Err(EvalError::OtherBank { path: self.path.clone(), reason })
     }
 
     /// Refuses a file that lacks one of the outputs or numbers of patches.
@@ -147,7 +148,7 @@ impl BankFile {
     /// # Errors
     /// [`EvalError::BankFormat`] when the memory map fails.
     pub fn ids(&self) -> Result<Tensor, EvalError> {
-        self.tensor(self.named("ids")?)
+        self.tensor(&self.arrays[1])
     }
 
     /// The labels `[images]`.
@@ -155,13 +156,13 @@ impl BankFile {
     /// # Errors
     /// As [`BankFile::ids`].
     pub fn labels(&self) -> Result<Tensor, EvalError> {
-        self.tensor(self.named("labels")?)
+        self.tensor(&self.arrays[0])
     }
 
     /// Features `[images, h]` of an output, averaged over so many patches; on the CPU they are the file itself.
     ///
     /// # Errors
-    /// [`EvalError::NotKept`] when the file has none of these.
+    /// [`EvalError::OtherBank`] when the file has none of these.
     pub fn features(&self, output: &str, count: i64) -> Result<Tensor, EvalError> {
         self.tensor(self.array(output, count)?)
     }
@@ -183,20 +184,13 @@ impl BankFile {
     fn array(&self, output: &str, count: i64) -> Result<&TensorSpec, EvalError> {
         let name = array_name(output, count);
         self.arrays.iter().find(|array| array.name == name).ok_or_else(|| {
-            let wanted = format!("`{output}` over {count} patches");
             let Kept { outputs, counts } = self.kept();
-            EvalError::NotKept {
-                path: self.path.clone(),
-                wanted,
-                kept: format!("{} over {counts:?} patches", outputs.join(", ")),
-            }
+            let reason = format!(
+                "has no features `{output}` over {count} patches; it has {} over {counts:?} patches",
+                outputs.join(", ")
+            );
+            EvalError::OtherBank { path: self.path.clone(), reason }
         })
-    }
-
-    fn named(&self, name: &str) -> Result<&TensorSpec, EvalError> {
-        let reason = || format!("it has no array `{name}`");
-        let found = self.arrays.iter().find(|array| array.name == name);
-        found.ok_or_else(|| EvalError::BankFormat { path: self.path.clone(), reason: reason() })
     }
 
     fn tensor(&self, array: &TensorSpec) -> Result<Tensor, EvalError> {

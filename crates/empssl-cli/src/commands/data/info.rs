@@ -59,12 +59,9 @@ fn print_counts(set: &Dataset) {
         names.iter().zip(&counts).filter(|&(_, &count)| count == 0).map(|(name, _)| name.as_str()).collect();
     if !without.is_empty() {
         let shown = without[..without.len().min(MAX_LISTED)].join(", ");
-        output(format_args!("    {} without an image: {shown}{}", without.len(), dots(without.len())));
+        let more = if without.len() > MAX_LISTED { ", ..." } else { "" };
+        output(format_args!("    {} without an image: {shown}{more}", without.len()));
     }
-}
-
-fn dots(count: usize) -> &'static str {
-    if count > MAX_LISTED { ", ..." } else { "" }
 }
 
 /// How many images the classes have.

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use empssl_data::augment::resize::CropBox;
 use empssl_data::patch::PatchParams;
 use empssl_data::{Dataset, PatchConfig, PatchKey, PatchSampler, Split};
 use image::{ImageFormat, RgbImage};
@@ -130,7 +129,8 @@ impl Row<'_> {
     fn draw(&mut self, set: &Dataset, sampler: &PatchSampler, index: usize, seed: u64) -> Result<(), CliError> {
         let image = set.image(index)?;
         let view = image.view();
-        let shown = self.place(view);
+        let at = At { x: GAP, y: self.top };
+        let scale = self.sheet.fit(at, view, self.layout.image());
         let label = set.labels().map(|labels| labels[index] as usize);
         let name = label.and_then(|label| set.class_names().get(label)).map_or("no label", String::as_str);
         let below = At { x: GAP, y: self.top + self.layout.image() + 2 };
@@ -140,15 +140,12 @@ impl Row<'_> {
             let key = PatchKey { seed, epoch: 0, image: index as u64, patch };
             let params = sampler.draw(height, width, key);
             self.patch(view, sampler, &params, patch, colour);
-            shown.frame(self.sheet, params.crop, colour);
+            let scaled = |pixels: usize| (pixels as f64 * scale).round() as u32;
+            let crop = params.crop;
+            let corner = At { x: at.x + scaled(crop.left), y: at.y + scaled(crop.top) };
+            self.sheet.frame(corner, [scaled(crop.width), scaled(crop.height)], colour);
         }
         Ok(())
-    }
-
-    /// Puts the image down as large as fits.
-    fn place(&mut self, view: ArrayView3<'_, u8>) -> Shown {
-        let at = At { x: GAP, y: self.top };
-        Shown { at, scale: self.sheet.fit(at, view, self.layout.image()) }
     }
 
     /// The plain crop above, the augmented patch below, and what was done.
@@ -174,21 +171,6 @@ impl Row<'_> {
         }
         let below = At { x: left, y: self.top + self.layout.image() + 2 };
         self.sheet.write(below, framed, &done(params));
-    }
-}
-
-/// An image on the sheet.
-struct Shown {
-    at: At,
-    scale: f64,
-}
-
-impl Shown {
-    /// Frames a part of the image.
-    fn frame(&self, sheet: &mut Sheet, crop: CropBox, colour: [u8; 3]) {
-        let scaled = |pixels: usize| (pixels as f64 * self.scale).round() as u32;
-        let at = At { x: self.at.x + scaled(crop.left), y: self.at.y + scaled(crop.top) };
-        sheet.frame(at, [scaled(crop.width), scaled(crop.height)], colour);
     }
 }
 

@@ -42,7 +42,11 @@ impl RowsWriter {
         };
         let rows = match out.form {
             RowsForm::Safetensors => Rows::Safetensors(safetensors(&out.path, about)?),
-            _ => Rows::Plain(Growing::create(&out.path)?.with(&header)?),
+            _ => {
+                let mut file = Growing::create(&out.path)?;
+                file.append(&header)?;
+                Rows::Plain(file)
+            }
         };
         let names = match out.form {
             RowsForm::Csv => None,
@@ -138,10 +142,6 @@ impl Growing {
     fn create(path: &Path) -> Result<Self, CliError> {
         let file = WholeFile::create(path).map_err(|error| CliError::file("cannot write", path, error))?;
         Ok(Self { path: path.to_owned(), file: BufWriter::new(file) })
-    }
-
-    fn with(mut self, bytes: &[u8]) -> Result<Self, CliError> {
-        self.append(bytes).map(|()| self)
     }
 
     fn failed(&self, reason: impl std::fmt::Display) -> CliError {

@@ -22,7 +22,7 @@ use crate::run::folder::open_lock;
 
 /// Makes the banks of any encoder from the same images, or takes those that lie in the folder of features.
 pub(super) struct BankMaker<'a> {
-    target: &'a EvalTarget<'a>,
+    target: &'a EvalTarget,
     policy: FeatureUse,
     /// Threads that cut patches.
     workers: usize,
@@ -34,8 +34,8 @@ pub(super) struct BankMaker<'a> {
 
 impl<'a> BankMaker<'a> {
     /// Makes the folder of features where it is missing.
-    pub(super) fn new(target: &'a EvalTarget<'a>, policy: FeatureUse, workers: usize) -> Result<Self, CliError> {
-        let folder = target.features;
+    pub(super) fn new(target: &'a EvalTarget, policy: FeatureUse, workers: usize) -> Result<Self, CliError> {
+        let folder = &target.features;
         fs::create_dir_all(folder).map_err(|e| CliError::file("cannot make the folder of features", folder, e))?;
         let lock = open_lock(folder)?;
         // Where a file system knows no locks, nobody is kept away.
@@ -140,12 +140,12 @@ impl<'a> BankMaker<'a> {
         pass: &EvalPass,
         spec: &BankSpec,
     ) -> Result<BankFile, CliError> {
-        let EvalTarget { run, identity, device, .. } = *self.target;
+        let EvalTarget { run, identity, device, .. } = self.target;
         let (batch_size, draws) = (run.config.evaluation.batch_size, (identity.seed, epoch_of(split)));
         let config = network::in_order(loader_view(pass.view), pass.n_patches(), batch_size, draws, self.workers);
         let loader = PatchLoader::new(set, &run.sampler, &config)?;
-        let patches_per_call = network::patches_per_call(run, device);
-        let options = BankOptions { n_classes: spec.n_classes, device, kind: Kind::Float, patches_per_call };
+        let patches_per_call = network::patches_per_call(run, *device);
+        let options = BankOptions { n_classes: spec.n_classes, device: *device, kind: Kind::Float, patches_per_call };
         let mut bar = Bar::new("features", set.len() as u64, "images");
         let mut progress = |done: usize| bar.advance(done as u64);
         let build = || BankFile::build(path, split, spec, encoder.extractor, loader, &options, &mut progress);
@@ -164,7 +164,7 @@ impl FeatureSource for BankMaker<'_> {
         pass: &EvalPass,
         outputs: &[String],
     ) -> Result<BankFiles, CliError> {
-        let (sets, device) = (self.target.sets, self.target.device);
+        let (sets, device) = (&self.target.sets, self.target.device);
         machine::reset_peaks(device)?;
         let train = self.file("train", (&sets.train, &sets.train_ids), encoder, pass, outputs)?;
         let test = self.file(sets.scored_on.split(), (&sets.test, &sets.test_ids), encoder, pass, outputs)?;

@@ -6,7 +6,7 @@ use empssl_eval::protocol::held_out;
 use crate::config::Run;
 use crate::error::CliError;
 use crate::images::share;
-use crate::report::{PartialCounts, ScoredOn, SkippedImage, partial_counts, skipped_images};
+use crate::report::{Labelled, PartialCounts, ScoredOn, SkippedImage, partial_counts, skipped_images};
 use crate::run::saved::SavedRun;
 
 /// The labelled images that every row of the table is computed from.
@@ -19,14 +19,12 @@ pub(crate) struct LabelledSets {
     /// The same of each scored image, in the split that it is from.
     pub(crate) test_ids: Vec<i64>,
     pub(crate) scored_on: ScoredOn,
-    pub(crate) n_train_available: usize,
+    pub(crate) labelled: Labelled,
     /// Of the training split as it was opened.
     pub(crate) description: String,
     pub(crate) counts: Option<PartialCounts>,
     pub(crate) skipped: Vec<SkippedImage>,
     pub(crate) n_classes: i64,
-    /// Classes of which no labelled training image is there.
-    pub(crate) absent_classes: Vec<String>,
 }
 
 impl LabelledSets {
@@ -61,41 +59,38 @@ impl LabelledSets {
         };
         let share: Vec<usize> = share(learnt.len(), at_most, seed).into_iter().map(|index| learnt[index]).collect();
         run.check_labelled(share.len())?;
-        let labelled = train.subset(&share)?;
-        let absent_classes = absent_classes(&labelled);
+        let absent_classes = absent_classes(train.class_names(), share.iter().map(|&index| labels[index]));
         if !absent_classes.is_empty() {
             let (absent, n) = (absent_classes.len(), train.class_names().len());
             let names = absent_classes[..absent.min(5)].join(", ");
             let more = if absent > 5 { ", ..." } else { "" };
-            crate::print::line(format_args!(
-                "note: {absent} of {n} classes have no labelled training image ({names}{more}), so test images of theirs can \
+            crate::print::note(format_args!(
+                "{absent} of {n} classes have no labelled training image ({names}{more}), so test images of theirs can \
                  hardly be right; evaluation.labelled_images is {at_most}"
             ));
         }
+        let labelled =
+            Labelled { n_train: share.len(), n_train_available: learnt.len(), n_test: test.len(), absent_classes };
         Ok(Self {
             counts,
-            n_train_available: learnt.len(),
+            labelled,
             description: train.description(),
             n_classes: train.class_names().len() as i64,
-            train: labelled,
+            train: train.subset(&share)?,
             test,
             train_ids: share.into_iter().map(|index| index as i64).collect(),
             test_ids: test_ids.into_iter().map(|index| index as i64).collect(),
             scored_on: evaluation.scored_on,
             skipped,
-            absent_classes,
         })
     }
 }
 
 /// The names of the classes that no image has.
-fn absent_classes(set: &Dataset) -> Vec<String> {
-    let mut present = vec![false; set.class_names().len()];
-    for &label in set.labels().unwrap_or_default() {
-        present[label as usize] = true;
-    }
-    let names = set.class_names().iter().zip(present);
-    names.filter(|(_, present)| !present).map(|(name, _)| name.clone()).collect()
+fn absent_classes(names: &[String], labels: impl Iterator<Item = u32>) -> Vec<String> {
+    let mut present = vec![false; names.len()];
+    labels.for_each(|label| present[label as usize] = true);
+    names.iter().zip(present).filter(|(_, present)| !present).map(|(name, _)| name.clone()).collect()
 }
 
 /// Scores need labels; training does not.

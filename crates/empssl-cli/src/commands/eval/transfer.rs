@@ -13,78 +13,52 @@ use crate::error::CliError;
 use crate::images::ImageSource;
 use crate::machine;
 use crate::network::{model_summary, new_identity};
-use crate::print::output;
-use crate::report::{self, DataIdentity, RunIdentity, Transfer};
-use crate::run::folder::write_json;
+use crate::report::{DataIdentity, RunIdentity, Transfer};
 use crate::run::saved::SavedRun;
 
-/// Scores the network of `checkpoint`, a run or a file, on the images of `dataset`.
-pub(super) fn run(args: &EvalArgs, checkpoint: &Path, dataset: &str) -> Result<(), CliError> {
+/// The network of `path`, a run or a file, on the images of `dataset`.
+pub(super) fn target(args: &EvalArgs, path: &Path, dataset: &str) -> Result<EvalTarget, CliError> {
     let device = machine::prepare(&args.compute)?;
-    let origin = Origin::open(checkpoint, args)?;
-    let Origin { run, identity, checkpoint, features, report } = &origin;
+    let (run, identity, checkpoint, features, report) =
+        if path.is_dir() { of_run(path, args)? } else { of_file(path, args)? };
     let images = ImageArgs { data: args.data.clone(), partial: args.partial, on_bad_image: args.on_bad_image };
     let source = ImageSource::new(dataset, &images)?;
     let (train, test) = (source.open(Split::Train)?, source.open(Split::Test)?);
-    let transfer = Transfer { trained_on: identity.data.name.clone(), patches: shown(run, &train)? };
+    let transfer = Transfer { trained_on: identity.data.name.clone(), patches: shown(&run, &train)? };
     let (there, here) = (&transfer.trained_on, train.name());
     crate::print::note(format_args!("trained on {there}, scored on {here}; {}", transfer.patches));
-    let sets = LabelledSets::of(&train, test, run, identity.seed)?;
-    let prefix = format!("{}-", source.name);
-    let (sets, prefix) = (&sets, &prefix);
-    let target =
-        EvalTarget { run, identity, checkpoint, snapshot: None, sets, features, prefix, scatter: None, device };
-    let mut scored = super::score(&target, args)?;
-    report::mark_transfer(&mut scored, identity, &source.name, transfer);
-    let path = args.out.clone().unwrap_or_else(|| report.with_extension(format!("report-{}.json", source.name)));
-    write_json(&path, &scored)?;
-    super::print_table(&scored);
-    output(path.display());
-    Ok(())
+    let sets = LabelledSets::of(&train, test, &run, identity.seed)?;
+    let report = args.out.clone().unwrap_or_else(|| report.with_extension(format!("report-{}.json", source.name)));
+    let (prefix, transfer) = (format!("{}-", source.name), Some((source.name, transfer)));
+    let (snapshot, scatter) = (None, None);
+    Ok(EvalTarget { run, identity, checkpoint, snapshot, sets, features, prefix, report, scatter, transfer, device })
 }
 
-/// Where the network comes from.
-struct Origin {
-    run: Run,
-    identity: RunIdentity,
-    checkpoint: Checkpoint,
-    /// The folder of features.
-    features: PathBuf,
-    /// The report's path but for its ending.
-    report: PathBuf,
+/// Where the network comes from, the folder of its features, and the report's path but for its ending.
+type Origin = (Run, RunIdentity, Checkpoint, PathBuf, PathBuf);
+
+fn of_run(path: &Path, args: &EvalArgs) -> Result<Origin, CliError> {
+    let mut saved = SavedRun::open(path, None, &args.set)?;
+    let checkpoint = saved.checkpoint(args.snapshot.epochs)?;
+    saved.go_to(&checkpoint)?;
+    let SavedRun { folder, run, identity } = saved;
+    let files = folder.checkpoints();
+    let report = args.snapshot.epochs.map_or_else(|| files.newest(), |epochs| files.snapshot(epochs));
+    Ok((run, identity, checkpoint, folder.features(), report))
 }
 
-impl Origin {
-    fn open(path: &Path, args: &EvalArgs) -> Result<Self, CliError> {
-        if path.is_dir() {
-            let saved = SavedRun::open(path, None, &args.set)?;
-            let checkpoint = saved.checkpoint(args.snapshot.epochs)?;
-            return Self::of_run(saved, checkpoint, args.snapshot.epochs);
-        }
-        if args.snapshot.epochs.is_some() {
-            let reason = format!("--snapshot names a state of a run, but {} is one file", path.display());
-            return Err(CliError::Run(reason));
-        }
-        Self::of_file(path, Checkpoint::load(path)?, args)
+/// A checkpoint holds the recipe and the seed; what only its run's folder would tell is left open.
+fn of_file(path: &Path, args: &EvalArgs) -> Result<Origin, CliError> {
+    if args.snapshot.epochs.is_some() {
+        let reason = format!("--snapshot names a state of a run, but {} is one file", path.display());
+        return Err(CliError::Run(reason));
     }
-
-    fn of_run(mut saved: SavedRun, checkpoint: Checkpoint, snapshot: Option<u64>) -> Result<Self, CliError> {
-        saved.go_to(&checkpoint)?;
-        let files = saved.folder.checkpoints();
-        let report = snapshot.map_or_else(|| files.newest(), |epochs| files.snapshot(epochs));
-        let features = saved.folder.features();
-        let SavedRun { run, identity, .. } = saved;
-        Ok(Self { run, identity, checkpoint, features, report })
-    }
-
-    /// A checkpoint holds the recipe and the seed; what only its run's folder would tell is left open.
-    fn of_file(path: &Path, checkpoint: Checkpoint, args: &EvalArgs) -> Result<Self, CliError> {
-        let fault = |reason: String| CliError::Recipe(format!("the recipe within {}: {reason}", path.display()));
-        let config = RunConfig::parse(&[&checkpoint.recipe], &args.set).map_err(fault)?;
-        let run = Run::new(config, Run::name_of(path))?;
-        let identity = identity(&run, &checkpoint);
-        Ok(Self { run, identity, checkpoint, features: path.with_extension("features"), report: path.to_owned() })
-    }
+    let checkpoint = Checkpoint::load(path)?;
+    let fault = |reason: String| CliError::Recipe(format!("the recipe within {}: {reason}", path.display()));
+    let config = RunConfig::parse(&[&checkpoint.recipe], &args.set).map_err(fault)?;
+    let run = Run::new(config, Run::name_of(path))?;
+    let identity = identity(&run, &checkpoint);
+    Ok((run, identity, checkpoint, path.with_extension("features"), path.to_owned()))
 }
 
 /// What a checkpoint alone tells of its run.

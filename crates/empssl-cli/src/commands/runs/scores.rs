@@ -21,57 +21,47 @@ pub(super) struct Best {
     pub(super) state: String,
 }
 
-/// Scores of one state of a run.
-pub(super) struct Scored {
-    state: String,
-    linear: Option<f64>,
-    knn: Option<f64>,
-    /// Of the test split, where it is not whole.
-    test: Option<Counts>,
+/// What is told of all states of a run.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Scores {
+    pub(super) last: Option<Last>,
+    pub(super) best: Option<Best>,
+    /// How many of how many test images were scored, where that is not all.
+    pub(super) test_part: Option<Counts>,
 }
 
 /// The state that a run ended in or stopped at.
 const LAST: &str = "last";
 
-/// Every state that was scored, snapshots first.
-pub(super) fn of(folder: &RunFolder) -> Vec<Scored> {
-    let snapshots = folder.checkpoints().snapshots();
-    let mut reports: Vec<_> =
-        std::fs::read_dir(snapshots).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    reports.retain(|path| path.to_string_lossy().ends_with(".report.json"));
+/// The scores of every state that was scored.
+pub(super) fn of(folder: &RunFolder) -> Scores {
+    let entries = std::fs::read_dir(folder.checkpoints().snapshots()).into_iter().flatten().flatten();
+    let mut reports: Vec<_> = entries.map(|entry| entry.path()).collect();
     reports.sort();
-    let state =
-        |path: &std::path::Path| path.file_name().map(|name| name.to_string_lossy().replace(".report.json", ""));
-    let snapshots = reports.iter().filter_map(|path| Some((state(path)?, path.clone())));
-    let all = snapshots.chain([(LAST.to_owned(), folder.report(None))]);
-    // A state without a report, or with a damaged one, was not scored.
-    all.filter_map(|(state, path)| Some(scored(state, &read_json(&path).ok()?))).collect()
-}
-
-fn scored(state: String, report: &Value) -> Scored {
-    let top1 = |probe: &str| {
-        let rows = report["rows"].as_array()?;
-        rows.iter().find(|row| row["encoder"] == "trained" && row["probe"] == probe)?["top1"].as_f64()
-    };
-    let test = serde_json::from_value::<Counts>(report["partial_counts"]["test"].clone()).ok();
-    let test = test.filter(|test| test.found != test.expected);
-    Scored { state, linear: top1("linear"), knn: top1("knn"), test }
-}
-
-/// How many of how many test images were scored, where that is not all.
-pub(super) fn test_part(scores: &[Scored]) -> Option<Counts> {
-    scores.iter().find_map(|scored| scored.test)
-}
-
-pub(super) fn last(scores: &[Scored]) -> Option<Last> {
-    let last = scores.iter().find(|scored| scored.state == LAST)?;
-    Some(Last { linear: last.linear, knn: last.knn })
-}
-
-pub(super) fn best(scores: &[Scored]) -> Option<Best> {
-    let linear = scores.iter().filter_map(|scored| Some((scored.linear?, &scored.state)));
-    let (linear, state) = linear.reduce(|best, next| if next.0 > best.0 { next } else { best })?;
-    Some(Best { linear, state: state.clone() })
+    let snapshots = reports.into_iter().filter_map(|path| {
+        let state = path.file_name()?.to_str()?.strip_suffix(".report.json")?.to_owned();
+        Some((state, path))
+    });
+    let mut scores = Scores::default();
+    for (state, path) in snapshots.chain([(LAST.to_owned(), folder.report(None))]) {
+        // A state without a report, or with a damaged one, was not scored.
+        let Ok(report) = read_json::<Value>(&path) else { continue };
+        let top1 = |probe: &str| {
+            let rows = report["rows"].as_array()?;
+            rows.iter().find(|row| row["encoder"] == "trained" && row["probe"] == probe)?["top1"].as_f64()
+        };
+        let test = serde_json::from_value::<Counts>(report["partial_counts"]["test"].clone()).ok();
+        scores.test_part = scores.test_part.or(test.filter(|test| test.is_part()));
+        if state == LAST {
+            scores.last = Some(Last { linear: top1("linear"), knn: top1("knn") });
+        }
+        if let Some(linear) = top1("linear")
+            && scores.best.as_ref().is_none_or(|best| linear > best.linear)
+        {
+            scores.best = Some(Best { linear, state });
+        }
+    }
+    scores
 }
 
 #[cfg(test)]
@@ -84,7 +74,7 @@ mod tests {
     fn the_last_state_and_the_best_of_all_are_told_apart() {
         let root = tempfile::tempdir().unwrap();
         let (folder, _lock) = RunFolder::create(root.path(), false).unwrap();
-        assert!(of(&folder).is_empty());
+        assert_eq!(of(&folder), Scores::default());
         let report = |linear: f64, knn: f64| {
             let row = |encoder: &str, probe: &str, top1: f64| serde_json::json!({ "encoder": encoder, "probe": probe, "top1": top1 });
             let rows = [row("untrained", "linear", 99.0), row("trained", "linear", linear), row("trained", "knn", knn)];
@@ -93,13 +83,13 @@ mod tests {
         };
         fs::write(folder.report(None), report(50.0, 41.0)).unwrap();
         let expected = Last { linear: Some(50.0), knn: Some(41.0) };
-        assert_eq!(last(&of(&folder)), Some(expected.clone()));
-        assert_eq!(test_part(&of(&folder)), Some(Counts { found: 1017, expected: 10000 }));
-        assert_eq!(best(&of(&folder)).unwrap().state, "last");
+        assert_eq!(of(&folder).last, Some(expected.clone()));
+        assert_eq!(of(&folder).test_part, Some(Counts { found: 1017, expected: 10000 }));
+        assert_eq!(of(&folder).best.unwrap().state, "last");
         fs::create_dir(folder.checkpoints().snapshots()).unwrap();
         fs::write(folder.report(Some(3)), report(52.5, 1.0)).unwrap();
         fs::write(folder.report(Some(4)), "torn").unwrap();
-        assert_eq!(last(&of(&folder)), Some(expected));
-        assert_eq!(best(&of(&folder)), Some(Best { linear: 52.5, state: "epoch-0003".to_owned() }));
+        assert_eq!(of(&folder).last, Some(expected));
+        assert_eq!(of(&folder).best, Some(Best { linear: 52.5, state: "epoch-0003".to_owned() }));
     }
 }
