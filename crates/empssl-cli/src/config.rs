@@ -17,9 +17,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 pub(crate) use self::check::{AUTO, in_section, leaves};
-use crate::args::ImageArgs;
 use crate::error::CliError;
-use crate::images::ImageSource;
 
 mod check;
 mod file;
@@ -208,19 +206,6 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// The run by a recipe file with `KEY=VALUE` changes, on the images of `dataset`, else of the recipe.
-    pub(crate) fn read(
-        recipe: &Path,
-        changes: &[String],
-        dataset: Option<&String>,
-        images: &ImageArgs,
-    ) -> Result<(Self, ImageSource), CliError> {
-        let mut config = RunConfig::read(recipe, changes)?;
-        let images = ImageSource::new(dataset.unwrap_or(&config.dataset), images)?;
-        config.dataset.clone_from(&images.name);
-        Ok((Self::new(config, Self::name_of(recipe))?, images))
-    }
-
     /// Checks a recipe: everything that needs no images.
     pub(crate) fn new(config: RunConfig, recipe: String) -> Result<Self, CliError> {
         check::check(&config)?;

@@ -9,7 +9,7 @@ pub(crate) use empssl_eval::protocol::NO_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{BadImage, ImageArgs};
-use crate::config::AUTO;
+use crate::config::{AUTO, Run, RunConfig};
 use crate::error::CliError;
 
 /// Images and patches of a picture.
@@ -57,6 +57,19 @@ impl ImageSource {
             _ => error.into(),
         }
     }
+}
+
+/// The run by a recipe file with `KEY=VALUE` changes, on the images of `dataset`, else of the recipe.
+pub(crate) fn run_of(
+    recipe: &Path,
+    changes: &[String],
+    dataset: Option<&String>,
+    images: &ImageArgs,
+) -> Result<(Run, ImageSource), CliError> {
+    let mut config = RunConfig::read(recipe, changes)?;
+    let images = ImageSource::new(dataset.unwrap_or(&config.dataset), images)?;
+    config.dataset.clone_from(&images.name);
+    Ok((Run::new(config, Run::name_of(recipe))?, images))
 }
 
 /// A random share of `0..n`, in order: the same for every row, and for every run of the same seed.

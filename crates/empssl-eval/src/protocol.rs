@@ -341,3 +341,6 @@ fn optimum_setting(fit: &LogisticFit) -> String {
     let end = if fit.converged { "converged" } else { "not converged" };
     format!("L-BFGS, penalty {:.3e} {chosen}, {end} after {} iterations", fit.penalty, fit.iterations)
 }
+
+#[cfg(test)]
+mod tests;

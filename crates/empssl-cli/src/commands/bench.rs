@@ -14,7 +14,7 @@ use crate::args::{BenchArgs, BenchCommand, BenchStepArgs};
 use crate::config::{Precision, Run, RunConfig};
 use crate::error::CliError;
 use crate::host;
-use crate::images::ImageSource;
+use crate::images::{ImageSource, run_of};
 use crate::machine;
 use crate::network::{batch_source, build_trainer};
 use crate::report::{DataIdentity, Machine, PeakBytes, data_identity};
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
 }
 
 fn step(args: &BenchStepArgs) -> Result<(), CliError> {
-    let (run, images) = Run::read(&args.recipe, &args.set, args.dataset.as_ref(), &args.images)?;
+    let (run, images) = run_of(&args.recipe, &args.set, args.dataset.as_ref(), &args.images)?;
     let device = machine::prepare(&args.compute)?;
     let report = measure(run, args, images, device)?;
     table::print(&report);

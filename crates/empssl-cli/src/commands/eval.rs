@@ -99,12 +99,12 @@ fn score(target: &EvalTarget, args: &EvalArgs) -> Result<RunReport, CliError> {
     let trained = NetworkFeatures(&network, portion);
     let files = protocol.add_trained(&named(target, Encoder::Trained, &trained)?, &outputs(&args.keep))?;
     if let Some(folder) = &args.npy {
-        write_npy(folder, &files, sets.scored_on, evaluation.n_patches)?;
+        write_npy(folder, &files, sets.test.name, evaluation.n_patches)?;
     }
     if let Some(path) = scatter {
         let count = evaluation.n_patches as i64;
         let (features, labels) = (files.test.features(FEATURES, count)?, files.test.labels()?);
-        scatter::write(path, &features, &labels, sets.test.class_names(), sets.scored_on, identity.seed)?;
+        scatter::write(path, &features, &labels, sets.test.images.class_names(), evaluation.scored_on, identity.seed)?;
     }
     let (encoder, name) = (Encoder::Pixels, format!("{prefix}pixels"));
     protocol.add_baseline(&NamedEncoder { encoder, name, extractor: &pixels, checksum: None })?;
@@ -115,9 +115,9 @@ fn score(target: &EvalTarget, args: &EvalArgs) -> Result<RunReport, CliError> {
 }
 
 /// Writes labels, ids and every output over `n_patches` patches as NumPy arrays, `SPLIT-NAME.npy`.
-fn write_npy(folder: &Path, files: &BankFiles, scored_on: ScoredOn, n_patches: usize) -> Result<(), CliError> {
+fn write_npy(folder: &Path, files: &BankFiles, scored: &str, n_patches: usize) -> Result<(), CliError> {
     std::fs::create_dir_all(folder).map_err(|e| CliError::file("cannot make the folder", folder, e))?;
-    for (split, file) in [("train", &files.train), (scored_on.split(), &files.test)] {
+    for (split, file) in [("train", &files.train), (scored, &files.test)] {
         let path = |name: &str| folder.join(format!("{split}-{name}.npy"));
         npy::write(&path("labels"), &file.labels()?)?;
         npy::write(&path("ids"), &file.ids()?)?;
@@ -158,7 +158,8 @@ fn assemble(target: &EvalTarget, protocol: Protocol<'_, BankMaker<'_>>, seconds:
     let Protocol { source: BankMaker { used, .. }, mut rows, probe_curve, test_curve, .. } = protocol;
     rows.sort_by_key(|row| (row.encoder as usize, row.probe as usize));
     let machine = machine::describe(*device);
-    let (synthetic, held_out) = (sets.train.is_synthetic(), sets.scored_on == ScoredOn::HeldOut);
+    let (synthetic, held_out) =
+        (sets.train.images.is_synthetic(), run.config.evaluation.scored_on == ScoredOn::HeldOut);
     let peak_bytes = rows.iter().fold(identity.training.peak_bytes, |peak, row| peak.max(row.peak_bytes));
     let bars = run.config.checks.as_ref().map_or_else(Vec::new, |checks| report::bars(checks, &rows, &seconds));
     RunReport {

@@ -9,12 +9,12 @@ use empssl_train::Length;
 use crate::args::RecipeArgs;
 use crate::config::{Run, word};
 use crate::error::CliError;
-use crate::images::ImageSource;
+use crate::images::{ImageSource, run_of};
 use crate::print::{json, output};
 use crate::report::{SCHEMA_VERSION, partial_counts};
 
 pub(crate) fn run(args: &RecipeArgs) -> Result<(), CliError> {
-    let (run, images) = Run::read(&args.recipe, &args.set, args.dataset.as_ref(), &args.images)?;
+    let (run, images) = run_of(&args.recipe, &args.set, args.dataset.as_ref(), &args.images)?;
     if !args.json {
         output(run.config.to_toml().trim_end());
         return Ok(());

@@ -82,7 +82,7 @@ impl<'a> Job<'a> {
     fn fresh(args: &TrainArgs, among: Among<'a>) -> Result<Self, CliError> {
         let member = among.map(|(member, _)| member);
         let path = args.recipe.as_deref().ok_or_else(|| CliError::Recipe("--recipe is needed".to_owned()))?;
-        let (run, images) = Run::read(path, &args.set, args.dataset.as_ref(), &args.images)?;
+        let (run, images) = images::run_of(path, &args.set, args.dataset.as_ref(), &args.images)?;
         let device = machine::prepare(&ranks::compute(&args.options.compute, member)?)?;
         let dataset = images.open(Split::Train)?;
         let mut trainer = new_trainer(&run, args, args.seed, &dataset, device, member)?;

@@ -112,8 +112,8 @@ pub fn extract_features(
     kept.check(extractor)?;
     let _guard = tch::no_grad_guard();
     let mut clock = Clock::new(kept);
-    let (mut batches, mut asked) = (batches.into_iter(), Instant::now());
-    while let Some(batch) = batches.next() {
+    let mut asked = Instant::now();
+    for batch in batches {
         let batch = batch?;
         clock.waited += asked.elapsed();
         let means = running_means(extractor, &to_device(&batch, options.device), kept, options, &mut clock)?;

@@ -1,16 +1,18 @@
 //! Feature banks of the labelled images: computed in one pass, kept on disk, scored many times.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 
-use empssl_data::{Dataset, PatchLoader};
+use empssl_data::PatchLoader;
 use empssl_eval::protocol::{NO_EPOCH, is_nested, loader_view};
-use empssl_eval::{BankFile, BankFiles, BankOptions, BankSpec, EvalPass, FeatureSource, Kept, NamedEncoder};
+use empssl_eval::{
+    BankFile, BankFiles, BankIdentity, BankOptions, BankSpec, EvalPass, FeatureSource, Kept, NamedEncoder,
+};
 use empssl_torch::catch;
 use tch::Kind;
 
 use super::EvalTarget;
+use super::sets::LabelledSplit;
 use crate::args::FeatureUse;
 use crate::error::CliError;
 use crate::machine;
@@ -47,19 +49,18 @@ impl<'a> BankMaker<'a> {
     /// other. That of an encoder without weights is used once: its file is gone when it is closed.
     fn file(
         &mut self,
-        split: &'static str,
-        (set, ids): (&Dataset, &[i64]),
+        split: &LabelledSplit,
         encoder: &NamedEncoder<'_>,
         pass: &EvalPass,
         outputs: &[String],
     ) -> Result<BankFile, CliError> {
         // A lattice of other places is another view, with a file of its own.
         let lattice = if is_nested(pass.view) { String::new() } else { format!("-{}", pass.n_patches()) };
-        let name = format!("{}-{}{lattice}.{split}", encoder.name, pass.view.name());
+        let name = format!("{}-{}{lattice}.{}", encoder.name, pass.view.name(), split.name);
         let spec = BankSpec {
-            identity: self.identity(split, set, encoder, pass),
+            identity: self.identity(split, encoder, pass),
             kept: Kept { outputs: outputs.to_vec(), counts: pass.counts.iter().map(|&count| count as i64).collect() },
-            ids: ids.to_vec(),
+            ids: split.ids.clone(),
             n_classes: self.target.sets.n_classes,
         };
         let kept = encoder.checksum.is_some().then(|| format!("{name}.safetensors"));
@@ -68,12 +69,12 @@ impl<'a> BankMaker<'a> {
                 let path = self.target.features.join(name);
                 match self.found(&path, &spec)? {
                     Some(file) => (file, true),
-                    None => (self.build(&path, (split, set), encoder, pass, &spec)?, false),
+                    None => (self.build(&path, split, encoder, pass, &spec)?, false),
                 }
             }
             None => {
                 let path = self.target.features.join(format!(".{name}.{}.tmp", std::process::id()));
-                let file = self.build(&path, (split, set), encoder, pass, &spec);
+                let file = self.build(&path, split, encoder, pass, &spec);
                 // Where nothing was written there is nothing to remove.
                 let _ = fs::remove_file(&path);
                 (file?, false)
@@ -84,7 +85,7 @@ impl<'a> BankMaker<'a> {
         }
         self.used.push(FeatureFile {
             encoder: encoder.encoder,
-            split: split.to_owned(),
+            split: split.name.to_owned(),
             view: pass.view,
             n_patches: pass.n_patches(),
             bytes: file.bytes(),
@@ -107,22 +108,16 @@ impl<'a> BankMaker<'a> {
     }
 
     /// Everything that shapes the features of a split.
-    fn identity(
-        &self,
-        split: &str,
-        set: &Dataset,
-        encoder: &NamedEncoder<'_>,
-        pass: &EvalPass,
-    ) -> BTreeMap<String, String> {
+    fn identity(&self, split: &LabelledSplit, encoder: &NamedEncoder<'_>, pass: &EvalPass) -> BankIdentity {
         let drawn = if is_nested(pass.view) {
-            vec![("seed", self.target.identity.seed.to_string()), ("epoch", epoch_of(split).to_string())]
+            vec![("seed", self.target.identity.seed.to_string()), ("epoch", epoch_of(split.name).to_string())]
         } else {
             vec![("n_patches", pass.n_patches().to_string())]
         };
         let own = [
             ("encoder", encoder.checksum.clone().unwrap_or_default()),
-            ("data", format!("{:016x}", set.fingerprint())),
-            ("split", split.to_owned()),
+            ("data", format!("{:016x}", split.images.fingerprint())),
+            ("split", split.name.to_owned()),
             ("view", pass.view.name().to_owned()),
         ];
         let patches = serde_json::to_value(&self.target.run.config.patches).unwrap_or_default();
@@ -135,20 +130,20 @@ impl<'a> BankMaker<'a> {
     fn build(
         &self,
         path: &Path,
-        (split, set): (&'static str, &Dataset),
+        split: &LabelledSplit,
         encoder: &NamedEncoder<'_>,
         pass: &EvalPass,
         spec: &BankSpec,
     ) -> Result<BankFile, CliError> {
         let EvalTarget { run, identity, device, .. } = self.target;
-        let (batch_size, draws) = (run.config.evaluation.batch_size, (identity.seed, epoch_of(split)));
+        let (batch_size, draws) = (run.config.evaluation.batch_size, (identity.seed, epoch_of(split.name)));
         let config = network::in_order(loader_view(pass.view), pass.n_patches(), batch_size, draws, self.workers);
-        let loader = PatchLoader::new(set, &run.sampler, &config)?;
+        let loader = PatchLoader::new(&split.images, &run.sampler, &config)?;
         let patches_per_call = network::patches_per_call(run, *device);
         let options = BankOptions { n_classes: spec.n_classes, device: *device, kind: Kind::Float, patches_per_call };
-        let mut bar = Bar::new("features", set.len() as u64, "images");
+        let mut bar = Bar::new("features", split.images.len() as u64, "images");
         let mut progress = |done: usize| bar.advance(done as u64);
-        let build = || BankFile::build(path, split, spec, encoder.extractor, loader, &options, &mut progress);
+        let build = || BankFile::build(path, split.name, spec, encoder.extractor, loader, &options, &mut progress);
         let file = catch(build);
         bar.finish();
         Ok(file??)
@@ -166,8 +161,8 @@ impl FeatureSource for BankMaker<'_> {
     ) -> Result<BankFiles, CliError> {
         let (sets, device) = (&self.target.sets, self.target.device);
         machine::reset_peaks(device)?;
-        let train = self.file("train", (&sets.train, &sets.train_ids), encoder, pass, outputs)?;
-        let test = self.file(sets.scored_on.split(), (&sets.test, &sets.test_ids), encoder, pass, outputs)?;
+        let train = self.file(&sets.train, encoder, pass, outputs)?;
+        let test = self.file(&sets.test, encoder, pass, outputs)?;
         Ok(BankFiles { train, test, device, peaks: self.peaks()? })
     }
 

@@ -9,16 +9,26 @@ use crate::images::share;
 use crate::report::{Labelled, PartialCounts, ScoredOn, SkippedImage, partial_counts, skipped_images};
 use crate::run::saved::SavedRun;
 
+/// Labelled images of one split.
+pub(crate) struct LabelledSplit {
+    /// In names of files and in the report.
+    pub(crate) name: &'static str,
+    pub(crate) images: Dataset,
+    /// The place of each image in the split as it was opened.
+    pub(crate) ids: Vec<i64>,
+}
+
+impl LabelledSplit {
+    fn new(name: &'static str, images: Dataset, ids: Vec<usize>) -> Self {
+        Self { name, images, ids: ids.into_iter().map(|index| index as i64).collect() }
+    }
+}
+
 /// The labelled images that every row of the table is computed from.
 pub(crate) struct LabelledSets {
-    pub(crate) train: Dataset,
+    pub(crate) train: LabelledSplit,
     /// The images that are scored.
-    pub(crate) test: Dataset,
-    /// The place of each training image in the split as it was opened.
-    pub(crate) train_ids: Vec<i64>,
-    /// The same of each scored image, in the split that it is from.
-    pub(crate) test_ids: Vec<i64>,
-    pub(crate) scored_on: ScoredOn,
+    pub(crate) test: LabelledSplit,
     pub(crate) labelled: Labelled,
     /// Of the training split as it was opened.
     pub(crate) description: String,
@@ -76,11 +86,8 @@ impl LabelledSets {
             labelled,
             description: train.description(),
             n_classes: train.class_names().len() as i64,
-            train: train.subset(&share)?,
-            test,
-            train_ids: share.into_iter().map(|index| index as i64).collect(),
-            test_ids: test_ids.into_iter().map(|index| index as i64).collect(),
-            scored_on: evaluation.scored_on,
+            train: LabelledSplit::new("train", train.subset(&share)?, share),
+            test: LabelledSplit::new(evaluation.scored_on.split(), test, test_ids),
             skipped,
         })
     }
