@@ -51,6 +51,13 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
 }
 
+impl Command {
+    /// Whether it keeps the processors busy.
+    pub(crate) fn computes(&self) -> bool {
+        matches!(self, Self::Train(_) | Self::Eval(_) | Self::Embed(_) | Self::Neighbours(_) | Self::Bench(_))
+    }
+}
+
 /// A number of threads: more than a machine can have is a slip of the hand.
 fn at_least_one() -> impl TypedValueParser<Value = usize> {
     clap::value_parser!(u64).range(1..=4096).map(|threads| threads as usize)

@@ -105,7 +105,8 @@ pub(crate) struct Checks {
     pub(crate) linear_above_pixels: f64,
     pub(crate) knn_above_untrained: f64,
     pub(crate) knn_above_pixels: f64,
-    /// Minutes of training and evaluation on a 2-core CPU.
+    /// Minutes that training and evaluation take at most on two idle processor cores: an expectation, told beside what
+    /// they took, which nothing fails for.
     pub(crate) max_minutes: f64,
 }
 

@@ -1,5 +1,9 @@
 //! This process, as the operating system accounts for it: peak memory, processors, host and clock.
 
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -26,6 +30,24 @@ pub(crate) fn n_processors() -> usize {
 /// Threads that cut patches: as asked for, else one per processor, at most 16.
 pub(crate) fn n_workers(asked: Option<usize>) -> usize {
     asked.unwrap_or_else(|| n_processors().min(16)).max(1)
+}
+
+/// How long a thread of OpenMP's spins at a barrier before it sleeps, in turns of its loop. Without it threads spin for
+/// milliseconds: where another program takes one of the processors, the others burn theirs until its turn is over.
+const SPIN: (&str, &str) = ("GOMP_SPINCOUNT", "1000");
+/// By which a user says how threads wait.
+const SPIN_SETTINGS: [&str; 2] = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
+
+/// Lets libtorch's threads sleep at barriers, unless the user has said how they wait. OpenMP reads its settings when it is
+/// loaded, which is before `main`, so this program starts itself again in its own place; where the system refuses, it
+/// goes on as it is.
+pub(crate) fn let_threads_sleep() {
+    if SPIN_SETTINGS.iter().any(|name| env::var_os(name).is_some()) {
+        return;
+    }
+    let mut args = env::args_os();
+    let name = args.next().unwrap_or_else(|| OsString::from("empssl"));
+    let _refused = Command::new("/proc/self/exe").arg0(name).args(args).env(SPIN.0, SPIN.1).exec();
 }
 
 /// The command as it was typed.

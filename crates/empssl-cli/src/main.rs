@@ -44,6 +44,9 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(answer) => return answered(&answer),
     };
+    if args.command.computes() {
+        host::let_threads_sleep();
+    }
     // Whatever libtorch throws outside a step, memory that ran out above all, is an error like any other.
     let outcome = catch(|| dispatch(args)).map_err(CliError::from).flatten();
     match outcome.and_then(|()| print::all_written()) {

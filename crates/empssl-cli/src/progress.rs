@@ -16,9 +16,9 @@ use crate::print;
 use crate::run::metrics::keep_up_to;
 
 /// Steps before a time to the end is worth showing.
-const STEPS_BEFORE_ETA: u64 = 20;
+const STEPS_BEFORE_ETA: u64 = 10;
 /// How often a plain line is printed when nobody watches a terminal.
-pub(crate) const LINE_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const LINE_EVERY: Duration = Duration::from_secs(60);
 
 /// Shows training and appends to `metrics.jsonl`.
 pub(crate) struct TrainProgress {
@@ -38,6 +38,8 @@ pub(crate) struct TrainProgress {
     pub(crate) seconds_before: f64,
     /// The last record of this process.
     pub(crate) last: Option<StepRecord>,
+    /// What the evaluation that follows takes, in steps of training, where that is known.
+    pub(crate) evaluation_steps: Option<f64>,
 }
 
 /// A line of `metrics.jsonl`.
@@ -75,7 +77,21 @@ impl TrainProgress {
             seconds_of_checks: 0.0,
             seconds_before,
             last: None,
+            evaluation_steps: None,
         })
+    }
+
+    /// Once in a run: what this machine will take for all of it, and whether it computes or waits for images.
+    fn expect(&self, a_step: Duration, steps_left: u64) {
+        let evaluation = self.evaluation_steps.map_or(String::new(), |steps| {
+            format!(", then {} for the features that are scored", text_of(a_step.mul_f64(steps)))
+        });
+        let waited = self.last.as_ref().filter(|last| Some(last.step) > self.first_step);
+        let waited = waited.map_or(String::new(), |last| {
+            format!("; {:.0} % of a step is waiting for images", 100.0 * last.waited)
+        });
+        let training = text_of(a_step.mul_f64(steps_left as f64));
+        self.bar.bar.suspend(|| print::line(format_args!("about {training} of training{evaluation}{waited}")));
     }
 }
 
@@ -88,8 +104,11 @@ impl Observer for TrainProgress {
         });
         let done = step - first;
         if done >= STEPS_BEFORE_ETA {
-            let left = self.began.elapsed().mul_f64((n_steps - step) as f64 / done as f64);
-            self.bar.left(left);
+            let a_step = self.began.elapsed().div_f64(done as f64);
+            self.bar.left(a_step.mul_f64((n_steps - step) as f64));
+            if done == STEPS_BEFORE_ETA && step < n_steps {
+                self.expect(a_step, n_steps - step);
+            }
         }
         self.bar.advance(step);
     }
@@ -201,7 +220,8 @@ impl Drop for TrainProgress {
     }
 }
 
-fn text_of(time: Duration) -> String {
+/// A time in its two largest units.
+pub(crate) fn text_of(time: Duration) -> String {
     let seconds = time.as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, seconds) => format!("{seconds} s"),
@@ -217,7 +237,7 @@ mod tests {
 
     fn record(step: u64) -> StepRecord {
         let parts = vec![("invariance", -0.5), ("coding_rate", 9.0)];
-        StepRecord { step, epoch: 0, lr: 0.3, loss: -1.0, parts, patches_per_s: 1.0, seconds: 2.0 }
+        StepRecord { step, epoch: 0, lr: 0.3, loss: -1.0, parts, patches_per_s: 1.0, waited: 0.25, seconds: 2.0 }
     }
 
     fn line(step: u64) -> String {
@@ -227,7 +247,7 @@ mod tests {
     #[test]
     fn every_term_of_the_objective_has_its_key_and_its_place() {
         let keys =
-            r#"{"step":1,"epoch":0,"lr":0.3,"loss":-1.0,"invariance":-0.5,"coding_rate":9.0,"patches_per_s":1.0,"#;
+            r#"{"step":1,"epoch":0,"lr":0.3,"loss":-1.0,"invariance":-0.5,"coding_rate":9.0,"patches_per_s":1.0,"waited":0.25,"#;
         assert_eq!(line(1), keys.to_owned() + "\"seconds\":2.0}\n");
         assert_eq!(parts_of(&record(1)), "  invariance -0.500  coding rate 9.000");
     }

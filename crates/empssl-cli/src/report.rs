@@ -117,7 +117,7 @@ pub(crate) fn scored(rows: &[Row]) -> String {
 }
 
 /// The recipe's claims against what was measured.
-pub(crate) fn bars(checks: &Checks, rows: &[Row], seconds: &Seconds) -> Vec<Bar> {
+pub(crate) fn bars(checks: &Checks, rows: &[Row]) -> Vec<Bar> {
     let top1 =
         |encoder, probe| rows.iter().find(|row| row.encoder == encoder && row.probe == probe).map(|row| row.top1);
     let above = |what: &str, probe, other, bar| {
@@ -138,11 +138,6 @@ pub(crate) fn bars(checks: &Checks, rows: &[Row], seconds: &Seconds) -> Vec<Bar>
         above("linear probe, points above raw pixels", Probe::Linear, Encoder::Pixels, checks.linear_above_pixels),
         above("kNN, points above the untrained encoder", Probe::Knn, Encoder::Untrained, checks.knn_above_untrained),
         above("kNN, points above raw pixels", Probe::Knn, Encoder::Pixels, checks.knn_above_pixels),
-        Bar::at_most(
-            "minutes of training and evaluation",
-            Some((seconds.train + seconds.evaluate) / 60.0),
-            checks.max_minutes,
-        ),
     ]
 }
 
@@ -185,9 +180,9 @@ mod tests {
             row(Encoder::Untrained, Probe::Knn, 20.0),
             row(Encoder::Pixels, Probe::Linear, 40.0),
         ];
-        let bars = bars(&checks, &rows, &Seconds { train: 40.0, evaluate: 21.0 });
+        let bars = bars(&checks, &rows);
         let held: Vec<bool> = bars.iter().map(|bar| bar.holds).collect();
-        assert_eq!(held, [false, true, true, false, false]);
+        assert_eq!(held, [false, true, true, false]);
         assert_eq!((bars[0].measured, bars[3].measured), (Some(14.0), None));
     }
 }

@@ -496,7 +496,7 @@ pub struct Bar {
     /// The least that holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_least: Option<f64>,
-    /// The most that holds.
+    /// The most that holds, in reports from when minutes were a claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_most: Option<f64>,
     /// Whether it holds.
@@ -508,12 +508,6 @@ impl Bar {
     pub fn at_least(what: &str, measured: Option<f64>, bar: f64) -> Self {
         let holds = measured.is_some_and(|measured| measured >= bar);
         Self { what: what.to_owned(), measured, at_least: Some(bar), at_most: None, holds }
-    }
-
-    /// A claim of at most so much.
-    pub fn at_most(what: &str, measured: Option<f64>, bar: f64) -> Self {
-        let holds = measured.is_some_and(|measured| measured <= bar);
-        Self { what: what.to_owned(), measured, at_least: None, at_most: Some(bar), holds }
     }
 }
 

@@ -85,9 +85,12 @@ struct SharedNorm : torch::autograd::Function<SharedNorm> {
     const auto eps = context->saved_data["eps"].toDouble();
     const auto group = c10::static_intrusive_pointer_cast<Group>(context->saved_data["group"].toCapsule());
     const auto kind = weight.scalar_type();
-    // sum(dy * xhat) and sum(dy) of this process, which are its share in the gradients of gain and bias.
-    const auto [_, dw, db] = at::native_batch_norm_backward(dy, x, weight, mean.to(kind), variance.to(kind), {}, {},
-                                                            /*train=*/false, eps, {false, true, true});
+    const auto inverse = (variance + eps).rsqrt();
+    // sum(dy * xhat) and sum(dy) of this process, which are its share in the gradients of gain and bias. CUDA's kernel
+    // wants the saved statistics too, and takes them in place of the running ones.
+    const auto [_, dw, db] =
+        at::native_batch_norm_backward(dy, x, weight, mean.to(kind), variance.to(kind), mean.to(kind),
+                                       inverse.to(kind), /*train=*/false, eps, {false, true, true});
     auto sums = at::cat({db, dw}).to(at::kDouble);
     group->wait(group->all_reduce(sums, c10d::ReduceOp::SUM));
     if (!context->needs_input_grad(0)) {
@@ -95,7 +98,6 @@ struct SharedNorm : torch::autograd::Function<SharedNorm> {
     }
     // dx = gain / deviation * (dy - mean(dy) - xhat * mean(dy * xhat)), the means over the whole batch.
     const auto means = (sums / count).chunk(2);
-    const auto inverse = (variance + eps).rsqrt();
     const auto scale = weight.to(at::kDouble) * inverse;
     const auto wide = x.to(kind);
     auto dx = at::addcmul(beside(-scale * means[0], wide), wide - beside(mean, wide),

@@ -7,7 +7,7 @@ mod sets;
 mod transfer;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use empssl_eval::features::npy;
 use empssl_eval::{BankFile, BankFiles, FEATURES, NamedEncoder, Protocol, pixels};
@@ -18,12 +18,13 @@ use self::banks::BankMaker;
 use self::encoders::{BACKBONE, NetworkFeatures, PROJECTION};
 use self::sets::LabelledSets;
 use crate::args::{EvalArgs, Output};
-use crate::config::Run;
+use crate::config::{Checks, Run};
 use crate::error::CliError;
 use crate::host;
 use crate::machine;
 use crate::network;
 use crate::print::output;
+use crate::progress::text_of;
 use crate::ranks;
 use crate::report::{self, Encoder, Probe, Processes, RunIdentity, RunReport, ScoredOn, Seconds, Transfer};
 use crate::run::folder::write_json;
@@ -45,6 +46,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<(), CliError> {
     }
     write_json(&target.report, &report)?;
     print_table(&report);
+    print_seconds(&report.seconds, target.run.config.checks.as_ref());
     output(target.report.display());
     Ok(())
 }
@@ -161,7 +163,7 @@ fn assemble(target: &EvalTarget, protocol: Protocol<'_, BankMaker<'_>>, seconds:
     let (synthetic, held_out) =
         (sets.train.images.is_synthetic(), run.config.evaluation.scored_on == ScoredOn::HeldOut);
     let peak_bytes = rows.iter().fold(identity.training.peak_bytes, |peak, row| peak.max(row.peak_bytes));
-    let bars = run.config.checks.as_ref().map_or_else(Vec::new, |checks| report::bars(checks, &rows, &seconds));
+    let bars = run.config.checks.as_ref().map_or_else(Vec::new, |checks| report::bars(checks, &rows));
     RunReport {
         schema_version: report::SCHEMA_VERSION,
         title: report::title(identity, synthetic, sets.counts.as_ref(), None) + &report::scored(&rows),
@@ -196,6 +198,15 @@ fn assemble(target: &EvalTarget, protocol: Protocol<'_, BankMaker<'_>>, seconds:
         features: used,
         bars,
     }
+}
+
+/// What all of it took, beside what the recipe expects.
+fn print_seconds(Seconds { train, evaluate }: &Seconds, checks: Option<&Checks>) {
+    let [train, evaluate] = [train, evaluate].map(|seconds| text_of(Duration::from_secs_f64(*seconds)));
+    let expected = checks.map_or(String::new(), |checks| {
+        format!("; at most {} min in all are expected on two idle processor cores", checks.max_minutes)
+    });
+    output(format_args!("took {train} to train and {evaluate} to evaluate{expected}"));
 }
 
 fn print_table(report: &RunReport) {

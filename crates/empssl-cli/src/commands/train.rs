@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use empssl_data::{Dataset, Split};
+use empssl_data::{Dataset, SETS, Split};
 use empssl_torch::processes::ProcessGroup;
 use empssl_train::{BatchSource, CheckpointEvery, CheckpointPlan, Outcome, StepRecord, TrainConfig, Trainer, Versions};
 use tch::Device;
@@ -165,6 +165,7 @@ impl<'a> Job<'a> {
         let said_before = self.group.map(ProcessGroup::traffic).unwrap_or_default();
         let monitor = self.monitor(&args.options)?;
         let mut progress = TrainProgress::new(&self.folder.metrics(), first_step, n_steps, monitor)?;
+        progress.evaluation_steps = self.evaluation_steps();
         let plan = CheckpointPlan {
             files: Some(self.folder.checkpoints()),
             recipe: self.run.config.to_toml(),
@@ -185,6 +186,17 @@ impl<'a> Job<'a> {
             self.conclude(last, checking);
         }
         self.end(outcome, stop)
+    }
+
+    /// The features that evaluation takes, as so many steps of training, two thirds of which are the backward pass;
+    /// nothing where nobody knows how many test images there are.
+    fn evaluation_steps(&self) -> Option<f64> {
+        let (set, evaluation) = (&self.source.dataset, &self.run.config.evaluation);
+        let [n_train, n_test] = SETS.iter().find(|known| known.name == set.name())?.counts?;
+        let scored = n_test as f64 * set.len() as f64 / n_train as f64;
+        let images = scored + evaluation.labelled_images.min(set.len()) as f64;
+        let patches = images * evaluation.patches_an_image() as f64;
+        Some(patches / (3.0 * self.identity.model.patches_a_step() as f64))
     }
 
     /// How the job ended, for whoever waits for it.

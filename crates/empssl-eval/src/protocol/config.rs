@@ -210,6 +210,11 @@ impl EvaluationConfig {
         [vec![first], others].concat()
     }
 
+    /// Patches of each image that go through a network: the untrained one, and the trained one.
+    pub fn patches_an_image(&self) -> usize {
+        self.row_pass().n_patches() + self.trained_passes().iter().map(EvalPass::n_patches).sum::<usize>()
+    }
+
     /// Refuses what is impossible with any images.
     ///
     /// # Errors
