@@ -103,7 +103,7 @@ fn timeless_metrics(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let timeless = |line: &str| {
         let mut record: Value = serde_json::from_str(line).unwrap();
-        for key in ["seconds", "patches_per_s"] {
+        for key in ["seconds", "patches_per_s", "waited"] {
             record.as_object_mut().unwrap().remove(key).unwrap();
         }
         record
