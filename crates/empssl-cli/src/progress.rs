@@ -87,9 +87,8 @@ impl TrainProgress {
             format!(", then {} for the features that are scored", text_of(a_step.mul_f64(steps)))
         });
         let waited = self.last.as_ref().filter(|last| Some(last.step) > self.first_step);
-        let waited = waited.map_or(String::new(), |last| {
-            format!("; {:.0} % of a step is waiting for images", 100.0 * last.waited)
-        });
+        let waited = waited
+            .map_or(String::new(), |last| format!("; {:.0} % of a step is waiting for images", 100.0 * last.waited));
         let training = text_of(a_step.mul_f64(steps_left as f64));
         self.bar.bar.suspend(|| print::line(format_args!("about {training} of training{evaluation}{waited}")));
     }
@@ -246,8 +245,7 @@ mod tests {
 
     #[test]
     fn every_term_of_the_objective_has_its_key_and_its_place() {
-        let keys =
-            r#"{"step":1,"epoch":0,"lr":0.3,"loss":-1.0,"invariance":-0.5,"coding_rate":9.0,"patches_per_s":1.0,"waited":0.25,"#;
+        let keys = r#"{"step":1,"epoch":0,"lr":0.3,"loss":-1.0,"invariance":-0.5,"coding_rate":9.0,"patches_per_s":1.0,"waited":0.25,"#;
         assert_eq!(line(1), keys.to_owned() + "\"seconds\":2.0}\n");
         assert_eq!(parts_of(&record(1)), "  invariance -0.500  coding rate 9.000");
     }

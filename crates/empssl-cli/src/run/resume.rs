@@ -41,7 +41,10 @@ fn is_free(key: &str, theirs: &str, ours: &str) -> bool {
     let within =
         |section: &&str| key.strip_prefix(*section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     let same = |(name, values): &(&str, &[&str])| *name == key && values.contains(&theirs) && values.contains(&ours);
-    FREE.iter().any(within) || SAME_RESULT.iter().any(same)
+    // A term of the loss that a recipe does not name has no weight.
+    let is_weight = key.starts_with("loss.") && key.ends_with("_weight");
+    let no_term = is_weight && [theirs, ours].iter().all(|value| [UNSET, "0.0"].contains(value));
+    no_term || FREE.iter().any(within) || SAME_RESULT.iter().any(same)
 }
 
 /// The values of a recipe by dotted key.
@@ -138,6 +141,9 @@ mod tests {
         assert!(demand(&two).unwrap_err().contains("\"cifar10\" here; `training.n_patches`"));
         let global = RECIPE.replace("[training]", "[training]\nbatch_norm = \"global\"");
         assert_eq!(demand(&global), Ok(()), "what a recipe without the key means");
+        let no_term = format!("{RECIPE}[loss]\nother_weight = 0.0\n");
+        assert_eq!(demand(&no_term), Ok(()), "a term that has no weight");
+        assert!(demand(&no_term.replace("0.0", "0.5")).unwrap_err().contains("is not set there and 0.5 here"));
         let per_rank = global.replace("global", "per-rank");
         assert!(
             demand(&per_rank).unwrap_err().contains("`training.batch_norm` is \"global\" there and \"per-rank\" here")

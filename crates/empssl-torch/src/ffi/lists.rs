@@ -174,7 +174,8 @@ mod tests {
     fn lists_that_do_not_pair_and_operators_that_throw_are_errors() {
         let (a, b) = (tensor(&[1.0]), tensor(&[1.0, 2.0, 3.0]));
         let step = Descent { lr: 0.1, momentum: 0.0, nesterov: false };
-        for refused in [copy(&[&a], &[]), add(&[&a], &[], 1.0), add(&[], &[&a], 1.0), descend(&[&a], &[&a], &[], step)] {
+        for refused in [copy(&[&a], &[]), add(&[&a], &[], 1.0), add(&[], &[&a], 1.0), descend(&[&a], &[&a], &[], step)]
+        {
             assert!(refused.unwrap_err().to_string().ends_with("tensors do not pair"));
         }
         assert!(add(&[&tensor(&[1.0, 2.0])], &[&b], 1.0).unwrap_err().to_string().starts_with("libtorch: "));
