@@ -34,7 +34,7 @@ pub(crate) fn n_workers(asked: Option<usize>) -> usize {
 
 /// How long a thread of OpenMP's spins at a barrier before it sleeps, in turns of its loop. Without it threads spin for
 /// milliseconds: where another program takes one of the processors, the others burn theirs until its turn is over.
-const SPIN: (&str, &str) = ("GOMP_SPINCOUNT", "1000");
+const SPIN: (&str, &str) = ("GOMP_SPINCOUNT", "100");
 /// By which a user says how threads wait.
 const SPIN_SETTINGS: [&str; 2] = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
 
