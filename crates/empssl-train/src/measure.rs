@@ -24,7 +24,7 @@ pub(crate) mod tests {
     /// The names of the spans that `run` opens, in order.
     pub(crate) fn spans_of<T>(run: impl FnOnce() -> T) -> (T, Vec<&'static str>) {
         let names = Arc::new(Names(Mutex::default()));
-        let value = tracing::subscriber::with_default(Arc::clone(&names), run);
+        let value = super::clock::listen(Arc::clone(&names), run);
         let names = std::mem::take(&mut *names.0.lock().unwrap());
         (value, names)
     }

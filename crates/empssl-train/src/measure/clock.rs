@@ -1,13 +1,14 @@
 //! A clock that listens to the spans of a run.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use empssl_torch::ShimError;
 use empssl_torch::device::synchronize;
 use tch::Device;
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use tracing::subscriber::NoSubscriber;
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use super::PHASES;
 
@@ -61,7 +62,7 @@ impl StepClock {
 
     /// Listens to the spans that this thread opens in `run`.
     pub fn during<T>(&self, run: impl FnOnce() -> T) -> T {
-        tracing::subscriber::with_default(Arc::clone(&self.0), run)
+        listen(Arc::clone(&self.0), run)
     }
 
     /// What was found, when the run is over.
@@ -73,6 +74,16 @@ impl StepClock {
         let overlapped = (state.whole_seconds > 0.0).then(|| state.whole_seconds / state.plan.steps as f64);
         state.failure.take().map_or(Ok(StepTimes { steps: state.taken.clone(), overlapped }), Err)
     }
+}
+
+/// Gives the spans that this thread opens in `run` to `listener`.
+///
+/// With one subscriber alone, `tracing` decides for good whether a span is of interest by asking the thread that comes to
+/// it first, which may be one that listens to nothing. With a second one it asks both.
+pub(super) fn listen<T>(listener: impl Subscriber + Send + Sync + 'static, run: impl FnOnce() -> T) -> T {
+    static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+    LazyLock::force(&SECOND);
+    tracing::subscriber::with_default(listener, run)
 }
 
 /// How many steps are timed, and how.
