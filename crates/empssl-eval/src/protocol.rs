@@ -249,16 +249,23 @@ impl Scorer<'_> {
         })
     }
 
-    /// Top-1 and top-5 of a point of the curve against patches.
+    /// Top-1 and top-5 of a point of the curve against patches, of which nobody asks how they came about.
     fn on_curve(&self, probe: Probe) -> Result<(f64, f64), EvalError> {
-        let row = match probe {
-            Probe::Knn => {
-                let accuracy = catch(|| WeightedKnn::new(&self.config.knn)?.score(&self.banks.train, &self.banks.test));
-                return accuracy?.map(|accuracy| (accuracy.top1, accuracy.top5));
+        let Banks { train, test, .. } = self.banks;
+        let all = match probe {
+            Probe::Knn => vec![catch(|| WeightedKnn::new(&self.config.knn)?.score(train, test))??],
+            _ => {
+                let score = |seed| LinearProbe::new(&self.config.probe, seed)?.fit(train)?.score(test);
+                self.probe_seeds().into_iter().map(score).collect::<Result<_, EvalError>>()?
             }
-            _ => self.linear()?.0,
         };
+        let row = self.row(probe, &all, Instant::now(), String::new())?;
         Ok((row.top1, row.top5))
+    }
+
+    /// Those of the published probe.
+    fn probe_seeds(&self) -> Vec<u64> {
+        self.seeds(self.config.scores.as_ref().map_or(1, |scores| scores.probe_seeds))
     }
 
     /// The first is the run's own.
@@ -269,9 +276,8 @@ impl Scorer<'_> {
     /// The published probe, and its accuracy after each epoch with the first seed.
     fn linear(&self) -> Result<(Row, Vec<Accuracy>), EvalError> {
         let (probe, began) = (&self.config.probe, Instant::now());
-        let seeds = self.seeds(self.config.scores.as_ref().map_or(1, |scores| scores.probe_seeds));
         let (mut last, mut best, mut first_curve) = (Vec::new(), Vec::new(), Vec::new());
-        for seed in seeds {
+        for seed in self.probe_seeds() {
             let (fitted, curve) = LinearProbe::new(probe, seed)?.fit_with_curve(&self.banks.train, &self.banks.test)?;
             last.push(fitted.score(&self.banks.test)?);
             best.extend(curve.iter().map(|epoch| epoch.top1).reduce(f64::max));
