@@ -220,7 +220,7 @@ impl Drop for TrainProgress {
 }
 
 /// A time in its two largest units.
-pub(crate) fn text_of(time: Duration) -> String {
+fn text_of(time: Duration) -> String {
     let seconds = time.as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, seconds) => format!("{seconds} s"),

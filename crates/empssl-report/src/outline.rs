@@ -81,6 +81,10 @@ pub struct EvaluationOutline {
     pub pixel_bytes: u64,
 }
 
+/// The forward pass, which is all that features take, is a third of the arithmetic of a training step, whose backward
+/// pass is the rest.
+pub const TRAINING_OVER_FORWARD: f64 = 3.0;
+
 /// What taking the features of a network costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FeatureCost {

@@ -3,15 +3,12 @@
 use std::env;
 use std::fs;
 
-use empssl_report::outline::Outline;
+use empssl_report::outline::{Outline, TRAINING_OVER_FORWARD};
 use serde_json::Value;
 
 use super::plan::{Cell, Plan};
 use super::slots::Slot;
 use crate::reproduce::program::Program;
-
-/// The forward pass is a third of the arithmetic of a training step, whose backward pass is the rest.
-const TRAINING_OVER_FORWARD: f64 = 3.0;
 
 /// Patches and images of a trial: as many as keep a GPU busy, few enough for a processor.
 const TRIAL_GPU: (u64, u64) = (20, 100);

@@ -7,10 +7,11 @@ mod sets;
 mod transfer;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use empssl_eval::features::npy;
 use empssl_eval::{BankFile, BankFiles, FEATURES, NamedEncoder, Protocol, pixels};
+use empssl_report::words::duration;
 use empssl_train::Checkpoint;
 use tch::Device;
 
@@ -24,7 +25,6 @@ use crate::host;
 use crate::machine;
 use crate::network;
 use crate::print::output;
-use crate::progress::text_of;
 use crate::ranks;
 use crate::report::{self, Encoder, Probe, Processes, RunIdentity, RunReport, ScoredOn, Seconds, Transfer};
 use crate::run::folder::write_json;
@@ -202,7 +202,7 @@ fn assemble(target: &EvalTarget, protocol: Protocol<'_, BankMaker<'_>>, seconds:
 
 /// What all of it took, beside what the recipe expects.
 fn print_seconds(Seconds { train, evaluate }: &Seconds, checks: Option<&Checks>) {
-    let [train, evaluate] = [train, evaluate].map(|seconds| text_of(Duration::from_secs_f64(*seconds)));
+    let [train, evaluate] = [train, evaluate].map(|seconds| duration(*seconds));
     let expected = checks.map_or(String::new(), |checks| {
         format!("; at most {} min in all are expected on two idle processor cores", checks.max_minutes)
     });

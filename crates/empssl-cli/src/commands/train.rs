@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use empssl_data::{Dataset, SETS, Split};
+use empssl_report::outline::TRAINING_OVER_FORWARD;
 use empssl_torch::processes::ProcessGroup;
 use empssl_train::{BatchSource, CheckpointEvery, CheckpointPlan, Outcome, StepRecord, TrainConfig, Trainer, Versions};
 use tch::Device;
@@ -188,15 +189,15 @@ impl<'a> Job<'a> {
         self.end(outcome, stop)
     }
 
-    /// The features that evaluation takes, as so many steps of training, two thirds of which are the backward pass;
-    /// nothing where nobody knows how many test images there are.
+    /// The features that evaluation takes, as so many steps of training; nothing where nobody knows how many test images
+    /// there are.
     fn evaluation_steps(&self) -> Option<f64> {
         let (set, evaluation) = (&self.source.dataset, &self.run.config.evaluation);
         let [n_train, n_test] = SETS.iter().find(|known| known.name == set.name())?.counts?;
         let scored = n_test as f64 * set.len() as f64 / n_train as f64;
         let images = scored + evaluation.labelled_images.min(set.len()) as f64;
         let patches = images * evaluation.patches_an_image() as f64;
-        Some(patches / (3.0 * self.identity.model.patches_a_step() as f64))
+        Some(patches / (TRAINING_OVER_FORWARD * self.identity.model.patches_a_step() as f64))
     }
 
     /// How the job ended, for whoever waits for it.

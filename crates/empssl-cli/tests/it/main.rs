@@ -7,7 +7,7 @@
 //! - `features`: what is kept of an evaluation, and the list of runs;
 //! - `resume`: what stops a run, what it goes on from, and what it refuses; `kill`: runs killed at any moment;
 //! - `ranks`: several processes that train as one, and what ends them;
-//! - `resident`: what a long run takes of the memory;
+//! - `resident`: what a long run takes of memory and processors;
 //! - `help`: the texts of `--help`, as snapshots;
 //! - `monitor`: kNN while a run goes on; `embed`: features of any images, and neighbours;
 //! - `refusals`: every bad input, with its sentence and exit code; `terminal`: readers who leave;
